@@ -1,0 +1,1 @@
+"""The commands: each parses words, calls one function, draws and exits. Heavy imports stand inside functions."""

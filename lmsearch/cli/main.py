@@ -1,0 +1,73 @@
+"""The command `lmsearch`."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from lmsearch import __version__
+from lmsearch.cli.enqueue import enqueue
+from lmsearch.cli.look import best, dashboard, status, studies
+from lmsearch.cli.run import run
+from lmsearch.cli.train import train
+from lmsearch.cli.worker import worker
+from lmsearch.errors import LmsearchError, nearest
+
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "search": (run, worker, enqueue),
+    "look": (status, studies, best, dashboard),
+    "model": (train,),
+}
+"""The commands in the order in which they are shown."""
+
+
+class _Grouped(click.Group):
+    """A group whose help shows the commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(c.name or "", c.get_short_help_str(limit=100)) for c in commands])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lmsearch", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Search for the best LSTM language model that your text and your machines allow.
+
+    Begin with `lmsearch run`: it needs no file, no data and no server.
+    """
+
+
+for _commands in GROUPS.values():
+    for _command in _commands:
+        cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; an error that a person can act on is one sentence."""
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except LmsearchError as error:
+        click.echo(f"lmsearch: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

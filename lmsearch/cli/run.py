@@ -1,0 +1,312 @@
+"""`lmsearch run`."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearch.cli.look import count_line, file_lines, status_document
+from lmsearch.cli.options import (
+    RUNS,
+    command_text,
+    json_option,
+    parse_storage,
+    spell_value,
+    storage_option,
+)
+from lmsearch.errors import ConfigError, LmsearchError, SearchFailedError, StoreGoneError, nearest
+
+if TYPE_CHECKING:
+    from lmsearch.results.best import ResultFiles
+    from lmsearch.search.begin import Request
+    from lmsearch.store.records import StudyInfo, StudyRecord
+    from lmsearch.store.storage import FencedStorage
+    from lmsearch.text.corpus import Corpus
+
+
+@click.command()
+@click.argument("study_file", default="default")
+@storage_option
+@click.option("--name", help="The study's name; the file's name by default.")
+@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
+@click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials the study owes altogether.")
+@click.option("--more", type=click.IntRange(min=1), help="Owe so many trials more than now.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long; nothing is lost.")
+@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@json_option
+def run(study_file: str, storage: str, **options: Any) -> int:
+    """Search: begin a study, or go on with it, until it owes nothing.
+
+    STUDY_FILE is a file, or the name of a study that lmsearch brings: default, tutorial, tutorial-regularised.
+
+    \b
+    Examples:
+        lmsearch run --sampler tpe --workers 4
+        lmsearch run my-study.toml --more 20
+    """
+    from lmsearch.search.launch import Signals
+
+    _check_options(options)
+    setup = _set_up(study_file, storage, options)
+    command = command_text(_own_words(study_file, options), setup.url)
+    _listen(signals := Signals())
+    launcher, devices = setup.launcher(signals, command)
+    quiet = options["quiet"] or options["as_json"]
+    if not quiet:
+        _print_plan(setup, devices)
+    try:
+        record = _watch(launcher.run(devices), quiet)
+    except StoreGoneError as error:
+        raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
+    return _conclude(setup, record, command, signals.received, options)
+
+
+class _Setup:
+    """Everything that is checked and made before the first worker starts."""
+
+    def __init__(
+        self,
+        url: Any,
+        storage: "FencedStorage",
+        info: "StudyInfo",
+        corpus: "Corpus",
+        devices: list[str],
+        hours: float,
+        request: "Request",
+    ) -> None:
+        self.url = url
+        self.storage = storage
+        self.info = info
+        self.corpus = corpus
+        self.devices = devices
+        self.until = time.time() + 3600 * hours if hours else None
+        self.request = request
+        self.folder = RUNS / info.ref.name
+
+    def launcher(self, signals: Any, command: str) -> tuple[Any, list[str]]:
+        """Give what starts the workers, and a device for each."""
+        import os
+
+        from lmsearch.search.launch import Launcher
+
+        environment = os.environ
+        launcher = Launcher(self.storage, self.info, self.folder, self._worker_words, signals, environment)
+        return launcher, self.devices
+
+    def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
+        import sys
+
+        words = [sys.executable, "-m", "lmsearch.cli.main", "worker", self.info.ref.name]
+        words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
+        corpus = self.info.spec.data.corpus
+        if corpus != "python-docs":
+            words += ["--corpus", corpus]
+        if self.until is not None:
+            words += ["--until", f"{max(1.0, self.until - time.time()):.0f}s"]
+        return words
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    from lmsearch.spec import check_pruner, check_sampler
+
+    if options["sampler"] is not None:
+        check_sampler(options["sampler"])
+    if options["pruner"] is not None:
+        check_pruner(options["pruner"])
+    if options["trials"] is not None and options["more"] is not None:
+        raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
+
+
+def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
+    from lmsearch.search.begin import Request, begin, check_request, check_space
+    from lmsearch.search.launch import default_devices
+    from lmsearch.spec import load_study
+    from lmsearch.store.storage import open_storage
+    from lmsearch.text.corpus import cache_folder, open_corpus
+
+    path = find_study_file(study_file)
+    spec = load_study(path)
+    name = options["name"] or path.stem
+    check_name(name)
+    request = Request(
+        sampler=options["sampler"], pruner=options["pruner"], trials=options["trials"], more=options["more"]
+    )
+    check_request(spec, request)
+    url = parse_storage(storage)
+    devices = default_devices(options["device"], options["workers"])
+    corpus = open_corpus(spec.data, cache_folder())
+    check_space(spec, corpus)
+    for warning in spec.warnings():
+        click.echo(f"warning: {warning}", err=True)
+    opened = open_storage(url, create=True)
+    info = begin(opened, name, spec, str(path.resolve().parent), corpus, request)
+    hours = options["hours"] or spec.settings.hours
+    return _Setup(url, opened, info, corpus, devices, hours, request)
+
+
+def find_study_file(text: str) -> Path:
+    """Find a study file by path, or one that lmsearch brings by its name; raises `ConfigError`."""
+    path = Path(text)
+    if path.exists():
+        return path
+    brought = brought_studies()
+    if text in brought:
+        return brought[text]
+    raise ConfigError(f"there is no study file {text!r}{nearest(text, brought)}")
+
+
+def brought_studies() -> dict[str, Path]:
+    """Give the study files that travel with lmsearch, by name."""
+    package = Path(__file__).parent.parent
+    folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def check_name(name: str) -> None:
+    """Refuse a study name that cannot be the name of a folder."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
+        raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
+
+
+def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
+    """Give this command again, as it is to be typed to go on: what is owed already is not owed again."""
+    words = ["lmsearch", "run"] + ([] if study_file == "default" else [study_file])
+    for option in ("name", "sampler", "pruner", "trials", "workers", "device", "hours"):
+        value = options[option]
+        if value is not None and (option, value) != ("device", "auto"):
+            words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words + (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])
+
+
+def _listen(signals: Any) -> None:
+    import signal
+
+    def handle(number: int, frame: Any) -> None:
+        signals.received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def _print_plan(setup: _Setup, devices: list[str]) -> None:
+    from lmsearch.store.url import redact
+
+    info, corpus, spec = setup.info, setup.corpus, setup.info.spec
+    splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
+    settings = spec.settings
+    sampler = setup.request.sampler or settings.sampler
+    pruner = setup.request.pruner or settings.pruner
+    click.echo(f"study    {info.ref.name} in {redact(setup.url)}")
+    click.echo(
+        f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
+        f"{len(corpus.vocabulary):,} words"
+    )
+    sizes = {spec.close(p, info.vocabulary_size).model.count_parameters(info.vocabulary_size) for p in spec.ends()}
+    spread = f"{min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "")
+    click.echo(f"model    {spread} parameters, {spec.epochs} epochs a trial")
+    for number, (path, value) in enumerate(spec.open.items()):
+        click.echo(f"{'search' if number == 0 else '':8} {path}: {value}")
+    click.echo(f"by       {sampler}, pruned by {pruner}, on {len(devices)} workers ({', '.join(sorted(set(devices)))})")
+
+
+def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":
+    """Draw the search until it ends; give what the store has then."""
+    from lmsearch.cli.live import open_view
+
+    with open_view(quiet) as view:
+        for snapshot in snapshots:
+            view.show(snapshot)
+    record: StudyRecord = snapshot.record
+    return record
+
+
+def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any]) -> int:
+    """Write the results, say what was found, and give the exit code."""
+    from lmsearch.results.best import write_results
+
+    try:
+        files = write_results(record, setup.folder, command)
+    except OSError as error:
+        raise LmsearchError(
+            f"the results cannot be written: {error}; nothing is lost, write them again with: "
+            f"{command_text(['lmsearch', 'best', record.info.ref.name], setup.url)}"
+        ) from error
+    if options["as_json"]:
+        click.echo(json.dumps(_document(setup, record, files), indent=2))
+    else:
+        _print_found(setup, record, files)
+    if record.done < record.total:
+        why = "interrupted" if received else "the time is over"
+        click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+        return 128 + received[0] if received else 0
+    if record.best is None:
+        raise SearchFailedError(_why_none(record))
+    return 0
+
+
+def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dict[str, Any]:
+    from lmsearch.results.importance import importances
+
+    return status_document(record) | {
+        "importances": importances(setup.storage, record),
+        "files": {
+            "best_config": None if files.best_config is None else str(files.best_config),
+            "best_model": None if files.best_model is None else str(files.best_model),
+            "trials": str(files.trials),
+        },
+    }
+
+
+def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> None:
+    from lmsearch.results.importance import importances
+
+    click.echo()
+    click.echo(count_line(record))
+    best = record.best
+    if best is not None:
+        config = record.info.spec.close(best.params, record.info.vocabulary_size)
+        parameters = config.model.count_parameters(record.info.vocabulary_size)
+        click.echo(
+            f"best perplexity {best.perplexity:.2f}: trial {best.number} by {best.by}, epoch {best.best_epoch}, "
+            f"{parameters:,} parameters"
+        )
+        for path, value in best.params.items():
+            click.echo(f"  {path} = {spell_value(value)}")
+    _print_samplers(record)
+    if shares := importances(setup.storage, record):
+        told = ", ".join(f"{path} {share:.0%}" for path, share in list(shares.items())[:4])
+        click.echo(f"what mattered: {told}")
+    if failed := record.count("failed"):
+        reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
+        click.echo(f"warning: {failed} trials failed: {'; '.join(reasons)}")
+    click.echo("files")
+    for line in file_lines(files):
+        click.echo(line)
+    if files.best_config is not None:
+        click.echo("next")
+        click.echo(f"  lmsearch train {files.best_config}")
+        click.echo(f"  {command_text(['lmsearch', 'dashboard'], setup.url)}")
+
+
+def _print_samplers(record: "StudyRecord") -> None:
+    """Compare who proposed the trials, where several took part."""
+    groups: dict[str, list[Any]] = {}
+    for trial in record.trials:
+        groups.setdefault(trial.by or "another program", []).append(trial)
+    if len(groups) < 2:
+        return
+    for name, trials in groups.items():
+        complete = [trial.perplexity for trial in trials if trial.outcome == "complete"]
+        found = f"best {min(complete):.2f}" if complete else "none complete"
+        click.echo(f"  {name}: {len(trials)} trials, {len(complete)} complete, {found}")
+
+
+def _why_none(record: "StudyRecord") -> str:
+    reasons = sorted({trial.reason or trial.outcome for trial in record.trials})
+    return f"no trial of {record.info.ref.name} ended well: {'; '.join(reasons)}"

@@ -1,0 +1,190 @@
+"""The settings of one training run: frozen, complete and valid once built."""
+
+import itertools
+import math
+import re
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lmsearch.errors import ConfigError
+
+Value = bool | int | float | str
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
+BUILT_IN_CORPORA = ("python-docs",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which text, and which of its words the model knows."""
+
+    corpus: str
+    min_count: int = 1  # rarer words of the train split become <unk>
+    max_vocabulary: int = 0  # 0: every word that is frequent enough
+    shuffle_articles: bool | None = None  # None: true for python-docs, else false
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise ConfigError("data.corpus is empty; name a built-in corpus or a folder")
+        _at_least("data.min_count", self.min_count, 1)
+        _at_least("data.max_vocabulary", self.max_vocabulary, 0)
+        if self.shuffle_articles is None:
+            object.__setattr__(self, "shuffle_articles", self.corpus == "python-docs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The LSTM language model: its sizes and its dropout, as shares of values that are dropped."""
+
+    embedding_size: int = 400
+    hidden_size: int = 1150
+    num_layers: int = 3
+    tie_weights: bool = True
+    embedding_dropout: float = 0.0
+    input_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    output_dropout: float = 0.0
+    locked_dropout: bool = True
+    weight_dropout: float = 0.0
+    init_range: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_size", "hidden_size", "num_layers"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("embedding", "input", "hidden", "output", "weight"):
+            share = getattr(self, f"{name}_dropout")
+            if not 0 <= share < 1:
+                raise ConfigError(f"model.{name}_dropout must be at least 0 and below 1, got {share}")
+        _positive("model.init_range", self.init_range)
+
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """List (input size, output size) of each LSTM layer; a tied model ends as wide as its embedding."""
+        last = self.embedding_size if self.tie_weights else self.hidden_size
+        sizes = [self.embedding_size, *[self.hidden_size] * (self.num_layers - 1), last]
+        return list(itertools.pairwise(sizes))
+
+    def count_parameters(self, vocabulary_size: int) -> int:
+        """Count the trainable numbers of the model over a vocabulary of that many words."""
+        layers = self.layer_sizes()
+        lstm = sum(4 * size * (inputs + size) + 8 * size for inputs, size in layers)
+        decoder = 0 if self.tie_weights else vocabulary_size * layers[-1][1]
+        return vocabulary_size * self.embedding_size + lstm + decoder + vocabulary_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the model is trained. Learning rates and decays are those of the optimizer named."""
+
+    optimizer: str = "adam"
+    learning_rate: float = 0.002
+    weight_decay: float = 0.0
+    clip_norm: float = 0.25  # 0: gradients are not clipped
+    batch_size: int = 20
+    bptt: int = 35
+    variable_bptt: bool = False
+    activation_reg: float = 0.0
+    temporal_activation_reg: float = 0.0
+    anneal_factor: float = 1.0  # 1: the learning rate is never divided
+    anneal_patience: int = 1  # epochs
+    nonmono: int = 5  # epochs, for nt-asgd
+    epochs: int = 40
+    patience: int = 0  # epochs; 0: never stop early
+    seed: int = 1
+    threads: int = 1
+    eval_batch_size: int = 10
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"train.optimizer {self.optimizer!r} is not known; there are: {', '.join(OPTIMIZERS)}")
+        _positive("train.learning_rate", self.learning_rate)
+        for name in ("weight_decay", "clip_norm", "activation_reg", "temporal_activation_reg"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+        _at_least("train.anneal_factor", self.anneal_factor, 1)
+        # Two tokens a window are the least that a difference in time can be taken over.
+        _at_least("train.bptt", self.bptt, 2)
+        for name in ("batch_size", "anneal_patience", "nonmono", "epochs", "threads", "eval_batch_size"):
+            _at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("patience", "seed"):
+            _at_least(f"train.{name}", getattr(self, name), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All that decides what one training run computes."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+
+    def as_tables(self) -> dict[str, dict[str, Value]]:
+        """Give the config as plain tables with every default written out, as study files have them."""
+        return asdict(self)
+
+    @classmethod
+    def from_paths(cls, values: dict[str, Value]) -> "RunConfig":
+        """Build a config from values by dotted path; raises `ConfigError` where one is not valid."""
+        tables: dict[str, dict[str, Value]] = {section: {} for section in SECTIONS}
+        for path, value in values.items():
+            section, _, name = path.partition(".")
+            tables[section][name] = coerce(path, value)
+        for path in REQUIRED:
+            if path not in values:
+                raise ConfigError(f"{path} is missing")
+        built: dict[str, Any] = {name: SECTIONS[name](**table) for name, table in tables.items()}
+        return cls(**built)
+
+
+SECTIONS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+REQUIRED = ("data.corpus",)
+
+
+def _field_types() -> dict[str, type]:
+    found: dict[str, type] = {}
+    for section, owner in SECTIONS.items():
+        hints = typing.get_type_hints(owner)
+        for field in fields(owner):
+            hint = hints[field.name]
+            if isinstance(hint, types.UnionType):
+                hint = next(part for part in typing.get_args(hint) if part is not type(None))
+            found[f"{section}.{field.name}"] = hint
+    return found
+
+
+FIELD_TYPES: dict[str, type] = _field_types()
+"""Every setting by its dotted path, with its type, in the order of this file."""
+
+_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def coerce(path: str, value: object) -> Value:
+    """Give `value` the type of the setting at `path`; the setting's type rules, not how a number is written."""
+    wanted = FIELD_TYPES[path]
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if wanted is float and number is not None and math.isfinite(number):
+        return float(number)
+    if wanted is int and number is not None and math.isfinite(number) and number == int(number):
+        return int(number)
+    if wanted in (bool, str) and isinstance(value, wanted):
+        return typing.cast(Value, value)
+    raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}, got {value!r}")
+
+
+def parse_budget(text: str) -> int:
+    """Read a number of parameters such as `24M`, `300k` or `1_500_000`."""
+    match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKmMgG]?)", text.strip())
+    if match is None:
+        raise ConfigError(f'model.parameters must be a number such as "24M" or "300k", got {text!r}')
+    factor = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}[match[2].lower()]
+    return round(float(match[1].replace("_", "")) * factor)
+
+
+def _at_least(path: str, value: float, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"{path} must be at least {low}, got {value}")
+
+
+def _positive(path: str, value: float) -> None:
+    if value <= 0:
+        raise ConfigError(f"{path} must be above 0, got {value}")

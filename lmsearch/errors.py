@@ -1,0 +1,51 @@
+"""What can go wrong because of the input or the surroundings, told in one sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LmsearchError(Exception):
+    """An error that a person can act on; the command prints it without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(LmsearchError):
+    """A study file, a config or a value in it is not valid."""
+
+
+class CorpusError(LmsearchError):
+    """A text cannot be read, or is not the text that a study was begun with."""
+
+
+class StoreError(LmsearchError):
+    """The study store cannot be used as it was named."""
+
+
+class StudyError(LmsearchError):
+    """A study does not exist, or is not what the command was told it is."""
+
+
+class DeviceError(LmsearchError):
+    """A device that was asked for is not there."""
+
+
+class StoreGoneError(LmsearchError):
+    """The store has not answered for as long as the caller was willing to wait."""
+
+    exit_code = 75
+
+
+class SearchFailedError(LmsearchError):
+    """The search stopped, or ended, without a trial that ended well."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Give `; did you mean X?` for the known name closest to `name`, or the whole list where none is close."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""

@@ -1,0 +1,1 @@
+"""The LSTM language model and its training, in PyTorch; it knows nothing of searching."""

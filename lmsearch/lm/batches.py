@@ -1,0 +1,102 @@
+"""Streams of tokens as (time, batch) blocks.
+
+Shapes: T time, B batch, N tokens of a text.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmsearch.text.corpus import Text
+
+
+def batchify(tokens_N: Tensor, batch_size: int) -> Tensor:
+    """Lay a text in `batch_size` columns, each a contiguous part: x[t, b] = tokens[b * (N // B) + t].
+
+    The last N % B tokens are dropped, as AWD-LSTM does.
+    """
+    rows = len(tokens_N) // batch_size
+    return tokens_N[: rows * batch_size].view(batch_size, rows).t().contiguous()
+
+
+@dataclass(frozen=True)
+class Window:
+    """One step of truncated back-propagation through time."""
+
+    start: int  # its first row
+    drawn: int  # the length that was drawn, which the learning rate is scaled by
+    length: int  # its rows: less than drawn at the end of the text
+
+
+def draw_windows(rows: int, bptt: int, variable: bool, rng: np.random.Generator) -> list[Window]:
+    """Cut `rows` rows into windows of about `bptt` (AWD-LSTM, arXiv 1708.02182, section 5).
+
+    Where the length is variable it is normal with deviation 5 around `bptt`, one time in twenty around half of
+    it, and at least 5. A window has at least two rows, so that a difference in time exists.
+    """
+    windows = []
+    start = 0
+    while start < rows - 2:
+        drawn = bptt
+        if variable:
+            mean = bptt if rng.random() < 0.95 else bptt / 2
+            drawn = max(5, int(rng.normal(mean, 5)))
+        windows.append(Window(start, drawn, min(drawn, rows - 1 - start)))
+        start += drawn
+    return windows
+
+
+def shuffled_articles(text: Text, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Give the text's tokens with its articles in a new order."""
+    ends = np.append(text.article_starts[1:], len(text.tokens))
+    order = rng.permutation(len(text.article_starts))
+    parts = [text.tokens[text.article_starts[i] : ends[i]] for i in order]
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class EvaluationBlocks:
+    """A text of N tokens as columns that give each of its N - 1 predictions exactly once.
+
+    Neighbouring columns overlap by one token; what stands beyond the end in the last ones has weight 0.
+    """
+
+    inputs_TB: Tensor
+    targets_TB: Tensor
+    weights_TB: Tensor
+    predictions: int
+    bptt: int
+
+    def __len__(self) -> int:
+        return (len(self.inputs_TB) + self.bptt - 1) // self.bptt
+
+    def block(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give inputs, targets and weights of one block of at most `bptt` rows."""
+        rows = slice(number * self.bptt, (number + 1) * self.bptt)
+        return self.inputs_TB[rows], self.targets_TB[rows], self.weights_TB[rows]
+
+
+def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int) -> EvaluationBlocks:
+    """Lay a text of at least two tokens out for evaluation; see `EvaluationBlocks`."""
+    predictions = len(tokens_N) - 1
+    rows = -(-predictions // batch_size)
+    places_TB = (
+        torch.arange(rows, device=tokens_N.device)[:, None]
+        + torch.arange(batch_size, device=tokens_N.device)[None, :] * rows
+    )
+    within_TB = places_TB.clamp(max=predictions - 1)
+    return EvaluationBlocks(
+        inputs_TB=tokens_N[within_TB],
+        targets_TB=tokens_N[within_TB + 1],
+        weights_TB=(places_TB < predictions).to(torch.float64),
+        predictions=predictions,
+        bptt=bptt,
+    )
+
+
+def to_device(tokens: npt.NDArray[np.int32], device: torch.device) -> Tensor:
+    """Copy tokens to a device as the indices that embeddings take."""
+    return torch.from_numpy(np.array(tokens, dtype=np.int64)).to(device)

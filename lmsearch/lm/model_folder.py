@@ -1,0 +1,64 @@
+"""A trained model on disk: weights, config, vocabulary and what is known of them; loading runs no code."""
+
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from lmsearch.config import RunConfig
+from lmsearch.errors import ConfigError
+from lmsearch.files import replace_file, sync_folder
+from lmsearch.lm.model import LanguageModel
+from lmsearch.spec import load_config
+from lmsearch.text.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, its words, the config that made it, and `metrics.json`."""
+
+    model: LanguageModel
+    vocabulary: Vocabulary
+    config: RunConfig
+    metrics: dict[str, Any]
+
+
+def save_model(
+    folder: Path,
+    weights: dict[str, Tensor],
+    config: dict[str, Any],
+    words: Vocabulary,
+    metrics: dict[str, Any],
+) -> None:
+    """Write a model folder whole: `config` is a closed config's tables, its corpus named from this folder."""
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft.mkdir(parents=True)
+    try:
+        replace_file(draft / "model.safetensors", safetensors.torch.save(weights))
+        replace_file(draft / "config.json", json.dumps(config, indent=2) + "\n")
+        replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
+        replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Load a model folder; raises `ConfigError` where it is not one."""
+    config = load_config(folder / "config.json")
+    try:
+        vocabulary = Vocabulary(tuple(json.loads((folder / "vocabulary.json").read_text())))
+        weights = safetensors.torch.load((folder / "model.safetensors").read_bytes())
+        metrics = json.loads((folder / "metrics.json").read_text())
+        model = LanguageModel(config.model, len(vocabulary))
+        model.set_weights(weights)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"{folder} is not a whole model folder: {error}") from error
+    return TrainedModel(model, vocabulary, config, metrics)

@@ -1,0 +1,350 @@
+"""One language model trained, one optimizer step after another.
+
+Shapes: T time, B batch, V vocabulary.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lmsearch.config import RunConfig
+from lmsearch.errors import ConfigError, DeviceError
+from lmsearch.lm.batches import (
+    Window,
+    batchify,
+    draw_windows,
+    evaluation_blocks,
+    shuffled_articles,
+    to_device,
+)
+from lmsearch.lm.evaluate import EvaluationState, begin_evaluation, evaluate_blocks
+from lmsearch.lm.model import LanguageModel, States
+from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, make_optimizer, should_average
+from lmsearch.text.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that a training run needs to go on, at any step: numbers, and tensors by name."""
+
+    progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def to_bytes(self) -> bytes:
+        """Give the state as the content of a safetensors file, which no reader has to trust."""
+        return safetensors.torch.save(self.tensors, {"progress": json.dumps(self.progress)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "TrainState":
+        """Read what `to_bytes` gave."""
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return cls(json.loads(header["__metadata__"]["progress"]), safetensors.torch.load(content))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, or one block of an evaluation, is done."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps since the run began
+    tokens: int  # trained in this epoch so far
+    state: Callable[[], TrainState]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch and its evaluation are done. Losses are in nats per token, without AR and TAR."""
+
+    number: int  # from 1
+    train_loss: float
+    valid_loss: float
+    seconds: float
+    tokens: int
+    learning_rate: float
+    step: int
+    state: Callable[[], TrainState]
+    weights: Callable[[], dict[str, Tensor]]  # those that were evaluated, on the CPU
+
+    @property
+    def valid_perplexity(self) -> float:
+        """Give exp of the validation loss; infinite where the loss is not a number or too large."""
+        return perplexity(self.valid_loss)
+
+
+Event = Step | Epoch
+Trainer = Callable[[RunConfig, Corpus, torch.device, TrainState | None], Iterator[Event]]
+
+
+def perplexity(loss: float) -> float:
+    """Give exp(loss), infinite where that is not a number or overflows."""
+    return math.exp(loss) if loss < 700 else math.inf  # nan < 700 is false
+
+
+def open_device(name: str) -> torch.device:
+    """Open `cpu`, `cuda`, `cuda:1` or `auto` (a GPU where there is one); raises `DeviceError`."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"no device is called {name!r}; there are: cpu, cuda, cuda:0, cuda:1, auto") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
+        torch.set_float32_matmul_precision("high")  # TF32 products
+    elif device.type not in ("cpu", "meta"):
+        raise DeviceError(f"the device {name!r} is not supported; there are: cpu, cuda, cuda:0, cuda:1, auto")
+    return device
+
+
+def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainState | None = None) -> Iterator[Event]:
+    """Train one model, giving a `Step` after every optimizer step and evaluation block, an `Epoch` after each.
+
+    With `state` it goes on where that was taken, and on a CPU (same type, same number of threads) computes
+    exactly what the uninterrupted run would have. To stop is to stop iterating.
+    """
+    torch.set_num_threads(config.train.threads)
+    run = _Run(config, corpus, device)
+    if state is not None:
+        run.restore(state)
+    while not run.finished():
+        yield from run.train_epoch()
+        yield from run.evaluate_epoch()
+        yield run.end_epoch()
+
+
+class _Run:
+    """The moving parts of one training run."""
+
+    def __init__(self, config: RunConfig, corpus: Corpus, device: torch.device) -> None:
+        self.config = config
+        self.corpus = corpus
+        self.device = device
+        seed = config.train.seed
+        with torch.random.fork_rng(devices=[]):  # the same weights on every device
+            torch.manual_seed(seed)
+            self.model = LanguageModel(config.model, len(corpus.vocabulary))
+        self.model.to(device)
+        self.generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+        self.optimizer = make_optimizer(self.model.parameters(), config.train, device)
+        self.rate = PlateauRate(config.train)
+        self.average: WeightAverage | None = None
+        self.valid_losses: list[float] = []
+        self.steps = 0
+        self.seconds = 0.0
+        self._valid = evaluation_blocks(
+            to_device(corpus.valid.tokens, device), config.train.eval_batch_size, config.train.bptt
+        )
+        self._train_tokens = to_device(corpus.train.tokens, device)
+        self._begin_epoch()
+
+    # The order of an epoch: train, evaluate, end.
+
+    def _begin_epoch(self) -> None:
+        self.block = 0
+        self.tokens = 0
+        self.train_rows = 0
+        self.train_total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.states: States = self.model.initial_states(self.config.train.batch_size)
+        self.evaluation: EvaluationState | None = None
+        self.epoch = len(self.valid_losses) + 1
+
+    def train_epoch(self) -> Iterator[Step]:
+        """Train what is left of this epoch."""
+        if self.evaluation is not None:
+            return
+        # Derived from seed and epoch, so that a state need not hold the order.
+        rng = np.random.default_rng([self.config.train.seed, self.epoch])
+        tokens_TB = self._epoch_tokens(rng)
+        windows = draw_windows(len(tokens_TB), self.config.train.bptt, self.config.train.variable_bptt, rng)
+        self.model.train()
+        for window in windows[self.block :]:
+            started = time.perf_counter()
+            self._step(tokens_TB, window)
+            self.block += 1
+            self.steps += 1
+            self.seconds += time.perf_counter() - started
+            yield self._event()
+        self.evaluation = begin_evaluation(self._evaluated(), self._valid)
+
+    def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
+        tokens_N = self._train_tokens
+        if self.config.data.shuffle_articles:
+            tokens_N = to_device(shuffled_articles(self.corpus.train, rng), self.device)
+        return batchify(tokens_N, self.config.train.batch_size)
+
+    def _step(self, tokens_TB: Tensor, window: Window) -> None:
+        settings = self.config.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.learning_rate * window.drawn / settings.bptt
+        rows = slice(window.start, window.start + window.length)
+        targets = tokens_TB[window.start + 1 : window.start + 1 + window.length]
+        states = [(hidden.detach(), cell.detach()) for hidden, cell in self.states]
+        features = self.model.features(tokens_TB[rows], states, self.generator)
+        loss = self.model.loss(features.dropped_TBH, targets)
+        objective = loss
+        if settings.activation_reg:
+            objective = objective + settings.activation_reg * features.dropped_TBH.pow(2).mean()
+        if settings.temporal_activation_reg:
+            changes = features.raw_TBH[1:] - features.raw_TBH[:-1]
+            objective = objective + settings.temporal_activation_reg * changes.pow(2).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.states = features.states
+        self.train_total += loss.detach().to(torch.float64) * window.length
+        self.train_rows += window.length
+        self.tokens += window.length * settings.batch_size
+
+    def evaluate_epoch(self) -> Iterator[Step]:
+        """Evaluate what is left of this epoch's validation."""
+        assert self.evaluation is not None
+        started = time.perf_counter()
+        for _ in evaluate_blocks(self._evaluated(), self._valid, self.evaluation):
+            self.seconds += time.perf_counter() - started
+            yield self._event()
+            started = time.perf_counter()
+
+    def end_epoch(self) -> Epoch:
+        """Close the epoch: the only place where numbers are read from the device."""
+        assert self.evaluation is not None
+        number, tokens, rate = self.epoch, self.tokens, self.rate.learning_rate
+        train_loss = float(self.train_total) / self.train_rows
+        valid_loss = float(self.evaluation.total) / self._valid.predictions
+        evaluated = self._evaluated()
+        self._adjust(valid_loss)
+        self.valid_losses.append(valid_loss)
+        seconds, self.seconds = self.seconds, 0.0
+        self._begin_epoch()
+        return Epoch(
+            number=number,
+            train_loss=train_loss,
+            valid_loss=valid_loss,
+            seconds=seconds,
+            tokens=tokens,
+            learning_rate=rate,
+            step=self.steps,
+            state=self.state,
+            weights=lambda: {name: tensor.cpu().clone() for name, tensor in evaluated.weights().items()},
+        )
+
+    def _adjust(self, valid_loss: float) -> None:
+        """Divide the learning rate on a plateau, or begin to average where NT-ASGD says so."""
+        settings = self.config.train
+        if self.average is None:
+            self.rate.see(improves(self.valid_losses, valid_loss))
+            if settings.optimizer == "nt-asgd" and should_average(self.valid_losses, valid_loss, settings.nonmono):
+                self.average = WeightAverage(self.model)
+                self.rate = PlateauRate(settings)  # averaging is done at the full rate
+
+    def finished(self) -> bool:
+        """Tell whether all epochs are done, or no new best came for `patience` epochs."""
+        settings = self.config.train
+        if self.evaluation is not None:
+            return False
+        done = len(self.valid_losses)
+        if settings.patience and done > settings.patience and self.block == 0:
+            recent = self.valid_losses[-settings.patience :]
+            if not any(improves(self.valid_losses[: done - settings.patience], loss) for loss in recent):
+                return True
+        return done >= settings.epochs
+
+    def _evaluated(self) -> LanguageModel:
+        # Averages exist from the first step after the trigger.
+        return self.average.model if self.average is not None and self.average.steps else self.model
+
+    def _event(self) -> Step:
+        return Step(epoch=self.epoch, step=self.steps, tokens=self.tokens, state=self.state)
+
+    # Saving and going on.
+
+    def state(self) -> TrainState:
+        """Copy everything that the rest of the run depends on to the CPU."""
+        progress = {
+            "block": self.block,
+            "tokens": self.tokens,
+            "train_rows": self.train_rows,
+            "valid_losses": [repr(loss) for loss in self.valid_losses],  # nan and inf are not JSON
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "learning_rate": self.rate.learning_rate,
+            "stale": self.rate.stale,
+            "average_steps": None if self.average is None else self.average.steps,
+            "evaluation_block": None if self.evaluation is None else self.evaluation.block,
+        }
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.weights().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.weights().items()}
+        for number, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(slot) for name, slot in slots.items()}
+        tensors |= _name_states("states", self.states) | {"train_total": self.train_total}
+        if self.evaluation is not None:
+            tensors |= _name_states("evaluation", self.evaluation.states)
+            tensors["evaluation_total"] = self.evaluation.total
+        if self.generator is not None:
+            tensors["generator"] = self.generator.get_state()
+        return TrainState(
+            progress, {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Take the place at which `state` was saved."""
+        progress = state.progress
+        tensors = {
+            name: tensor if name == "generator" else tensor.to(self.device) for name, tensor in state.tensors.items()
+        }
+        try:
+            self.model.set_weights(_part(tensors, "model."))
+            if progress["average_steps"] is not None:
+                self.average = WeightAverage(self.model)
+                self.average.steps = progress["average_steps"]
+                self.average.model.set_weights(_part(tensors, "average."))
+            self._restore_optimizer(state.tensors)
+        except (KeyError, RuntimeError) as error:
+            raise ConfigError("the saved state belongs to another config: its weights do not fit") from error
+        self.valid_losses = [float(loss) for loss in progress["valid_losses"]]
+        self._begin_epoch()
+        self.block, self.tokens = progress["block"], progress["tokens"]
+        self.steps, self.seconds = progress["steps"], progress["seconds"]
+        self.rate.learning_rate, self.rate.stale = progress["learning_rate"], progress["stale"]
+        self.train_rows, self.train_total = progress["train_rows"], tensors["train_total"]
+        self.states = _read_states("states", tensors)
+        if progress["evaluation_block"] is not None:
+            self.evaluation = EvaluationState(
+                progress["evaluation_block"], _read_states("evaluation", tensors), tensors["evaluation_total"]
+            )
+        if self.generator is not None:
+            self.generator.set_state(tensors["generator"])
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            number, slot = name.split(".")
+            slots.setdefault(int(number), {})[slot] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+
+
+def _name_states(name: str, states: States) -> dict[str, Tensor]:
+    return {f"{name}.{i}.{j}": tensor for i, pair in enumerate(states) for j, tensor in enumerate(pair)}
+
+
+def _read_states(name: str, tensors: dict[str, Tensor]) -> States:
+    count = sum(key.startswith(f"{name}.") for key in tensors) // 2
+    return [(tensors[f"{name}.{i}.0"], tensors[f"{name}.{i}.1"]) for i in range(count)]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

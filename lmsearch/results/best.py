@@ -1,0 +1,158 @@
+"""The files of a search's results: best-config.json, best-model/, trials.csv and the study file as run."""
+
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from lmsearch.config import BUILT_IN_CORPORA, RunConfig
+from lmsearch.errors import StudyError
+from lmsearch.files import replace_file
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+
+_PACKAGES = ("lmsearch", "torch", "numpy", "optuna", "sqlalchemy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFiles:
+    """Where the results of a study lie; `best_model` is None where the weights are not on this host."""
+
+    best_config: Path | None
+    best_model: Path | None
+    model_host: str  # the host that has the weights where this one has not
+    trials: Path
+
+
+def write_results(record: StudyRecord, folder: Path, command: str) -> ResultFiles:
+    """Write all result files of a study anew into its folder; raises `OSError` where that cannot be."""
+    replace_file(folder / "study.toml", relocated_study(record.info, folder))
+    replace_file(folder / "trials.csv", trials_csv(record))
+    best = record.best
+    if best is None:
+        return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
+    config = best_config(record, best, folder, command)
+    replace_file(folder / "best-config.json", json.dumps(config, indent=2) + "\n")
+    host, _, _ = best.model.partition(":")
+    return ResultFiles(
+        best_config=folder / "best-config.json",
+        best_model=_copy_model(record.info, best, folder / "best-model"),
+        model_host=host,
+        trials=folder / "trials.csv",
+    )
+
+
+def best_config(record: StudyRecord, best: TrialRecord, folder: Path, command: str) -> dict[str, Any]:
+    """Give best-config.json: the closed config, what it reached, and where it comes from.
+
+    `folder` is where the file will lie: a corpus that is a path is named from there.
+    """
+    info = record.info
+    config = info.spec.close(best.params, info.vocabulary_size)
+    return config_tables(config, folder) | {
+        "result": {
+            "source": "study",
+            "study": info.ref.name,
+            "trial": best.number,
+            "perplexity": best.perplexity,
+            "epoch": best.best_epoch,
+            "curve": [best.curve[epoch] for epoch in sorted(best.curve)],
+            "parameters": config.model.count_parameters(info.vocabulary_size),
+        },
+        "provenance": {
+            "corpus": {"description": info.corpus, "fingerprint": info.fingerprint},
+            "versions": versions(),
+            "commit": source_commit(),
+            "command": command,
+        },
+    }
+
+
+def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Give a config's tables for a file in `folder`, from which a corpus that is a path is named."""
+    tables = config.as_tables()
+    if config.data.corpus not in BUILT_IN_CORPORA:
+        tables["data"]["corpus"] = os.path.relpath(config.data.corpus, folder.resolve())
+    return dict(tables)
+
+
+def relocated_study(info: StudyInfo, folder: Path) -> str:
+    """Give the study file as run, with a corpus that is a path named from `folder`; comments stay."""
+    corpus = info.spec.data.corpus
+    if corpus in BUILT_IN_CORPORA:
+        return info.spec.text
+    document = tomlkit.parse(info.spec.text)
+    document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+    return tomlkit.dumps(document)
+
+
+def trials_csv(record: StudyRecord) -> str:
+    """Give all trials as a table, one row each."""
+    output = io.StringIO()
+    paths = list(record.info.spec.open)
+    head = ["trial", "outcome", "by", "perplexity", "best_epoch", "epochs", "parameters", "started", "ended"]
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow([*head, *paths, "reason"])
+    for trial in record.trials:
+        cells: list[Any] = [
+            trial.number,
+            trial.outcome,
+            trial.by,
+            trial.perplexity if trial.curve else "",
+            trial.best_epoch or "",
+            len(trial.curve),
+            trial.parameters or "",
+            trial.started.isoformat() if trial.started else "",
+            trial.ended.isoformat() if trial.ended else "",
+        ]
+        writer.writerow([*cells, *(trial.params.get(path, "") for path in paths), trial.reason])
+    return output.getvalue()
+
+
+def require_best(record: StudyRecord) -> TrialRecord:
+    """Give the best trial; raises `StudyError` where none is complete yet."""
+    if record.best is None:
+        raise StudyError(f"no trial of {record.info.ref.name} is complete yet")
+    return record.best
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that a result depends on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | found
+
+
+def source_commit() -> str | None:
+    """Give the commit of lmsearch's own source tree, None where it is installed without one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None:
+    host, _, place = best.model.partition(":")
+    source = Path(place)
+    shutil.rmtree(target, ignore_errors=True)  # another trial's weights would belie best-config.json
+    if host != socket.gethostname() or not place or not source.is_dir():
+        return None
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.draft")
+    shutil.copytree(source, draft)
+    config = info.spec.close(best.params, info.vocabulary_size)
+    replace_file(draft / "config.json", json.dumps(config_tables(config, target), indent=2) + "\n")
+    metrics = json.loads((draft / "metrics.json").read_text())
+    metrics |= {"study": info.ref.name, "trial": best.number, "perplexity": best.perplexity}
+    replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    draft.rename(target)
+    return target

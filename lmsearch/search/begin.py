@@ -1,0 +1,180 @@
+"""A study begun or gone on with: its file against the stored one, and the tickets it owes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmsearch.config import RunConfig
+from lmsearch.errors import StudyError
+from lmsearch.spec import StudySpec, differences
+from lmsearch.store import url as urls
+from lmsearch.store.records import StudyInfo, create_study, find_study, open_study, store_info
+from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import Ticket
+from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, list_tickets, purge_strays
+from lmsearch.text.corpus import Corpus, check_lengths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asked for beside the study file; None is: as the file or the store has it."""
+
+    sampler: str | None = None
+    pruner: str | None = None
+    trials: int | None = None
+    more: int | None = None
+
+
+def begin(
+    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request
+) -> StudyInfo:
+    """Create the study or go on with it, and owe what was asked for.
+
+    Raises `StudyError` where the stored study has another space or corpus, or a number of trials cannot be.
+    """
+    check_request(spec, request)
+    check_space(spec, corpus)
+    with urls.creation_lock(storage.place):
+        info = find_study(storage, name)
+        before = info
+        if info is None:
+            decide = _decision(spec, request, None)
+            decide([])  # refuse before anything is written
+            info = create_study(
+                storage, name, spec, folder, corpus.description, corpus.fingerprint, len(corpus.vocabulary)
+            )
+        else:
+            _check_same(info, spec, corpus)
+    purge_strays(storage, info.ref)
+    change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
+    close_ended(storage, info.ref)
+    if info.spec.text != spec.text:
+        info = StudyInfo(
+            ref=info.ref,
+            spec=spec,
+            folder=folder,
+            corpus=info.corpus,
+            fingerprint=info.fingerprint,
+            vocabulary_size=info.vocabulary_size,
+        )
+        store_info(storage, info)
+    return info
+
+
+def check_space(spec: StudySpec, corpus: Corpus) -> None:
+    """Refuse a space with an end that makes no valid run, or that asks for more text than there is."""
+    spec.check_ends(len(corpus.vocabulary))
+    for point in spec.ends():
+        config: RunConfig = spec.close(point, len(corpus.vocabulary))
+        check_lengths(corpus, config.train.batch_size, config.train.eval_batch_size)
+
+
+def check_request(spec: StudySpec, request: Request) -> None:
+    """Refuse, before anything is written, a request that no state of the store could make right."""
+    sampler = request.sampler or spec.settings.sampler
+    if sampler == "grid":
+        spec.grid_points()
+    if sampler == "manual" and not spec.manual:
+        raise StudyError("the sampler manual needs [[manual]] tables in the study file, and it has none")
+    if sampler in ("grid", "manual") and request.more is not None:
+        raise StudyError(f"--more adds trials of random or tpe; the sampler {sampler} owes exactly its points")
+
+
+def _check_same(info: StudyInfo, spec: StudySpec, corpus: Corpus) -> None:
+    name = info.ref.name
+    if info.fingerprint != corpus.fingerprint:
+        raise StudyError(
+            f"study {name!r} was begun on {info.corpus} (fingerprint {info.fingerprint}), the file names "
+            f"{corpus.description} (fingerprint {corpus.fingerprint}); give the new search another --name"
+        )
+    # The same text may lie elsewhere by now: the fingerprint has decided that.
+    found = [line for line in differences(info.spec, spec) if not line.startswith("data.corpus ")]
+    if found:
+        raise StudyError(
+            f"study {name!r} was started with {found[0]}"
+            + (f" (and {len(found) - 1} more differences)" if len(found) > 1 else "")
+            + "; a study never changes its space: give the new search another --name"
+        )
+
+
+def _decision(spec: StudySpec, request: Request, stored: StudySpec | None) -> Any:
+    def decide(tickets: Sequence[Ticket]) -> Changes:
+        return decide_tickets(spec, request, stored, tickets)
+
+    return decide
+
+
+def decide_tickets(spec: StudySpec, request: Request, stored: StudySpec | None, tickets: Sequence[Ticket]) -> Changes:
+    """Say which tickets a study must gain or lose to owe what was asked for (design.md, "What a budget is").
+
+    `stored` is the file the study had so far, None for a new one.
+    """
+    sampler = request.sampler or spec.settings.sampler
+    pruner = request.pruner or spec.settings.pruner
+    fill = spec.settings.sampler if spec.settings.sampler not in ("grid", "manual") else "random"
+    points = _not_owed(tickets, "manual", spec.manual)
+    add = [NewTicket(origin="manual", sampler=fill, pruner=pruner, fixed=point) for point in points]
+    if sampler == "grid":
+        grid = _not_owed(tickets, "grid", spec.grid_points())
+        add += [NewTicket(origin="grid", sampler=fill, pruner=pruner, fixed=point) for point in grid]
+    have = len(tickets) + len(add)
+    if sampler in ("grid", "manual"):
+        _check_points_total(request, sampler, have)
+        return Changes(add=add)
+    total = _wanted_total(spec, request, stored, have)
+    new = [NewTicket(origin="search", sampler=sampler, pruner=pruner)] * max(0, total - have)
+    return Changes(add=add + new, withdraw=_withdrawn(tickets, have - total))
+
+
+def _wanted_total(spec: StudySpec, request: Request, stored: StudySpec | None, have: int) -> int:
+    if request.more is not None:
+        return have + request.more
+    if request.trials is not None:
+        return request.trials
+    if stored is None:
+        return max(spec.settings.trials, have)
+    if spec.settings.trials != stored.settings.trials:
+        return spec.settings.trials
+    return have
+
+
+def _not_owed(tickets: Sequence[Ticket], origin: str, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    owed = [ticket.fixed for ticket in tickets if ticket.origin == origin]
+    return [point for point in points if dict(point) not in owed]
+
+
+def _check_points_total(request: Request, sampler: str, have: int) -> None:
+    if request.trials is not None and request.trials != have:
+        raise StudyError(
+            f"--trials {request.trials} disagrees with the {have} trials that the sampler {sampler} makes it; "
+            "leave --trials out"
+        )
+
+
+def _withdrawn(tickets: Sequence[Ticket], surplus: int) -> list[int]:
+    if surplus <= 0:
+        return []
+    free = [ticket.number for ticket in reversed(tickets) if ticket.untouched]
+    if len(free) < surplus:
+        least = len(tickets) - len(free)
+        raise StudyError(
+            f"the study cannot go down to {len(tickets) - surplus} trials: {least} are begun or have values "
+            "fixed for them"
+        )
+    return free[:surplus]
+
+
+def enqueue(storage: FencedStorage, name: str, values: Mapping[str, object]) -> tuple[StudyInfo, Ticket]:
+    """Owe one more trial with these values; the study's sampler draws the others. Raises `ConfigError`."""
+    info = open_study(storage, name)
+    fixed = info.spec.check_point(values)
+    settings = info.spec.settings
+    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
+    new = NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed)
+    tickets = change_tickets(storage, info.ref, lambda _: Changes(add=[new]))
+    return info, tickets[-1]
+
+
+def workers_at_work(storage: FencedStorage, info: StudyInfo) -> bool:
+    """Tell whether any ticket of the study is under a lease."""
+    return any(ticket.state == "running" for ticket in list_tickets(storage, info.ref))

@@ -1,0 +1,102 @@
+"""The samplers and pruners a study may name."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from lmsearch.config import Value
+from lmsearch.space import Choice, OpenValue
+from lmsearch.spec import StudySpec
+
+Options = Mapping[str, Any]
+
+
+def _random(options: Options, seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+def _tpe(options: Options, seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(**({"n_startup_trials": 8} | dict(options)), seed=seed)
+
+
+SAMPLERS: dict[str, Callable[[Options, int], BaseSampler]] = {
+    # What a person or the grid leaves open is drawn at random.
+    "manual": _random,
+    "grid": _random,
+    "random": _random,
+    "tpe": _tpe,
+}
+
+
+def _median(options: Options, epochs: int) -> BasePruner:
+    # Optuna's warm-up is the first step that may prune; our steps are epochs, from 1.
+    return MedianPruner(**({"n_startup_trials": 6, "n_warmup_steps": 1 + max(1, epochs // 5)} | dict(options)))
+
+
+def _asha(options: Options, epochs: int) -> BasePruner:
+    return SuccessiveHalvingPruner(**({"min_resource": max(1, epochs // 9), "reduction_factor": 3} | dict(options)))
+
+
+def _hyperband(options: Options, epochs: int) -> BasePruner:
+    defaults = {"min_resource": 1, "max_resource": epochs, "reduction_factor": 3}
+    return HyperbandPruner(**(defaults | dict(options)))
+
+
+def _none(options: Options, epochs: int) -> BasePruner:
+    return NopPruner()
+
+
+PRUNERS: dict[str, Callable[[Options, int], BasePruner]] = {
+    "median": _median,
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "none": _none,
+}
+
+
+def make_sampler(spec: StudySpec, name: str, ticket: int) -> BaseSampler:
+    """Build the sampler for one ticket, seeded by study and ticket: equal trials with one worker, none twice."""
+    seed = int(np.random.SeedSequence([spec.settings.seed, ticket]).generate_state(1)[0])
+    options = spec.sampler_options if name == spec.settings.sampler else {}
+    return SAMPLERS[name](options, seed)
+
+
+def make_pruner(spec: StudySpec, name: str) -> BasePruner:
+    """Build a pruner, with the file's options where it is the one that the file names."""
+    options = spec.pruner_options if name == spec.settings.pruner else {}
+    return PRUNERS[name](options, spec.epochs)
+
+
+def distribution(value: OpenValue) -> BaseDistribution:
+    """Give an open value as Optuna knows it."""
+    if isinstance(value, Choice):
+        return CategoricalDistribution(value.choices)
+    if isinstance(value.low, float):
+        return FloatDistribution(value.low, value.high, log=value.log, step=value.step)
+    return IntDistribution(int(value.low), int(value.high), log=value.log, step=int(value.step or 1))
+
+
+def suggest(trial: optuna.Trial, spec: StudySpec) -> dict[str, Value]:
+    """Draw every open value of the study, in the order of the settings."""
+    return {path: _suggest(trial, path, value) for path, value in spec.open.items()}
+
+
+def _suggest(trial: optuna.Trial, path: str, value: OpenValue) -> Value:
+    if isinstance(value, Choice):
+        return cast(Value, trial.suggest_categorical(path, value.choices))
+    if isinstance(value.low, float):
+        return trial.suggest_float(path, value.low, value.high, log=value.log, step=value.step)
+    return trial.suggest_int(path, int(value.low), int(value.high), log=value.log, step=int(value.step or 1))

@@ -1,0 +1,253 @@
+"""One trial, from open spec to a number: the only place that knows both Optuna and the trainer."""
+
+import math
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import optuna
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lmsearch.config import RunConfig
+from lmsearch.errors import LmsearchError
+from lmsearch.lm.generate import sample_text
+from lmsearch.lm.model_folder import load_model, save_model
+from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
+from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
+from lmsearch.store.checkpoints import Checkpoint, Checkpoints
+from lmsearch.store.records import StudyInfo, optuna_study, read_study
+from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import EpochRow, Progress, Ticket
+from lmsearch.text.corpus import Corpus
+
+_KEPT_MODELS = 3  # weights of the study's best trials
+_SAMPLE_WORDS = 40
+
+
+class GiveBackError(Exception):
+    """The worker is to stop: the trial is saved and given back."""
+
+
+class DroppedError(Exception):
+    """The trial was ended from outside, so there is nothing left to do for it."""
+
+
+class Control(Protocol):
+    """What a trial asks of its worker while it runs."""
+
+    def progress(self, event: Event) -> Progress:
+        """Take note of how far the trial is."""
+        ...
+
+    def check(self) -> None:
+        """Raise `GiveBackError` if the worker is to stop, `LeaseLostError` if another holds the ticket."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRunner:
+    """Runs trials of one study on one device."""
+
+    storage: FencedStorage
+    info: StudyInfo
+    corpus: Corpus
+    device: torch.device
+    train: Trainer
+    checkpoints: Checkpoints
+    models: Path  # the folder for weights of best epochs
+    control: Control
+    say: Callable[[str], None]
+
+    def run(self, ticket: Ticket) -> str:
+        """Run the ticket's trial to its end, and give its outcome.
+
+        Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now.
+        """
+        study = optuna_study(self.storage, self.info.ref.name)
+        study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number)
+        study.pruner = make_pruner(self.info.spec, ticket.pruner)
+        saved = None
+        if ticket.trial_id is not None:
+            saved = self.checkpoints.find(ticket)
+            if saved is None:
+                self.storage.restart(ticket)
+        with self.storage.asking(ticket, _template(self.info, ticket)):
+            trial = study.ask()
+        try:
+            return _OneTrial(self, study, trial, ticket, saved).run()
+        except UpdateFinishedTrialError as error:
+            self.checkpoints.remove(ticket)
+            raise DroppedError(f"trial {trial.number} was ended from outside") from error
+
+
+def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
+    """Make the trial that a ticket creates: its fixed values, and where it comes from."""
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=ticket.fixed,
+        distributions={path: distribution(info.spec.open[path]) for path in ticket.fixed},
+        user_attrs={"ticket": ticket.number, "origin": ticket.origin, "sampler": ticket.sampler},
+    )
+
+
+class _OneTrial:
+    """One trial while it runs."""
+
+    def __init__(
+        self,
+        runner: TrialRunner,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        ticket: Ticket,
+        saved: Checkpoint | None,
+    ) -> None:
+        self.runner = runner
+        self.study = study
+        self.trial = trial
+        self.ticket = ticket
+        self.saved = saved
+        self.rows: list[EpochRow] = list(saved.epochs) if saved else []
+        self.best_model = saved.best_model if saved else None
+
+    def run(self) -> str:
+        """Train, report and end the trial; an error that is nobody's input ends it as failed."""
+        try:
+            config = self._config()
+            state = TrainState.from_bytes(self.saved.state) if self.saved else None
+            if (ended := self._catch_up()) is not None:
+                return ended
+            for event in self.runner.train(config, self.runner.corpus, self.runner.device, state):
+                if isinstance(event, Step):
+                    self._step(event)
+                elif (ended := self._epoch(event, config)) is not None:
+                    return ended
+            return self._complete()
+        except (GiveBackError, LmsearchError, optuna.exceptions.OptunaError):
+            raise
+        except Exception as error:
+            return self._fail(error)
+
+    def _config(self) -> RunConfig:
+        size = len(self.runner.corpus.vocabulary)
+        config = self.runner.info.spec.close(suggest(self.trial, self.runner.info.spec), size)
+        if "parameters" not in self.trial.user_attrs:
+            self.trial.set_user_attr("parameters", config.model.count_parameters(size))
+        return config
+
+    def _catch_up(self) -> str | None:
+        """Report the epochs that the checkpoint has and the store lacks, and decide on the last of them."""
+        known = self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
+        for row in self.rows:
+            if row.epoch not in known:
+                self._report(row, Progress(epoch=row.epoch, step=0, tokens_per_second=None), None)
+        return self._decide(self.rows[-1]) if self.rows and self.rows[-1].epoch not in known else None
+
+    def _step(self, event: Step) -> None:
+        self.runner.control.progress(event)
+        try:
+            self.runner.control.check()
+        except GiveBackError:
+            self._give_back(event)
+            raise
+
+    def _give_back(self, event: Event) -> None:
+        """Save in mid-epoch and put the ticket back, with the key of the file."""
+        number = event.epoch if isinstance(event, Step) else event.number
+        progress = Progress(epoch=len(self.rows), step=event.step, tokens_per_second=None)
+        key = self._save(number, event)
+        self.runner.storage.give_back(self.ticket, key, progress)
+
+    def _epoch(self, event: Epoch, config: RunConfig) -> str | None:
+        """Save and report one epoch: first the files, then one transaction; give the outcome if it is the end."""
+        row = EpochRow(
+            epoch=event.number,
+            train_loss=event.train_loss,
+            valid_loss=event.valid_loss,
+            seconds=event.seconds,
+            tokens=event.tokens,
+            learning_rate=event.learning_rate,
+        )
+        previous = self.best_model
+        if not self._diverged(row) and row.valid_loss < min(
+            (r.valid_loss for r in self.rows if math.isfinite(r.valid_loss)), default=math.inf
+        ):
+            self.best_model = self._save_model(event, config)
+        self.rows.append(row)
+        progress = self.runner.control.progress(event)
+        self._report(row, progress, self._save(event.number, event))
+        if previous is not None and previous != self.best_model:
+            shutil.rmtree(_path(previous), ignore_errors=True)
+        self.runner.say(f"trial {self.trial.number}: epoch {row.epoch}, perplexity {event.valid_perplexity:.2f}")
+        return self._decide(row)
+
+    def _save(self, epoch: int, event: Event) -> str:
+        state = event.state().to_bytes()
+        checkpoint = Checkpoint(epochs=tuple(self.rows), best_model=self.best_model, state=state)
+        return self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint)
+
+    def _save_model(self, event: Epoch, config: RunConfig) -> str:
+        name = f"trial-{self.trial.number}-epoch-{event.number}-lease-{self.ticket.lease}"
+        folder = self.runner.models / name
+        corpus = self.runner.corpus
+        metrics = {"valid_loss": event.valid_loss, "epoch": event.number, "corpus": corpus.fingerprint}
+        save_model(folder, event.weights(), config.as_tables(), corpus.vocabulary, metrics)
+        return f"{self.runner.checkpoints.host}:{folder}"
+
+    def _report(self, row: EpochRow, progress: Progress, key: str | None) -> None:
+        size = len(self.runner.corpus.vocabulary)
+        value = float(size) if self._diverged(row) else math.exp(row.valid_loss)
+        with self.runner.storage.reporting(row, progress, key):
+            self.trial.report(value, row.epoch)
+
+    def _diverged(self, row: EpochRow) -> bool:
+        # A model that knows nothing has the vocabulary's size as its perplexity.
+        return not row.valid_loss <= math.log(len(self.runner.corpus.vocabulary))
+
+    def _decide(self, row: EpochRow) -> str | None:
+        if self._diverged(row):
+            self.trial.set_user_attr("reason", "diverged")
+            return self._end("diverged", state=TrialState.PRUNED)
+        if self.trial.should_prune():
+            return self._end("pruned", state=TrialState.PRUNED)
+        return None
+
+    def _complete(self) -> str:
+        if self.best_model is not None and _path(self.best_model).exists():
+            self.trial.set_user_attr("model", self.best_model)
+            trained = load_model(_path(self.best_model))
+            self.trial.set_user_attr("sample", sample_text(trained.model, trained.vocabulary, _SAMPLE_WORDS))
+        return self._end("complete", value=math.exp(min(row.valid_loss for row in self.rows)))
+
+    def _fail(self, error: Exception) -> str:
+        told = "".join(traceback.format_exception(error))
+        self.trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:500])
+        self.trial.set_user_attr("traceback", told[-20_000:])
+        return self._end("failed", state=TrialState.FAIL)
+
+    def _end(self, outcome: str, **told: Any) -> str:
+        self.study.tell(self.trial, told.get("value"), told.get("state"), skip_if_finished=True)
+        self.runner.checkpoints.remove(self.ticket)
+        if outcome != "complete" and self.best_model is not None:
+            shutil.rmtree(_path(self.best_model), ignore_errors=True)
+        if outcome == "complete":
+            keep_best_models(self.runner)
+        self.runner.say(f"trial {self.trial.number}: {outcome}")
+        return outcome
+
+
+def keep_best_models(runner: TrialRunner) -> None:
+    """Remove the weights of complete trials that are not among the study's best."""
+    record = read_study(runner.storage, runner.info)
+    complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
+    for trial in complete[_KEPT_MODELS:]:
+        for folder in runner.models.glob(f"trial-{trial.number}-epoch-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _path(key: str) -> Path:
+    return Path(key.partition(":")[2])

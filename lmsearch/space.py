@@ -1,0 +1,127 @@
+"""The ways in which a study file may leave a value open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lmsearch.config import Value
+from lmsearch.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatRange:
+    """A number left open between two ends, both included."""
+
+    low: float
+    high: float
+    log: bool = False  # search the exponent: learning rates span decades
+    step: float | None = None
+    grid: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.log, self.step)
+        _check_grid(self, self.grid)
+
+    def contains(self, value: Value) -> bool:
+        """Tell whether a closed value is a point of this range."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def ends(self) -> tuple[Value, ...]:
+        """Give the values at which a range is most likely to make an invalid run."""
+        return (self.low, self.high)
+
+    def points(self) -> tuple[Value, ...] | None:
+        """Give the values of a grid search, or None where the file names none."""
+        return self.grid
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (" (log)" if self.log else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntRange:
+    """A whole number left open between two ends, both included."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+    grid: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high, self.log, self.step if self.step != 1 else None)
+        if self.step < 1:
+            raise ConfigError(f"a step must be at least 1, got {self.step}")
+        _check_grid(self, self.grid)
+
+    def contains(self, value: Value) -> bool:
+        """Tell whether a closed value is a point of this range."""
+        return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def ends(self) -> tuple[Value, ...]:
+        """Give the values at which a range is most likely to make an invalid run."""
+        return (self.low, self.high)
+
+    def points(self) -> tuple[Value, ...] | None:
+        """Give the values of a grid search, or None where the file names none."""
+        return self.grid
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A value left open among a few."""
+
+    choices: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.choices) < 2:
+            raise ConfigError(f"choices need at least two values, got {list(self.choices)}")
+        if len(set(self.choices)) < len(self.choices):
+            raise ConfigError(f"choices must differ, got {list(self.choices)}")
+
+    def contains(self, value: Value) -> bool:
+        """Tell whether a closed value is one of the choices."""
+        return value in self.choices
+
+    def ends(self) -> tuple[Value, ...]:
+        """Give all choices: each may be the one that makes an invalid run."""
+        return self.choices
+
+    def points(self) -> tuple[Value, ...]:
+        """Give all choices: they are their own grid."""
+        return self.choices
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(_toml(choice) for choice in self.choices)
+
+
+OpenValue = FloatRange | IntRange | Choice
+
+
+def _toml(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
+    if not low < high:
+        raise ConfigError(f"a range needs low < high, got {low} and {high}")
+    if log and low <= 0:
+        raise ConfigError(f"a range with log = true needs low above 0, got {low}")
+    if step is not None and log:
+        raise ConfigError("a range has a step or log = true, not both")
+    if step is not None and not 0 < step <= high - low:
+        raise ConfigError(f"a step must be above 0 and at most high - low, got {step}")
+
+
+def _check_grid(owner: FloatRange | IntRange, grid: Sequence[float] | None) -> None:
+    if grid is None:
+        return
+    if not grid:
+        raise ConfigError("a grid needs at least one value")
+    if len(set(grid)) < len(grid):
+        raise ConfigError(f"the values of a grid must differ, got {list(grid)}")
+    for value in grid:
+        if not owner.contains(value):
+            raise ConfigError(f"the grid's value {value} is outside the range {owner}")

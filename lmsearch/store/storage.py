@@ -1,0 +1,560 @@
+"""Optuna's relational storage with every write of a leased trial fenced, and every call repeated over outages.
+
+The scheme: before Optuna's own statements, and in the same transaction, a write renews the lease on the trial's
+ticket. Where that finds no row, someone else holds the ticket, and the write is rolled back. Parts of
+`RDBStorage` and `_CachedStorage` that are private to Optuna are used; tests guard each.
+"""
+
+import contextlib
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from lmsearch.errors import LmsearchError, StoreError, StoreGoneError
+from lmsearch.store import url as urls
+from lmsearch.store.tables import (
+    DONE,
+    EPOCH,
+    OPEN,
+    RUNNING,
+    TICKET,
+    EpochRow,
+    Progress,
+    Ticket,
+    create_tables,
+)
+
+R = TypeVar("R")
+
+_TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
+"""PostgreSQL's error classes that pass by themselves: connection, transaction, resources, locks, operator."""
+
+
+class LeaseLostError(LmsearchError):
+    """Another worker holds the ticket now; whatever the caller computed for it is void."""
+
+
+class _AlreadyCreatedError(Exception):
+    """The ticket has its trial: the reply to an earlier attempt was lost."""
+
+
+Patience = Callable[[float, str], bool]
+"""Tells whether to wait on, after so many seconds without the store, for the reason given."""
+
+
+def wait_up_to(limit: float) -> Patience:
+    """Wait for at most `limit` seconds."""
+    return lambda seconds, reason: seconds < limit
+
+
+class FencedStorage(RDBStorage):
+    """Optuna's storage, under leases.
+
+    `leases` maps a trial to the ticket under which this process writes to it: a lost lease stays there, so that
+    later writes are refused too. Between `begin_asking` and `end_asking` the next trial that is created is that of a
+    ticket. Every call is one transaction; it is repeated until `patience` ends, then `StoreGoneError` is raised.
+    """
+
+    def __init__(
+        self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
+    ) -> None:
+        self.place = url
+        self.leases: dict[int, Ticket] = {}
+        self.lease_seconds = 30.0
+        self.patience: Patience = patience or wait_up_to(10.0)
+        self.connected_since: float | None = None  # monotonic; None while the store does not answer
+        self._asking: tuple[Ticket, FrozenTrial] | None = None
+        self._reporting: tuple[EpochRow, Progress, str | None] | None = None
+        urls.check_place(url, create)
+        super().__init__(
+            urls.full_text(url),
+            urls.engine_options(url, connections),
+            skip_compatibility_check=not create,
+            skip_table_creation=not create,
+        )
+        if create:
+            create_tables(self.engine)
+
+    @staticmethod
+    def _fill_storage_url_template(template: str) -> str:
+        # Optuna runs str.format on the URL, which a brace in a password breaks.
+        return template
+
+    # One call, one transaction, repeated until it is done.
+
+    def persist(self, call: Callable[[bool], R]) -> R:
+        """Run `call`, again after errors that pass; it is told whether it may have been done before."""
+        again, pause, failing_since = False, 0.05, time.monotonic()
+        while True:
+            try:
+                result = call(again)
+            except Exception as error:
+                self.scoped_session.remove()
+                if not is_transient(error):
+                    self._raise_readable(error)
+                    raise
+                if self.connected_since is not None:
+                    self.connected_since, failing_since = None, time.monotonic()
+                reason = urls.explain(self.place, error)
+                if not self.patience(time.monotonic() - failing_since, reason):
+                    raise StoreGoneError(reason) from error
+                time.sleep(pause)
+                again, pause = True, min(2 * pause, 2.0)
+            else:
+                if self.connected_since is None:
+                    self.connected_since = time.monotonic()
+                return result
+
+    def _raise_readable(self, error: Exception) -> None:
+        cause = _database_error(error)
+        unusable = ("SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_PERM")
+        name = getattr(cause, "sqlite_errorname", "") or ""
+        state = getattr(cause, "sqlstate", None) or ""
+        if name.startswith(unusable) or state.startswith(("28", "3D", "42501")):
+            raise StoreError(urls.explain(self.place, error)) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Give this thread's session; commit at the end, roll back on an error."""
+        session = self.scoped_session()
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+        finally:
+            session.close()
+
+    # The clock of leases: the server's; on SQLite, which is one host, the host's since its boot.
+
+    def clock(self) -> sa.ColumnElement[float]:
+        """Give the present time as an expression, in seconds."""
+        if self.engine.name == "sqlite":
+            return sa.literal(time.monotonic(), sa.Float(53))
+        return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
+
+    def boot(self) -> str:
+        """Name the boot that the clock counts from."""
+        return _boot_id() if self.engine.name == "sqlite" else "server"
+
+    # Leases.
+
+    def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
+        """Give the UPDATE that renews a lease and sets `values`; it finds one row while the lease holds."""
+        values.setdefault("expires", self.clock() + self.lease_seconds)
+        return (
+            sa.update(TICKET)
+            .where(
+                TICKET.c.study_key == ticket.study_key,
+                TICKET.c.number == ticket.number,
+                TICKET.c.lease == ticket.lease,
+                TICKET.c.state == RUNNING,
+            )
+            .values(values)
+        )
+
+    def _fence(self, trial_id: int, **values: Any) -> None:
+        """Begin this thread's transaction with the renewal of the trial's lease, or with SQLite's write lock."""
+        session = self.scoped_session()
+        ticket = self.leases.get(trial_id)
+        if ticket is not None:
+            if _rowcount(session.execute(self.renewal(ticket, **values))) != 1:
+                session.rollback()
+                raise LeaseLostError(f"trial {ticket.trial_number} is with another worker now")
+        elif self.engine.name == "sqlite":
+            key = models.TrialModel.trial_id
+            session.execute(sa.update(models.TrialModel).where(key == trial_id).values(trial_id=trial_id))
+
+    def _fenced(self, trial_id: int, write: Callable[[], R], **values: Any) -> R:
+        def call(again: bool) -> R:
+            self._fence(trial_id, **values)
+            return write()
+
+        return self.persist(call)
+
+    # Creation: the trial and its id in the ticket, or neither.
+
+    @contextlib.contextmanager
+    def asking(self, ticket: Ticket, template: FrozenTrial) -> Iterator[None]:
+        """Make the next created trial that of `ticket`: the one it has, or a new one made from `template`."""
+        self._asking = (ticket, template)
+        try:
+            yield
+        finally:
+            self._asking = None
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        asked = self._asking
+        if asked is None:
+            return self.persist(lambda again: super(FencedStorage, self)._create_new_trial(study_id, template_trial))
+        ticket, template = asked
+
+        def call(again: bool) -> FrozenTrial:
+            trial_id = self._trial_of(ticket)
+            if trial_id is None:
+                try:
+                    trial = super(FencedStorage, self)._create_new_trial(study_id, template)
+                    trial_id = trial._trial_id
+                except _AlreadyCreatedError:
+                    trial_id = self._trial_of(ticket)
+            if trial_id is None:
+                raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+            self.leases[trial_id] = ticket
+            return super(FencedStorage, self).get_trial(trial_id)
+
+        return self.persist(call)
+
+    def _trial_of(self, ticket: Ticket) -> int | None:
+        with self.transaction() as session:
+            session.execute(self.renewal(ticket))
+            return session.execute(
+                sa.select(TICKET.c.trial_id).where(
+                    TICKET.c.study_key == ticket.study_key,
+                    TICKET.c.number == ticket.number,
+                    TICKET.c.lease == ticket.lease,
+                )
+            ).scalar_one_or_none()
+
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Session
+    ) -> models.TrialModel:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if self._asking is not None:
+            ticket, _ = self._asking
+            take = self.renewal(ticket, trial_id=trial.trial_id, trial_number=trial.number)
+            if _rowcount(session.execute(take.where(TICKET.c.trial_id.is_(None)))) != 1:
+                raise _AlreadyCreatedError
+        return trial
+
+    # Writes to a trial.
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        write = super()._set_trial_param
+        self._fenced(
+            trial_id,
+            lambda: write(trial_id, param_name, param_value_internal, distribution, previous_distribution),
+        )
+
+    @contextlib.contextmanager
+    def reporting(self, row: EpochRow, progress: Progress, checkpoint: str | None) -> Iterator[None]:
+        """Let the next intermediate value carry an epoch's figures, in its transaction."""
+        self._reporting = (row, progress, checkpoint)
+        try:
+            yield
+        finally:
+            self._reporting = None
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Store one value; with `reporting`, also the epoch's figures and how far the ticket is."""
+        write = super().set_trial_intermediate_value
+        if self._reporting is None:
+            self._fenced(trial_id, lambda: write(trial_id, step, intermediate_value))
+            return
+        row, progress, checkpoint = self._reporting
+        ticket = self.leases[trial_id]
+
+        def write_both() -> None:
+            self.scoped_session().execute(self._upsert_epoch(ticket, trial_id, row))
+            write(trial_id, step, intermediate_value)
+
+        values = _progress_values(progress) | ({} if checkpoint is None else {"checkpoint": checkpoint})
+        self._fenced(trial_id, write_both, **values)
+
+    def _upsert_epoch(self, ticket: Ticket, trial_id: int, row: EpochRow) -> Any:
+        key = {
+            "study_key": ticket.study_key,
+            "trial_number": self._number_of(trial_id),
+            "epoch": row.epoch,
+        }
+        rest = {
+            "study_id": ticket.study_id,
+            "trial_id": trial_id,
+            "train_loss": row.train_loss if math.isfinite(row.train_loss) else None,
+            "valid_loss": row.valid_loss if math.isfinite(row.valid_loss) else None,
+            "seconds": row.seconds,
+            "tokens": row.tokens,
+            "learning_rate": row.learning_rate,
+        }
+        insert = sqlite.insert if self.engine.name == "sqlite" else postgresql.insert
+        statement = insert(EPOCH).values(key | rest)
+        return statement.on_conflict_do_update(index_elements=list(key), set_=rest)
+
+    def _number_of(self, trial_id: int) -> int:
+        query = sa.select(models.TrialModel.number).where(models.TrialModel.trial_id == trial_id)
+        return int(self.scoped_session().execute(query).scalar_one())
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store one attribute, fenced."""
+        write = super().set_trial_user_attr
+        self._fenced(trial_id, lambda: write(trial_id, key, value))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Store one attribute, fenced."""
+        write = super().set_trial_system_attr
+        self._fenced(trial_id, lambda: write(trial_id, key, value))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Change a trial's state; the one that ends it closes its ticket in the same transaction."""
+        write = super().set_trial_state_values
+        if self._asking is not None and state == TrialState.RUNNING:
+            return False  # Optuna's own queue is not ours to take from
+        ends: dict[str, Any] = {"state": DONE, "expires": None} if state.is_finished() else {}
+
+        def call(again: bool) -> bool:
+            try:
+                self._fence(trial_id, **ends)
+                return write(trial_id, state, values)
+            except (LeaseLostError, UpdateFinishedTrialError):
+                self.scoped_session.remove()
+                if again and self._is_ended_so(trial_id, state, values):
+                    return True  # the reply to the first attempt was lost
+                raise
+
+        return self.persist(call)
+
+    def _is_ended_so(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        trial = super().get_trial(trial_id)
+        return trial.state == state and (values is None or list(values) == trial.values)
+
+    def restart(self, ticket: Ticket) -> None:
+        """Forget the epochs of a trial that must start again, since its state cannot be had here."""
+
+        def call(again: bool) -> None:
+            value = models.TrialIntermediateValueModel
+            with self.transaction() as session:
+                if _rowcount(session.execute(self.renewal(ticket, epoch=0, step=0, checkpoint=None))) != 1:
+                    raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+                session.execute(sa.delete(value).where(value.trial_id == ticket.trial_id))
+                session.execute(
+                    sa.delete(EPOCH).where(
+                        EPOCH.c.study_key == ticket.study_key, EPOCH.c.trial_number == ticket.trial_number
+                    )
+                )
+
+        self.persist(call)
+
+    def give_back(self, ticket: Ticket, checkpoint: str | None, progress: Progress | None) -> None:
+        """Put a ticket back for any worker to go on with; raises `LeaseLostError`."""
+        values: dict[str, Any] = {"state": OPEN, "expires": None}
+        values |= {} if checkpoint is None else {"checkpoint": checkpoint}
+        values |= {} if progress is None else _progress_values(progress)
+
+        def call(again: bool) -> None:
+            with self.transaction() as session:
+                found = _rowcount(session.execute(self.renewal(ticket, **values)))
+            if found != 1 and not again:
+                raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+
+        self.persist(call)
+
+    def renew(self, ticket: Ticket, progress: Progress) -> bool:
+        """Renew a lease once, without waiting for a store that is away; false where it is lost."""
+        with self.transaction() as session:
+            return _rowcount(session.execute(self.renewal(ticket, **_progress_values(progress)))) == 1
+
+    # Everything else of Optuna's: the same, repeated over outages.
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Create a study."""
+        return self.persist(lambda again: super(FencedStorage, self).create_new_study(directions, study_name))
+
+    def delete_study(self, study_id: int) -> None:
+        """Delete a study."""
+        self.persist(lambda again: super(FencedStorage, self).delete_study(study_id))
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Store one attribute of a study."""
+        self.persist(lambda again: super(FencedStorage, self).set_study_user_attr(study_id, key, value))
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Store one attribute of a study."""
+        self.persist(lambda again: super(FencedStorage, self).set_study_system_attr(study_id, key, value))
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """Find a study."""
+        return self.persist(lambda again: super(FencedStorage, self).get_study_id_from_name(study_name))
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """Name a study."""
+        return self.persist(lambda again: super(FencedStorage, self).get_study_name_from_id(study_id))
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """Give a study's directions."""
+        return self.persist(lambda again: super(FencedStorage, self).get_study_directions(study_id))
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Give a study's attributes."""
+        return self.persist(lambda again: super(FencedStorage, self).get_study_user_attrs(study_id))
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Give a study's attributes."""
+        return self.persist(lambda again: super(FencedStorage, self).get_study_system_attrs(study_id))
+
+    def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Give a trial's attributes."""
+        return self.persist(lambda again: super(FencedStorage, self).get_trial_user_attrs(trial_id))
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Give a trial's attributes."""
+        return self.persist(lambda again: super(FencedStorage, self).get_trial_system_attrs(trial_id))
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """List the studies."""
+        return self.persist(lambda again: super(FencedStorage, self).get_all_studies())
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Find a trial."""
+        read = super().get_trial_id_from_study_id_trial_number
+        return self.persist(lambda again: read(study_id, trial_number))
+
+    def get_trial_param(self, trial_id: int, param_name: str) -> float:
+        """Give one value of a trial."""
+        return self.persist(lambda again: super(FencedStorage, self).get_trial_param(trial_id, param_name))
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Give one trial."""
+        return self.persist(lambda again: super(FencedStorage, self).get_trial(trial_id))
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        read = super()._get_trials
+        return self.persist(lambda again: read(study_id, states, included_trial_ids, trial_id_greater_than))
+
+    def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
+        return self.persist(lambda again: super(FencedStorage, self)._get_best_trial_id(study_id, direction))
+
+
+def open_storage(
+    url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
+) -> FencedStorage:
+    """Open a store; `create` makes it where it is missing. Raises `StoreError` where it cannot be used."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a process that opens a store is ours
+    patience = patience or wait_up_to(10.0)
+    began = time.monotonic()
+    while True:
+        try:
+            if create:
+                urls.check_place(url, create)
+                with urls.creation_lock(url):
+                    # Optuna's checks open a second connection inside the first.
+                    FencedStorage(url, create=True, connections=2).engine.dispose()
+            return _opened(url, connections, patience)
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
+            reason = urls.explain(url, error)
+            if not is_transient(error):
+                raise StoreError(reason) from error
+            if not patience(time.monotonic() - began, reason):
+                raise StoreGoneError(reason) from error
+            time.sleep(0.5)
+        except RuntimeError as error:  # Optuna: made by another version
+            raise StoreError(f"the store {urls.redact(url)} cannot be used: {error}") from error
+
+
+def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
+    storage = FencedStorage(url, connections=connections, patience=patience)
+    storage.persist(lambda again: _look(storage))
+    return storage
+
+
+def _look(storage: FencedStorage) -> None:
+    with storage.transaction() as session:
+        if not sa.inspect(session.connection()).has_table(TICKET.name):
+            raise StoreError(
+                f"the store {urls.redact(storage.place)} was not made by lmsearch; `lmsearch run` adds what is missing"
+            )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether a failed call may succeed when it is repeated: the database was away, busy or full."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        return is_transient(error.__cause__)
+    if isinstance(error, PendingRollbackError):
+        return True
+    cause = _database_error(error)
+    if isinstance(cause, sqlite3.Error):
+        name = getattr(cause, "sqlite_errorname", "SQLITE_ERROR")
+        return name.startswith(
+            (
+                "SQLITE_BUSY",
+                "SQLITE_LOCKED",
+                "SQLITE_IOERR",
+                "SQLITE_FULL",
+                "SQLITE_CANTOPEN",
+                "SQLITE_PROTOCOL",
+            )
+        )
+    if isinstance(error, DBAPIError) and cause is not None:
+        state: str | None = getattr(cause, "sqlstate", None)
+        if state is None:
+            return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
+        return state.startswith(_TRANSIENT_CLASSES)
+    return False
+
+
+def _database_error(error: BaseException) -> BaseException | None:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        return _database_error(error.__cause__)
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _progress_values(progress: Progress) -> dict[str, Any]:
+    return {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "tokens_per_second": progress.tokens_per_second,
+    }
+
+
+def _rowcount(result: Any) -> int:
+    return int(result.rowcount)
+
+
+_boot_lock = threading.Lock()
+_boot: list[str] = []
+
+
+def _boot_id() -> str:
+    """Name this host's boot, so that a monotonic clock of an earlier one is never compared with."""
+    with _boot_lock:
+        if not _boot:
+            path = Path("/proc/sys/kernel/random/boot_id")
+            _boot.append(path.read_text().strip() if path.exists() else _mac_boot_id())
+        return _boot[0]
+
+
+def _mac_boot_id() -> str:
+    import subprocess
+
+    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"

@@ -1,0 +1,124 @@
+"""Our two tables beside Optuna's, and the rows as plain data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+OPEN, RUNNING, DONE = "open", "running", "done"
+
+_metadata = sa.MetaData()
+
+TICKET = sa.Table(
+    "lmsearch_ticket",
+    _metadata,
+    # Ids of Optuna's are used again by SQLite after a deletion; the study key is random and never is.
+    sa.Column("study_key", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("batch", sa.String(32), nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("sampler", sa.String(16), nullable=False),
+    sa.Column("pruner", sa.String(16), nullable=False),
+    sa.Column("fixed", sa.JSON, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False, default=OPEN),
+    sa.Column("trial_id", sa.Integer),
+    sa.Column("trial_number", sa.Integer),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("checkpoint", sa.Text),
+    # The lease on the ticket: its number is the token that every write of its holder must show.
+    sa.Column("lease", sa.Integer, nullable=False, default=0),
+    sa.Column("worker", sa.String(128)),
+    sa.Column("host", sa.String(128)),
+    sa.Column("process", sa.Integer),
+    sa.Column("device", sa.String(32)),
+    sa.Column("boot", sa.String(64)),
+    sa.Column("expires", sa.Float(53)),
+    sa.Column("epoch", sa.Integer, nullable=False, default=0),
+    sa.Column("step", sa.Integer, nullable=False, default=0),
+    sa.Column("tokens_per_second", sa.Float(53)),
+)
+
+EPOCH = sa.Table(
+    "lmsearch_epoch",
+    _metadata,
+    sa.Column("study_key", sa.String(32), primary_key=True),
+    sa.Column("trial_number", sa.Integer, primary_key=True),
+    sa.Column("epoch", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("trial_id", sa.Integer, nullable=False),
+    sa.Column("train_loss", sa.Float(53)),  # NULL where it is not finite, as is valid_loss
+    sa.Column("valid_loss", sa.Float(53)),
+    sa.Column("seconds", sa.Float(53), nullable=False),
+    sa.Column("tokens", sa.Integer, nullable=False),
+    sa.Column("learning_rate", sa.Float(53), nullable=False),
+)
+
+
+def create_tables(engine: sa.Engine) -> None:
+    """Create both tables where they are missing."""
+    _metadata.create_all(engine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRef:
+    """A study in the store: Optuna's name and id, and our random key."""
+
+    name: str
+    id: int
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """One trial that a study owes, as it stands in the store."""
+
+    study_key: str
+    number: int
+    study_id: int
+    batch: str
+    origin: str
+    sampler: str
+    pruner: str
+    fixed: dict[str, Any]
+    state: str
+    trial_id: int | None
+    trial_number: int | None
+    attempts: int
+    checkpoint: str | None
+    lease: int
+    worker: str | None
+    host: str | None
+    process: int | None
+    device: str | None
+    boot: str | None
+    expires: float | None
+    epoch: int
+    step: int
+    tokens_per_second: float | None
+
+    @property
+    def untouched(self) -> bool:
+        """Tell whether nobody has begun it and no values are fixed, so that it can be withdrawn."""
+        return self.state == OPEN and self.lease == 0 and not self.fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """What one epoch of a trial gave. Losses are in nats per token, NaN where they were not finite."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    seconds: float
+    tokens: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the holder of a ticket is."""
+
+    epoch: int
+    step: int
+    tokens_per_second: float | None

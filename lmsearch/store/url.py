@@ -1,0 +1,135 @@
+"""A storage URL opened in the one right way, and shown without its password."""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from lmsearch.errors import StoreError
+
+_LOCK_SECONDS = 60.0  # how long SQLite waits for another writer before it is asked again
+_PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
+_KEEPALIVES = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+    "application_name": "lmsearch",
+}
+
+
+def parse_url(text: str) -> URL:
+    """Read a storage URL (SQLite or PostgreSQL); a relative SQLite path begins in the working folder."""
+    examples = "sqlite:///runs/lmsearch.db or postgresql://user@host/database"
+    try:
+        url = make_url(text)
+        url.port  # noqa: B018  (a port that is no number is found here)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(f"{_hide(text)!r} is not a storage URL; write {examples}") from error
+    match url.drivername:
+        case "sqlite":
+            if not url.database or url.database == ":memory:":
+                raise StoreError(f"the storage {_hide(text)!r} names no file; write {examples}")
+            return url.set(database=str(Path(url.database).expanduser().resolve()))
+        case "postgres" | "postgresql" | "postgresql+psycopg":
+            if not url.database:
+                raise StoreError(f"the storage {redact(url)!r} names no database; write {examples}")
+            return url.set(drivername="postgresql+psycopg")
+        case other:
+            raise StoreError(f"the storage {other}:// is not supported; write {examples}")
+
+
+def redact(url: URL) -> str:
+    """Give the URL for a person to read, its password as `***`."""
+    secret = {"password", "sslpassword"}
+    query = {name: "***" if name in secret else value for name, value in url.query.items()}
+    return url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
+
+
+def has_password(url: URL) -> bool:
+    """Tell whether the URL holds a secret, so that it may not stand on a command line."""
+    return redact(url) != full_text(url).replace("postgresql+psycopg", "postgresql", 1)
+
+
+def full_text(url: URL) -> str:
+    """Give the whole URL, for the environment of a child process and for nothing else."""
+    return url.render_as_string(hide_password=False)
+
+
+def _hide(text: str) -> str:
+    # A text that is no URL may still hold a password: show only what stands before an @ as ***.
+    scheme, separator, rest = text.partition("://")
+    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in text else text
+
+
+def engine_options(url: URL, connections: int) -> dict[str, Any]:
+    """Give the arguments for `create_engine`: at most `connections` connections, kept alive."""
+    pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": 2 * _LOCK_SECONDS}
+    if url.get_backend_name() == "sqlite":
+        assert url.database is not None
+        return pool | {"creator": _sqlite_opener(Path(url.database)), "poolclass": sa.pool.QueuePool}
+    return pool | {"connect_args": dict(_KEEPALIVES)}
+
+
+def _sqlite_opener(path: Path) -> Any:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return connect
+
+
+def check_place(url: URL, create: bool) -> None:
+    """Refuse a SQLite file that is not there, or make its folder where it is about to be created."""
+    if url.get_backend_name() != "sqlite":
+        return
+    assert url.database is not None
+    path = Path(url.database)
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder of the store {path} cannot be made: {error.strerror}") from error
+    elif not path.exists():
+        raise StoreError(f"there is no store {path}; start a search with: lmsearch run, or name --storage")
+    if path.is_dir():
+        raise StoreError(f"the store {path} is a folder; name a file")
+
+
+@contextlib.contextmanager
+def creation_lock(url: URL) -> Iterator[None]:
+    """Hold the one lock under which schema, studies and their tickets are created."""
+    if url.get_backend_name() == "sqlite":
+        with filelock.FileLock(f"{url.database}.lock"):
+            yield
+        return
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=dict(_KEEPALIVES))
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_PARENT_LOCK)))
+            yield  # closing the connection gives the lock back
+    except SQLAlchemyError as error:
+        raise StoreError(explain(url, error)) from error
+    finally:
+        engine.dispose()
+
+
+def explain(url: URL, error: BaseException) -> str:
+    """Say in one line which store failed and why, without its password."""
+    cause = getattr(error, "orig", None) or error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    line = str(cause).strip().splitlines()
+    reason = line[-1].strip() if line else type(cause).__name__
+    if url.password:
+        reason = reason.replace(str(url.password), "***")
+    return f"the store {redact(url)} cannot be used: {reason}"

@@ -1,0 +1,1 @@
+"""Corpora: text to token arrays in a memory-mapped cache, words to indices."""

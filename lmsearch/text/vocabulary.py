@@ -1,0 +1,46 @@
+"""Words and their indices."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+UNK = "<unk>"
+EOS = "<eos>"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words a model knows, by index; every other word is `<unk>`."""
+
+    words: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Give the index of each word."""
+        return {word: number for number, word in enumerate(self.words)}
+
+    def encode(self, words: Iterable[str]) -> list[int]:
+        """Give the indices of words, unknown ones as that of `<unk>`."""
+        index, unknown = self.index, self.index[UNK]
+        return [index.get(word, unknown) for word in words]
+
+
+def build_vocabulary(counts: Counter[str], min_count: int, max_vocabulary: int) -> Vocabulary:
+    """Keep the words that occur often enough, in order of appearance.
+
+    `counts` holds the train split's words in that order. `<unk>` and `<eos>` are always kept, `<unk>` in front
+    unless the text has it itself; `max_vocabulary` (0: no limit) counts them and keeps the most frequent
+    words, of equally frequent ones the earlier.
+    """
+    kept = [word for word, count in counts.items() if count >= min_count or word in (UNK, EOS)]
+    if UNK not in counts:
+        kept.insert(0, UNK)
+    if max_vocabulary and len(kept) > max_vocabulary:
+        ranked = sorted(kept, key=lambda word: (word not in (UNK, EOS), -counts[word]))
+        chosen = set(ranked[:max_vocabulary])
+        kept = [word for word in kept if word in chosen]
+    return Vocabulary(tuple(kept))
