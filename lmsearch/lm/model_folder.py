@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -59,6 +60,6 @@ def load_model(folder: Path) -> TrainedModel:
         metrics = json.loads((folder / "metrics.json").read_text())
         model = LanguageModel(config.model, len(vocabulary))
         model.set_weights(weights)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder} is not a whole model folder: {error}") from error
     return TrainedModel(model, vocabulary, config, metrics)

@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,9 +61,15 @@ Patience = Callable[[float, str], bool]
 """Tells whether to wait on, after so many seconds without the store, for the reason given."""
 
 
-def wait_up_to(limit: float) -> Patience:
-    """Wait for at most `limit` seconds."""
-    return lambda seconds, reason: seconds < limit
+@dataclass(frozen=True)
+class WaitUpTo:
+    """Patience for at most `limit` seconds."""
+
+    limit: float
+
+    def __call__(self, seconds: float, reason: str) -> bool:
+        """Tell whether to wait on."""
+        return seconds < self.limit
 
 
 class FencedStorage(RDBStorage):
@@ -79,7 +86,7 @@ class FencedStorage(RDBStorage):
         self.place = url
         self.leases: dict[int, Ticket] = {}
         self.lease_seconds = 30.0
-        self.patience: Patience = patience or wait_up_to(10.0)
+        self.patience: Patience = patience or WaitUpTo(10.0)
         self.connected_since: float | None = None  # monotonic; None while the store does not answer
         self._asking: tuple[Ticket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
@@ -159,7 +166,10 @@ class FencedStorage(RDBStorage):
     # Leases.
 
     def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
-        """Give the UPDATE that renews a lease and sets `values`; it finds one row while the lease holds."""
+        """Give the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
+
+        It asks for the lease number, not for its expiry: a slow holder whom nobody replaced goes on.
+        """
         values.setdefault("expires", self.clock() + self.lease_seconds)
         return (
             sa.update(TICKET)
@@ -167,7 +177,6 @@ class FencedStorage(RDBStorage):
                 TICKET.c.study_key == ticket.study_key,
                 TICKET.c.number == ticket.number,
                 TICKET.c.lease == ticket.lease,
-                TICKET.c.state == RUNNING,
             )
             .values(values)
         )
@@ -330,7 +339,7 @@ class FencedStorage(RDBStorage):
             try:
                 self._fence(trial_id, **ends)
                 return write(trial_id, state, values)
-            except (LeaseLostError, UpdateFinishedTrialError):
+            except UpdateFinishedTrialError:
                 self.scoped_session.remove()
                 if again and self._is_ended_so(trial_id, state, values):
                     return True  # the reply to the first attempt was lost
@@ -368,15 +377,16 @@ class FencedStorage(RDBStorage):
         def call(again: bool) -> None:
             with self.transaction() as session:
                 found = _rowcount(session.execute(self.renewal(ticket, **values)))
-            if found != 1 and not again:
+            if found != 1:
                 raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
 
         self.persist(call)
 
     def renew(self, ticket: Ticket, progress: Progress) -> bool:
         """Renew a lease once, without waiting for a store that is away; false where it is lost."""
+        held = self.renewal(ticket, **_progress_values(progress)).where(TICKET.c.state == RUNNING)
         with self.transaction() as session:
-            return _rowcount(session.execute(self.renewal(ticket, **_progress_values(progress)))) == 1
+            return _rowcount(session.execute(held)) == 1
 
     # Everything else of Optuna's: the same, repeated over outages.
 
@@ -460,7 +470,7 @@ def open_storage(
 ) -> FencedStorage:
     """Open a store; `create` makes it where it is missing. Raises `StoreError` where it cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a process that opens a store is ours
-    patience = patience or wait_up_to(10.0)
+    patience = patience or WaitUpTo(10.0)
     began = time.monotonic()
     while True:
         try:

@@ -1,6 +1,7 @@
 """A storage URL opened in the one right way, and shown without its password."""
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from lmsearch.errors import StoreError
 
 _LOCK_SECONDS = 60.0  # how long SQLite waits for another writer before it is asked again
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
+_SECRETS = ("password", "sslpassword")  # in the query of a URL
 _KEEPALIVES = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -49,14 +51,13 @@ def parse_url(text: str) -> URL:
 
 def redact(url: URL) -> str:
     """Give the URL for a person to read, its password as `***`."""
-    secret = {"password", "sslpassword"}
-    query = {name: "***" if name in secret else value for name, value in url.query.items()}
+    query = {name: "***" if name in _SECRETS else value for name, value in url.query.items()}
     return url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def has_password(url: URL) -> bool:
     """Tell whether the URL holds a secret, so that it may not stand on a command line."""
-    return redact(url) != full_text(url).replace("postgresql+psycopg", "postgresql", 1)
+    return bool(url.password) or any(name in url.query for name in _SECRETS)
 
 
 def full_text(url: URL) -> str:
@@ -75,18 +76,15 @@ def engine_options(url: URL, connections: int) -> dict[str, Any]:
     pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": 2 * _LOCK_SECONDS}
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
-        return pool | {"creator": _sqlite_opener(Path(url.database)), "poolclass": sa.pool.QueuePool}
+        return pool | {"creator": functools.partial(_connect_sqlite, Path(url.database)), "poolclass": sa.pool.QueuePool}
     return pool | {"connect_args": dict(_KEEPALIVES)}
 
 
-def _sqlite_opener(path: Path) -> Any:
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
-    return connect
+def _connect_sqlite(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
 
 
 def check_place(url: URL, create: bool) -> None:
