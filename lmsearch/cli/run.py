@@ -280,8 +280,9 @@ def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> 
             click.echo(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
     if shares := importances(setup.storage, record):
-        told = ", ".join(f"{path} {share:.0%}" for path, share in list(shares.items())[:4])
-        click.echo(f"what mattered: {told}")
+        click.echo("what mattered (share of the differences between trials)")
+        for path, share in list(shares.items())[:4]:
+            click.echo(f"  {share:4.0%}  {path}")
     if failed := record.count("failed"):
         reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
         click.echo(f"warning: {failed} trials failed: {'; '.join(reasons)}")

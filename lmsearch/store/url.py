@@ -52,7 +52,8 @@ def parse_url(text: str) -> URL:
 def redact(url: URL) -> str:
     """Give the URL for a person to read, its password as `***`."""
     query = {name: "***" if name in _SECRETS else value for name, value in url.query.items()}
-    return url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
+    shown = url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
 
 
 def has_password(url: URL) -> bool:
@@ -66,9 +67,8 @@ def full_text(url: URL) -> str:
 
 
 def _hide(text: str) -> str:
-    # A text that is no URL may still hold a password: show only what stands before an @ as ***.
-    scheme, separator, rest = text.partition("://")
-    return f"{scheme}{separator}***@{rest.rpartition('@')[2]}" if "@" in text else text
+    # A text that is no URL may still hold a password, and that stands before an @ or after an equals sign.
+    return "***@" + text.rpartition("@")[2].partition("?")[0] if "@" in text else text.partition("?")[0]
 
 
 def engine_options(url: URL, connections: int) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""Checkpoints: written whole, found by their ticket, doubted until the checksum agrees."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from lmsearch.store.checkpoints import Checkpoint, Checkpoints, read_checkpoint
+from lmsearch.store.tables import Ticket
+from tests.store.helpers import epoch_row
+
+
+def make_ticket(lease: int = 1, checkpoint: str | None = None, number: int = 7) -> Ticket:
+    values: dict[str, object] = dict.fromkeys(field.name for field in dataclasses.fields(Ticket))
+    values |= {"study_key": "a" * 32, "number": number, "lease": lease, "checkpoint": checkpoint}
+    return Ticket(**values)  # type: ignore[arg-type]
+
+
+def make_checkpoint(state: bytes = b"state", epochs: int = 0) -> Checkpoint:
+    return Checkpoint(epochs=tuple(epoch_row(n) for n in range(1, epochs + 1)), best_model=None, state=state)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path, "here")
+
+
+def files(checkpoints: Checkpoints) -> list[str]:
+    return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def test_what_is_saved_is_found_by_the_key_in_the_ticket(checkpoints: Checkpoints) -> None:
+    odd = dataclasses.replace(epoch_row(2), train_loss=math.inf, valid_loss=0.1 + 0.2)
+    saved = Checkpoint(epochs=(epoch_row(1), odd), best_model="here:/m", state=b"\x00\n\xff")
+    key = checkpoints.save(make_ticket(), 2, 40, saved)
+    assert checkpoints.find(make_ticket(lease=2, checkpoint=key)) == saved
+
+
+def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:
+    for epoch in (1, 2, 3, 10):
+        checkpoints.save(make_ticket(), epoch, 10 * epoch, make_checkpoint())
+    assert [name.split("-")[2] for name in files(checkpoints)] == ["e10", "e3"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
+def test_a_damaged_file_is_not_believed_and_the_one_before_is_used(checkpoints: Checkpoints, damage: str) -> None:
+    checkpoints.save(make_ticket(), 1, 10, make_checkpoint(b"first"))
+    key = checkpoints.save(make_ticket(), 2, 20, make_checkpoint(b"second"))
+    path = Path(key.partition(":")[2])
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"cut": content[:-1], "flip": content, "empty": b""}[damage])
+    assert read_checkpoint(path) is None
+    found = checkpoints.find(make_ticket(lease=2, checkpoint=key))
+    assert found is not None and found.state == b"first"
+
+
+def test_a_later_file_of_the_lease_just_before_is_taken_an_older_owners_is_not(checkpoints: Checkpoints) -> None:
+    named = checkpoints.save(make_ticket(lease=3), 1, 10, make_checkpoint(b"named"))
+    checkpoints.save(make_ticket(lease=3), 2, 20, make_checkpoint(b"left by an outage"))
+    after = checkpoints.find(make_ticket(lease=4, checkpoint=named))
+    assert after is not None and after.state == b"left by an outage"
+    later = checkpoints.find(make_ticket(lease=5, checkpoint=named))
+    assert later is not None and later.state == b"named"
+
+
+def test_a_file_left_before_the_first_report_is_taken(checkpoints: Checkpoints) -> None:
+    checkpoints.save(make_ticket(lease=1), 1, 3, make_checkpoint(b"unreported"))
+    found = checkpoints.find(make_ticket(lease=2))
+    assert found is not None and found.state == b"unreported"
+    assert checkpoints.find(make_ticket(lease=3)) is None
+
+
+def test_a_file_on_another_host_cannot_be_read(checkpoints: Checkpoints) -> None:
+    key = checkpoints.save(make_ticket(), 1, 10, make_checkpoint())
+    elsewhere = key.replace("here:", "there:")
+    assert checkpoints.find(make_ticket(lease=5, checkpoint=elsewhere)) is None
+
+
+def test_an_owner_that_lost_the_lease_removes_its_own_files_only(checkpoints: Checkpoints) -> None:
+    checkpoints.save(make_ticket(lease=1), 1, 10, make_checkpoint())
+    checkpoints.save(make_ticket(lease=2), 1, 12, make_checkpoint())
+    checkpoints.save(make_ticket(lease=1, number=77), 1, 12, make_checkpoint())
+    checkpoints.remove(make_ticket(lease=1), lease=1)
+    assert [name.split("-")[1::3] for name in files(checkpoints)] == [["7", "l2.checkpoint"], ["77", "l1.checkpoint"]]
+    checkpoints.remove(make_ticket(lease=2))
+    assert [name.split("-")[1] for name in files(checkpoints)] == ["77"]

@@ -1,0 +1,175 @@
+"""A store that goes away: calls are repeated, what was already done is recognised, and patience ends."""
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+
+from lmsearch.errors import StoreGoneError
+from lmsearch.store import url as urls
+from lmsearch.store.storage import WaitUpTo, is_transient, open_storage
+from lmsearch.store.tables import DONE, OPEN
+from lmsearch.store.tickets import list_tickets
+from tests.conftest import create_database, new_name
+from tests.store.helpers import Bench
+
+
+def lose_replies(bench: Bench, count: int = 1) -> None:
+    """Let the next `count` commits succeed and look as if they had not."""
+    left = [count]
+    storage = bench.storage
+    base = storage.scoped_session.session_factory.class_
+
+    class Lossy(base):  # type: ignore[misc, valid-type]
+        def commit(self) -> None:
+            super().commit()
+            if left[0] > 0:
+                left[0] -= 1
+                raise sa.exc.OperationalError("COMMIT", {}, psycopg.OperationalError("the connection is lost"))
+
+    storage.scoped_session.remove()
+    storage.scoped_session.session_factory.class_ = Lossy
+
+
+def test_a_claim_whose_reply_is_lost_is_not_made_twice(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    bench.owe(3)
+    lose_replies(bench)
+    ticket = bench.take()
+    states = [(t.number, t.state, t.lease) for t in list_tickets(bench.storage, bench.ref)]
+    assert states == [(0, "running", 1), (1, OPEN, 0), (2, OPEN, 0)] and ticket.number == 0
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_creation_whose_reply_is_lost_makes_one_trial(storage_url: str, lost: int) -> None:
+    bench = Bench(storage_url)
+    bench.owe()
+    ticket = bench.take()
+    lose_replies(bench, lost)
+    trial = bench.ask(ticket, x=0.5)
+    assert [t.number for t in bench.optuna.get_trials()] == [trial.number] == [0]
+
+
+def test_a_report_and_an_end_whose_replies_are_lost_happen_once(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    bench.owe()
+    trial = bench.ask(bench.take())
+    lose_replies(bench)
+    bench.report(trial, 1, 2.5)
+    lose_replies(bench)
+    bench.optuna.tell(trial, 2.5)
+    (stored,) = bench.optuna.get_trials()
+    assert (stored.state, stored.value, stored.intermediate_values) == (TrialState.COMPLETE, 2.5, {1: 2.5})
+    assert list_tickets(bench.storage, bench.ref)[0].state == DONE
+
+
+def test_tickets_whose_reply_is_lost_are_added_once(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    lose_replies(bench)
+    assert len(bench.owe(4)) == 4
+    assert len(list_tickets(bench.storage, bench.ref)) == 4
+
+
+def test_giving_back_whose_reply_is_lost_is_done(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    bench.owe()
+    ticket = bench.take()
+    lose_replies(bench)
+    bench.storage.give_back(ticket, "here:/file", None)
+    (stored,) = list_tickets(bench.storage, bench.ref)
+    assert (stored.state, stored.checkpoint) == (OPEN, "here:/file")
+
+
+def test_connections_that_the_server_ends_are_made_again(postgres: str) -> None:
+    name = new_name()
+    create_database(postgres, name, "prepared")
+    bench = Bench(postgres.format(name))
+    bench.owe(1)
+    trial = bench.ask(bench.take())
+    with psycopg.connect(postgres.format("postgres"), autocommit=True) as admin:
+        for epoch in range(1, 6):
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            bench.report(trial, epoch, 1.0 / epoch)
+    assert list(bench.optuna.get_trials()[0].intermediate_values) == [1, 2, 3, 4, 5]
+
+
+def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_LOCK_SECONDS", 0.2)
+    url = f"sqlite:///{tmp_path}/store.db"
+    open_storage(urls.parse_url(url), create=True).engine.dispose()
+    bench = Bench(url)
+    bench.owe()
+    ticket = bench.take()
+    held = sqlite3.connect(tmp_path / "store.db", check_same_thread=False, isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    reasons: list[str] = []
+
+    def patience(seconds: float, reason: str) -> bool:
+        reasons.append(reason)
+        return seconds < 30
+
+    bench.storage.patience = patience
+    release = threading.Timer(1.5, lambda: held.execute("ROLLBACK"))
+    release.start()
+    bench.report(bench.ask(ticket), 1, 2.0)
+    release.join()
+    assert reasons and "database is locked" in reasons[0]
+    assert bench.optuna.get_trials()[0].intermediate_values == {1: 2.0}
+
+
+def test_patience_ends_with_the_store_gone_and_a_grace_begins_when_it_is_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    open_storage(urls.parse_url(url), create=True).engine.dispose()
+    bench = Bench(url)
+    bench.storage.patience = WaitUpTo(0.3)
+    failing = [True]
+
+    def call(again: bool) -> str:
+        if failing[0]:
+            raise sa.exc.OperationalError("SELECT", {}, psycopg.OperationalError("away"))
+        return "back"
+
+    with pytest.raises(StoreGoneError, match="away"):
+        bench.storage.persist(call)
+    assert bench.storage.connected_since is None
+    failing[0] = False
+    before = time.monotonic()
+    assert bench.storage.persist(call) == "back"
+    assert bench.storage.connected_since is not None and bench.storage.connected_since >= before
+
+
+def database_error(cause: Exception) -> sa.exc.DBAPIError:
+    return sa.exc.OperationalError("SELECT 1", {}, cause)
+
+
+class SqlState(psycopg.OperationalError):
+    """An error of the server's with a code."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(state)
+        self.sqlstate = state
+
+
+@pytest.mark.parametrize(
+    ("state", "passes"),
+    [("08006", True), ("40P01", True), ("53300", True), ("57P01", True), ("55P03", True), ("58030", True)]
+    + [("28P01", False), ("3D000", False), ("42P01", False), ("23505", False), ("22001", False)],
+)
+def test_errors_of_the_server_pass_or_do_not_by_their_class(state: str, passes: bool) -> None:
+    wrapped = StorageInternalError("Optuna's words")
+    wrapped.__cause__ = database_error(SqlState(state))
+    assert is_transient(database_error(SqlState(state))) == is_transient(wrapped) == passes
+
+
+def test_a_missing_table_does_not_pass_though_sqlite_calls_it_operational(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError) as error:
+        sqlite3.connect(tmp_path / "x.db").execute("SELECT * FROM nothing")
+    assert not is_transient(database_error(error.value))
+    assert not is_transient(ValueError("a bug"))
+    assert is_transient(sa.exc.PendingRollbackError("a session that an earlier error left"))
