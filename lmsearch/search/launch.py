@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from lmsearch.errors import LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.config import DEVICES
+from lmsearch.errors import DeviceError, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.store import url as urls
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
 from lmsearch.store.storage import FencedStorage
@@ -59,12 +61,19 @@ class _Child:
 
 
 def default_devices(device: str, workers: int | None) -> list[str]:
-    """Give each worker its device: the GPUs in turn, else the CPU; one worker for each by default."""
-    if device == "auto":
-        gpus = _count_gpus()
-        names = [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
+    """Give each worker its device: the GPUs in turn, else the CPU; one worker for each by default.
+
+    Raises `DeviceError` for a device that is not there.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise DeviceError(f"no device is called {device!r}; there are: {', '.join(DEVICES)}")
+    gpus = [] if device == "cpu" else [f"cuda:{number}" for number in range(_count_gpus())]
+    if device in gpus:
+        names = [device]
+    elif device.startswith("cuda:") or (device == "cuda" and not gpus):
+        raise DeviceError(f"the device {device} was asked for, and this machine has {len(gpus)} CUDA devices")
     else:
-        names = [f"cuda:{n}" for n in range(_count_gpus())] or ["cuda"] if device == "cuda" else [device]
+        names = gpus or ["cpu"]
     default = len(names) if names[0].startswith("cuda") else _usable_cpus()
     return [names[number % len(names)] for number in range(workers or default)]
 

@@ -76,7 +76,10 @@ def engine_options(url: URL, connections: int) -> dict[str, Any]:
     pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": 2 * _LOCK_SECONDS}
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
-        return pool | {"creator": functools.partial(_connect_sqlite, Path(url.database)), "poolclass": sa.pool.QueuePool}
+        return pool | {
+            "creator": functools.partial(_connect_sqlite, Path(url.database)),
+            "poolclass": sa.pool.QueuePool,
+        }
     return pool | {"connect_args": dict(_KEEPALIVES)}
 
 

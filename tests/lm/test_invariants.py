@@ -239,7 +239,7 @@ def test_i7_ordinary_dropout_draws_for_each_time() -> None:
 
 @pytest.mark.parametrize("place", ["input", "hidden", "output"])
 def test_i7_dropout_acts_at_each_of_its_three_places_in_training_only(place: str) -> None:
-    changes = {f"model.{place}_dropout": 0.5, "model.num_layers": 2}
+    changes: dict[str, Any] = {f"model.{place}_dropout": 0.5, "model.num_layers": 2}
     model, plain = make_model(**changes), make_model(model__num_layers=2)
     tokens = torch.randint(0, 12, (5, 3))
     kept = plain.features(tokens, plain.initial_states(3)).dropped_TBH
@@ -251,7 +251,7 @@ def test_i7_dropout_acts_at_each_of_its_three_places_in_training_only(place: str
 # I8: DropConnect.
 
 
-def reference_lstm(lstm: nn.LSTM, x: Tensor, hidden_weights: Tensor) -> Tensor:
+def reference_lstm(lstm: Any, x: Tensor, hidden_weights: Tensor) -> Tensor:
     """An LSTM by the book, gate by gate, one time step after another."""
     size = lstm.hidden_size
     h, c = torch.zeros(x.shape[1], size), torch.zeros(x.shape[1], size)
@@ -266,7 +266,7 @@ def reference_lstm(lstm: nn.LSTM, x: Tensor, hidden_weights: Tensor) -> Tensor:
 
 
 def test_i8_one_mask_on_the_hidden_matrix_serves_all_steps_and_reaches_the_raw_weights() -> None:
-    lstm = nn.LSTM(4, 5)
+    lstm: Any = nn.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     zeros = (torch.zeros(1, 3, 5), torch.zeros(1, 3, 5))
     output, _ = weight_dropped_lstm(lstm, x, zeros, 0.5, generator(2))

@@ -14,9 +14,7 @@ META = torch.device("meta")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("locked", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_training_and_evaluation_run_on_meta_up_to_the_epochs_end(
-    optimizer: str, locked: bool, shuffle: bool
-) -> None:
+def test_training_and_evaluation_run_on_meta_up_to_the_epochs_end(optimizer: str, locked: bool, shuffle: bool) -> None:
     config = make_run(
         train__optimizer=optimizer,
         train__activation_reg=1.0,

@@ -15,7 +15,9 @@ from lmsearch.spec import StudySpec
 from tests.factories import TINY_STUDY, make_spec
 
 
-def spec_with(tmp_path: Path, sampler: str = "tpe", pruner: str = "median", extra: str = "", epochs: int = 40) -> StudySpec:
+def spec_with(
+    tmp_path: Path, sampler: str = "tpe", pruner: str = "median", extra: str = "", epochs: int = 40
+) -> StudySpec:
     text = TINY_STUDY.replace('"random"', f'"{sampler}"').replace('"none"', f'"{pruner}"')
     return make_spec(tmp_path, text.replace("epochs = 3", f"epochs = {epochs}") + extra)
 

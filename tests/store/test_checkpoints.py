@@ -54,7 +54,7 @@ def test_a_damaged_file_is_not_believed_and_the_one_before_is_used(checkpoints: 
     if damage == "gone":
         path.unlink()
     else:
-        path.write_bytes({"cut": content[:-1], "flip": content, "empty": b""}[damage])
+        path.write_bytes(bytes({"cut": content[:-1], "flip": content, "empty": bytearray()}[damage]))
     assert read_checkpoint(path) is None
     found = checkpoints.find(make_ticket(lease=2, checkpoint=key))
     assert found is not None and found.state == b"first"

@@ -158,8 +158,10 @@ class SqlState(psycopg.OperationalError):
 
 @pytest.mark.parametrize(
     ("state", "passes"),
-    [("08006", True), ("40P01", True), ("53300", True), ("57P01", True), ("55P03", True), ("58030", True)]
-    + [("28P01", False), ("3D000", False), ("42P01", False), ("23505", False), ("22001", False)],
+    [
+        *((state, True) for state in ("08006", "40P01", "53300", "57P01", "55P03", "58030")),
+        *((state, False) for state in ("28P01", "3D000", "42P01", "23505", "22001")),
+    ],
 )
 def test_errors_of_the_server_pass_or_do_not_by_their_class(state: str, passes: bool) -> None:
     wrapped = StorageInternalError("Optuna's words")

@@ -51,7 +51,9 @@ def test_a_config_survives_its_tables() -> None:
     assert RunConfig.from_paths(flat) == config
 
 
-@pytest.mark.parametrize(("text", "number"), [("24M", 24_000_000), ("300k", 300_000), ("1_500", 1500), ("1.5m", 1_500_000)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("24M", 24_000_000), ("300k", 300_000), ("1_500", 1500), ("1.5m", 1_500_000)]
+)
 def test_budgets_are_read_as_people_write_them(text: str, number: int) -> None:
     assert parse_budget(text) == number
 

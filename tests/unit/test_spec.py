@@ -168,7 +168,8 @@ def test_values_on_a_command_line_are_read_as_in_a_file(text: str, value: object
 def test_a_closed_config_is_read_from_json_beside_what_the_search_says_of_it(tmp_path: Path) -> None:
     spec = make_spec(tmp_path)
     config = spec.close(next(spec.ends()), 10)
-    tables: dict[str, object] = dict(config.as_tables()) | {"result": {"perplexity": 3}, "provenance": {}}
+    tables: dict[str, object] = {**config.as_tables()}
+    tables |= {"result": {"perplexity": 3}, "provenance": {}}
     (tmp_path / "best-config.json").write_text(json.dumps(tables))
     assert load_config(tmp_path / "best-config.json") == config
 

@@ -1,0 +1,300 @@
+"""Searches by real worker processes, which are killed, interrupted and joined. The trainer is a stub."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsearch.config import DataConfig
+from lmsearch.errors import LmsearchError, SearchFailedError
+from lmsearch.search.begin import Request, begin
+from lmsearch.search.launch import Launcher, Signals, Snapshot
+from lmsearch.store.records import StudyRecord, read_study
+from lmsearch.store.storage import open_storage
+from lmsearch.store.tables import DONE, OPEN, RUNNING
+from lmsearch.store.tickets import list_tickets
+from lmsearch.store.url import parse_url
+from lmsearch.text.corpus import open_corpus
+from tests.factories import TINY_STUDY, make_spec, write_corpus
+
+STUB = Path(__file__).parent.parent / "stub.py"
+
+
+class Bureau:
+    """A folder with a study, from which searches are run and gone on with."""
+
+    def __init__(self, folder: Path, url: str, text: str = TINY_STUDY, **request: Any) -> None:
+        self.folder = folder
+        self.url = url
+        self.storage = open_storage(parse_url(url))
+        write_corpus(folder / "corpus")
+        spec = make_spec(folder, text)
+        corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
+        self.info = begin(self.storage, "tiny", spec, str(folder), corpus, Request(**request))
+        self.signals = Signals()
+        (folder / "notes").mkdir(exist_ok=True)
+
+    def environment(self, **stub: str) -> dict[str, str]:
+        notes = {"STUB_NOTES": str(self.folder / "notes"), "LMSEARCH_STORAGE": self.url}
+        return dict(os.environ) | notes | {f"STUB_{name.upper()}": value for name, value in stub.items()}
+
+    def command(self, name: str, device: str, pipe: int) -> Sequence[str]:
+        words = ["--name", name, "--device", device, "--parent-pipe", str(pipe), "--lease-seconds", "1"]
+        return [sys.executable, str(STUB), "tiny", *words]
+
+    def search(self, workers: int, **stub: str) -> Iterator[Snapshot]:
+        """Run workers in the bureau's folder, as `lmsearch run` does in the working folder."""
+        os.chdir(self.folder)
+        self.signals = Signals()
+        folder = self.folder / "runs" / "tiny"
+        launcher = Launcher(self.storage, self.info, folder, self.command, self.signals, self.environment(**stub))
+        return launcher.run(["cpu"] * workers)
+
+    def start_worker(self, *words: str, **stub: str) -> "subprocess.Popen[bytes]":
+        """Start a worker by hand."""
+        command = [sys.executable, str(STUB), "tiny", "--device", "cpu", "--lease-seconds", "1", *words]
+        log = (self.folder / "by-hand.log").open("ab")
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment(**stub), stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def record(self) -> StudyRecord:
+        return read_study(self.storage, self.info, epochs=True)
+
+    def steps(self) -> list[list[int]]:
+        """Give the steps that were computed, for each configuration."""
+        return [list(map(int, path.read_text().split())) for path in sorted((self.folder / "notes").iterdir())]
+
+
+@pytest.fixture
+def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Bureau:
+    monkeypatch.chdir(tmp_path)  # given back at the end
+    return Bureau(tmp_path, storage_url, trials=6)
+
+
+def check_whole(record: StudyRecord, epochs: int = 3) -> None:
+    """Every ticket is answered by exactly one ended trial, which has every epoch once."""
+    assert record.done == record.total == len(record.trials)
+    assert sorted(ticket.trial_number or 0 for ticket in record.tickets) == list(range(record.total))
+    for trial in record.trials:
+        assert trial.outcome == "complete"
+        assert list(trial.curve) == [row.epoch for row in trial.epochs] == list(range(1, epochs + 1))
+
+
+def test_workers_share_a_study_until_it_owes_nothing(bureau: Bureau) -> None:
+    last = list(bureau.search(3))[-1]
+    check_whole(bureau.record())
+    assert last.record.done == 6 and last.workers == 0 and last.notices == ()
+    for trial in bureau.record().trials:
+        dropout = trial.params["model.output_dropout"]
+        assert isinstance(dropout, float)
+        assert trial.epochs[2].valid_loss == 0.5 + dropout
+    assert [steps for steps in bureau.steps() if steps != list(range(1, 16))] == []
+    assert list((bureau.folder / "runs/tiny/checkpoints").iterdir()) == []
+    assert len(list((bureau.folder / "runs/tiny/models").iterdir())) == 3  # the best three
+
+
+def test_a_finished_study_run_again_trains_nothing(bureau: Bureau) -> None:
+    list(bureau.search(2))
+    before = bureau.record()
+    assert [snapshot.workers for snapshot in bureau.search(2)] == [0]
+    assert bureau.record() == before
+
+
+def test_killed_workers_lose_nothing_and_are_started_again(bureau: Bureau) -> None:
+    rng = random.Random(1)
+    kills, notices = 0, 0
+    for snapshot in bureau.search(3, pause="0.1"):
+        notices += len(snapshot.notices)
+        running = [ticket for ticket in snapshot.record.tickets if ticket.state == RUNNING and ticket.process]
+        if running and kills < 4:
+            os.kill(rng.choice(running).process or 0, signal.SIGKILL)
+            kills += 1
+    assert kills == 4 and notices >= 3
+    check_whole(bureau.record())
+    for steps in bureau.steps():
+        assert sorted(set(steps)) == list(range(1, 16))
+        # What a checkpoint had is not computed again: at most the epoch in progress.
+        repeated = [step for step, count in Counter(steps).items() if count > 1]
+        assert len(repeated) <= 5 * kills
+        for before, after in itertools.pairwise(steps):
+            assert after > before - 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_search_goes_on_without_repeating_a_step(
+    tmp_path: Path, prepared_store: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bureau = Bureau(tmp_path, prepared_store, trials=4)
+    for snapshot in bureau.search(2, pause="0.3"):
+        if any(trial.curve for trial in snapshot.record.trials) and not bureau.signals.received:
+            bureau.signals.received.append(number)
+    open_tickets = [t for t in list_tickets(bureau.storage, bureau.info.ref) if t.state == OPEN]
+    waiting = {ticket.number for ticket in open_tickets if ticket.checkpoint}
+    assert len(waiting) == 2
+    assert bureau.record().count("waiting") == 2
+    list(bureau.search(2))
+    check_whole(bureau.record())
+    assert all(steps == list(range(1, 16)) for steps in bureau.steps())
+    assert {ticket.number for ticket in bureau.record().tickets if ticket.attempts == 2} == waiting
+
+
+@pytest.fixture
+def prepared_store(prepared_sqlite: Path, tmp_path: Path) -> str:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_hand_started_worker_joins_and_a_lost_one_is_replaced_when_its_lease_runs_out(bureau: Bureau) -> None:
+    first = bureau.start_worker(pause="0.3")
+    wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
+    second = bureau.start_worker()
+    first.kill()
+    assert first.wait() == -9
+    assert second.wait(timeout=60) == 0
+    check_whole(bureau.record())
+    log = (bureau.folder / "by-hand.log").read_text()
+    assert log.count("joined tiny on cpu") == 2
+
+
+def test_a_frozen_worker_drops_its_result_when_it_wakes(bureau: Bureau) -> None:
+    frozen = bureau.start_worker(pause="0.2")
+    wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
+    frozen.send_signal(signal.SIGSTOP)
+    second = bureau.start_worker()
+    wait_for(lambda: any(ticket.lease == 2 for ticket in list_tickets(bureau.storage, bureau.info.ref)))
+    frozen.send_signal(signal.SIGCONT)
+    assert (frozen.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
+    check_whole(bureau.record())
+    assert (
+        "with another worker now; what was computed here for it is dropped"
+        in (bureau.folder / "by-hand.log").read_text()
+    )
+
+
+def test_the_workers_of_a_killed_parent_save_and_leave(bureau: Bureau) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from tests.search.test_processes import Bureau
+list(Bureau(Path({str(bureau.folder)!r}), {bureau.url!r}, trials=6).search(2, pause="0.2"))
+"""
+    environment = bureau.environment() | {"PYTHONPATH": str(STUB.parent.parent)}
+    parent = subprocess.Popen([sys.executable, "-c", program], env=environment)
+    wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
+    workers = [t.process for t in list_tickets(bureau.storage, bureau.info.ref) if t.process]
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not any(_alive(process) for process in workers), 5)
+    tickets = list_tickets(bureau.storage, bureau.info.ref)
+    assert RUNNING not in {ticket.state for ticket in tickets}
+    assert any(ticket.checkpoint for ticket in tickets)
+    list(bureau.search(2))
+    check_whole(bureau.record())
+    assert all(steps == list(range(1, 16)) for steps in bureau.steps())
+
+
+def _alive(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(bureau: Bureau) -> None:
+    with pytest.raises(SearchFailedError) as error:
+        list(bureau.search(1, fault="always"))
+    assert str(error.value).count("Traceback (most recent call last)") == 1
+    assert "3 trials in a row failed in the same way" in str(error.value)
+    record = bureau.record()
+    assert 3 <= record.count("failed") <= 4 and record.done < record.total
+    assert all(trial.reason == "ValueError: a bug in every trial" for trial in record.trials)
+
+
+def test_a_bug_in_some_trials_costs_those_trials_only(bureau: Bureau) -> None:
+    list(bureau.search(2, fault="sometimes"))
+    record = bureau.record()
+    assert record.done == record.total == 6
+    for trial in record.trials:
+        dropout = trial.params["model.output_dropout"]
+        assert trial.outcome == ("failed" if isinstance(dropout, float) and dropout > 0.25 else "complete")
+    assert record.count("failed") and record.count("complete")
+
+
+def test_a_worker_that_always_dies_ends_the_search_with_the_name_of_its_log(bureau: Bureau) -> None:
+    with pytest.raises(SearchFailedError, match=r"died 6 times in a row; its log is .*\.log"):
+        list(bureau.search(1, fault="death"))
+    assert DONE not in {ticket.state for ticket in list_tickets(bureau.storage, bureau.info.ref)}
+
+
+def test_a_worker_with_another_text_refuses_to_join_and_names_both_fingerprints(bureau: Bureau) -> None:
+    write_corpus(bureau.folder / "corpus", seed=9)
+    with pytest.raises(LmsearchError) as error:
+        list(bureau.search(1))
+    assert bureau.info.fingerprint in str(error.value) and "--corpus PATH" in str(error.value)
+    assert str(error.value).count("fingerprint") == 2
+
+
+def test_two_searches_at_once_run_each_ticket_once(bureau: Bureau) -> None:
+    workers = [bureau.start_worker() for _ in range(2)]
+    list(bureau.search(2))
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    check_whole(bureau.record())
+    assert all(steps == list(range(1, 16)) for steps in bureau.steps())
+
+
+def test_a_time_budget_ends_claiming_saves_what_runs_and_exits_0(bureau: Bureau) -> None:
+    worker = bureau.start_worker("--until", "4s", pause="0.4")
+    assert worker.wait(timeout=60) == 0
+    record = bureau.record()
+    assert record.done < record.total and RUNNING not in {ticket.state for ticket in record.tickets}
+    list(bureau.search(2))
+    check_whole(bureau.record())
+
+
+def test_a_password_reaches_no_log_file_error_or_command_line(
+    tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.conftest import create_database, new_name
+
+    monkeypatch.chdir(tmp_path)
+    name = new_name()
+    create_database(postgres, name, "prepared")
+    url = postgres.format(name).replace("postgres@", "postgres:hunter2@")
+    bureau = Bureau(tmp_path, url, trials=4)
+    lines: list[str] = []
+    for snapshot in bureau.search(2, pause="0.05"):
+        for ticket in snapshot.record.tickets:
+            if ticket.state == RUNNING and ticket.process:
+                lines.append(_command_line(ticket.process))
+    assert any("stub.py" in line for line in lines)
+    assert not any("hunter2" in line for line in lines)
+    check_whole(bureau.record())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]
+    assert "hunter2" not in repr(bureau.record())
+
+
+def _command_line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
