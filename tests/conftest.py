@@ -17,6 +17,14 @@ from lmsearch.store.url import parse_url
 
 pytest.register_assert_rewrite("optuna.testing.pytest_storages")
 
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where LMSEARCH_NO_SKIPS is set (in `.ci/run`), a skipped test fails the session."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("LMSEARCH_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

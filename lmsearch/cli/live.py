@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lmsearch.search.launch import Snapshot
 
 _LINE_SECONDS = 30.0  # the longest silence of the plain view
+_SPARK_WIDTH = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -121,9 +122,10 @@ def render(snapshot: "Snapshot") -> "RenderableType":
 
 
 def spark(values: list[float]) -> str:
-    """Draw a curve in a line of characters, its highest value as the highest block."""
+    """Draw the last values of a curve in a line of characters, the highest of them as the highest block."""
+    values = values[-_SPARK_WIDTH:]
     if not values:
         return ""
     low, high = min(values), max(values)
     scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_SPARKS[round((value - low) * scale)] for value in values[-24:])
+    return "".join(_SPARKS[round((value - low) * scale)] for value in values)

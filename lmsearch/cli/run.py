@@ -164,7 +164,7 @@ def brought_studies() -> dict[str, Path]:
     """Give the study files that travel with lmsearch, by name."""
     package = Path(__file__).parent.parent
     folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def check_name(name: str) -> None:

@@ -26,6 +26,7 @@ from lmsearch.store.tickets import close_ended, release_worker
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
 _RESTARTS = 5  # of one place in a row without a trial ended in between
+_STORE_SECONDS = 600.0  # of waiting for a store that does not answer
 _LOG_TAIL = 4_000  # bytes of a log that are looked through for the last words of a worker
 
 Command = Callable[[str, str, int], Sequence[str]]
@@ -124,6 +125,7 @@ class Launcher:
 
         Raises what ended the search before its time; signals in `signals` are passed on to the workers.
         """
+        self.storage.patience = self._wait_on
         record = self._read()
         if record.done == record.total:
             yield self._snapshot(record, 0)
@@ -149,6 +151,12 @@ class Launcher:
     def _read(self) -> StudyRecord:
         close_ended(self.storage, self.info.ref)
         return read_study(self.storage, self.info, self._study)
+
+    def _wait_on(self, seconds: float, reason: str) -> bool:
+        """Wait for the store as long as the workers do, or until a signal."""
+        if seconds < _TICK:
+            self.notices.append(f"waiting for the store: {reason}")
+        return seconds < _STORE_SECONDS and not self.signals.received
 
     def _start(self, device: str, restarts: int) -> _Child:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -220,7 +228,8 @@ class Launcher:
         for child in children:
             child.process.wait()
             os.close(child.pipe)
-            release_worker(self.storage, self.info.ref, child.name)
+            with contextlib.suppress(StoreGoneError):  # its lease then runs out by itself
+                release_worker(self.storage, self.info.ref, child.name)
 
     def _snapshot(self, record: StudyRecord, workers: int) -> Snapshot:
         notices, self.notices = tuple(self.notices), []

@@ -77,8 +77,17 @@ class Bureau:
 
 @pytest.fixture
 def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Bureau:
+    """Give a bureau on each database in turn."""
     monkeypatch.chdir(tmp_path)  # given back at the end
     return Bureau(tmp_path, storage_url, trials=6)
+
+
+@pytest.fixture
+def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Bureau:
+    """Give a bureau for what does not depend on the database."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    return Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", trials=6)
 
 
 def check_whole(record: StudyRecord, epochs: int = 3) -> None:
@@ -103,11 +112,11 @@ def test_workers_share_a_study_until_it_owes_nothing(bureau: Bureau) -> None:
     assert len(list((bureau.folder / "runs/tiny/models").iterdir())) == 3  # the best three
 
 
-def test_a_finished_study_run_again_trains_nothing(bureau: Bureau) -> None:
-    list(bureau.search(2))
-    before = bureau.record()
-    assert [snapshot.workers for snapshot in bureau.search(2)] == [0]
-    assert bureau.record() == before
+def test_a_finished_study_run_again_trains_nothing(sqlite_bureau: Bureau) -> None:
+    list(sqlite_bureau.search(2))
+    before = sqlite_bureau.record()
+    assert [snapshot.workers for snapshot in sqlite_bureau.search(2)] == [0]
+    assert sqlite_bureau.record() == before
 
 
 def test_killed_workers_lose_nothing_and_are_started_again(bureau: Bureau) -> None:
@@ -131,11 +140,8 @@ def test_killed_workers_lose_nothing_and_are_started_again(bureau: Bureau) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_search_goes_on_without_repeating_a_step(
-    tmp_path: Path, prepared_store: str, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    bureau = Bureau(tmp_path, prepared_store, trials=4)
+def test_an_interrupted_search_goes_on_without_repeating_a_step(sqlite_bureau: Bureau, number: int) -> None:
+    bureau = sqlite_bureau
     for snapshot in bureau.search(2, pause="0.3"):
         if any(trial.curve for trial in snapshot.record.trials) and not bureau.signals.received:
             bureau.signals.received.append(number)
@@ -147,12 +153,6 @@ def test_an_interrupted_search_goes_on_without_repeating_a_step(
     check_whole(bureau.record())
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
     assert {ticket.number for ticket in bureau.record().tickets if ticket.attempts == 2} == waiting
-
-
-@pytest.fixture
-def prepared_store(prepared_sqlite: Path, tmp_path: Path) -> str:
-    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
-    return f"sqlite:///{tmp_path / 'store.db'}"
 
 
 def wait_for(condition: Any, seconds: float = 20.0) -> None:
@@ -218,19 +218,19 @@ def _alive(process: int) -> bool:
         return False
 
 
-def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(bureau: Bureau) -> None:
+def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: Bureau) -> None:
     with pytest.raises(SearchFailedError) as error:
-        list(bureau.search(1, fault="always"))
+        list(sqlite_bureau.search(1, fault="always"))
     assert str(error.value).count("Traceback (most recent call last)") == 1
     assert "3 trials in a row failed in the same way" in str(error.value)
-    record = bureau.record()
+    record = sqlite_bureau.record()
     assert 3 <= record.count("failed") <= 4 and record.done < record.total
     assert all(trial.reason == "ValueError: a bug in every trial" for trial in record.trials)
 
 
-def test_a_bug_in_some_trials_costs_those_trials_only(bureau: Bureau) -> None:
-    list(bureau.search(2, fault="sometimes"))
-    record = bureau.record()
+def test_a_bug_in_some_trials_costs_those_trials_only(sqlite_bureau: Bureau) -> None:
+    list(sqlite_bureau.search(2, fault="sometimes"))
+    record = sqlite_bureau.record()
     assert record.done == record.total == 6
     for trial in record.trials:
         dropout = trial.params["model.output_dropout"]
@@ -238,17 +238,18 @@ def test_a_bug_in_some_trials_costs_those_trials_only(bureau: Bureau) -> None:
     assert record.count("failed") and record.count("complete")
 
 
-def test_a_worker_that_always_dies_ends_the_search_with_the_name_of_its_log(bureau: Bureau) -> None:
+@pytest.mark.slow
+def test_a_worker_that_always_dies_ends_the_search_with_the_name_of_its_log(sqlite_bureau: Bureau) -> None:
     with pytest.raises(SearchFailedError, match=r"died 6 times in a row; its log is .*\.log"):
-        list(bureau.search(1, fault="death"))
-    assert DONE not in {ticket.state for ticket in list_tickets(bureau.storage, bureau.info.ref)}
+        list(sqlite_bureau.search(1, fault="death"))
+    assert DONE not in {ticket.state for ticket in list_tickets(sqlite_bureau.storage, sqlite_bureau.info.ref)}
 
 
-def test_a_worker_with_another_text_refuses_to_join_and_names_both_fingerprints(bureau: Bureau) -> None:
-    write_corpus(bureau.folder / "corpus", seed=9)
+def test_a_worker_with_another_text_refuses_to_join_and_names_both_fingerprints(sqlite_bureau: Bureau) -> None:
+    write_corpus(sqlite_bureau.folder / "corpus", seed=9)
     with pytest.raises(LmsearchError) as error:
-        list(bureau.search(1))
-    assert bureau.info.fingerprint in str(error.value) and "--corpus PATH" in str(error.value)
+        list(sqlite_bureau.search(1))
+    assert sqlite_bureau.info.fingerprint in str(error.value) and "--corpus PATH" in str(error.value)
     assert str(error.value).count("fingerprint") == 2
 
 
@@ -260,13 +261,13 @@ def test_two_searches_at_once_run_each_ticket_once(bureau: Bureau) -> None:
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 
-def test_a_time_budget_ends_claiming_saves_what_runs_and_exits_0(bureau: Bureau) -> None:
-    worker = bureau.start_worker("--until", "4s", pause="0.4")
+def test_a_time_budget_ends_claiming_saves_what_runs_and_exits_0(sqlite_bureau: Bureau) -> None:
+    worker = sqlite_bureau.start_worker("--until", "4s", pause="0.4")
     assert worker.wait(timeout=60) == 0
-    record = bureau.record()
+    record = sqlite_bureau.record()
     assert record.done < record.total and RUNNING not in {ticket.state for ticket in record.tickets}
-    list(bureau.search(2))
-    check_whole(bureau.record())
+    list(sqlite_bureau.search(2))
+    check_whole(sqlite_bureau.record())
 
 
 def test_a_password_reaches_no_log_file_error_or_command_line(

@@ -1,0 +1,198 @@
+"""What commands parse and print: durations, commands to copy, devices, curves, estimates."""
+
+import dataclasses
+import io
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lmsearch.cli.live import render, spark
+from lmsearch.cli.options import command_text, duration, parse_storage, spell_seconds, spell_value
+from lmsearch.cli.run import _own_words, brought_studies, check_name
+from lmsearch.errors import ConfigError, DeviceError
+from lmsearch.results.best import trials_csv
+from lmsearch.search import launch
+from lmsearch.search.launch import Snapshot, default_devices, last_failures, seconds_left
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+from lmsearch.store.tables import StudyRef, Ticket
+from tests.factories import TINY_STUDY
+from tests.store.test_checkpoints import make_ticket
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3h50m", 13_800), ("45m", 2_700), ("90s", 90), ("1.5h", 5_400), ("1h1m1s", 3_661)]
+)
+def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert duration(None, None, text) == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "soon", "3", "5m3h", "-1h"])
+def test_a_duration_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a duration; write 3h50m"):
+        duration(None, None, text)  # type: ignore[arg-type]
+
+
+def test_durations_and_values_are_written_for_people() -> None:
+    assert [spell_seconds(s) for s in (0, 42.4, 725, 12_000)] == ["0:00", "0:42", "12:05", "3:20:00"]
+    assert [spell_value(v) for v in (True, 0.123456, 200, "adam")] == ["true", "0.1235", "200", "adam"]
+
+
+def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
+    words = ["lmsearch", "run", "my file.toml"]
+    assert command_text(words, parse_storage("sqlite:///runs/lmsearch.db")) == "lmsearch run 'my file.toml'"
+    assert command_text(words, parse_storage("postgresql://me@h/d")).endswith("--storage postgresql://me@h/d")
+    secret = command_text(words, parse_storage("postgresql://me:hunter2@h/d"))
+    assert secret == "lmsearch run 'my file.toml' (with LMSEARCH_STORAGE set to the store's URL)"
+
+
+def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> None:
+    none = dict.fromkeys(("name", "sampler", "pruner", "trials", "workers", "hours", "more"))
+    options: dict[str, Any] = none | {"device": "auto", "quiet": False, "as_json": False}
+    assert _own_words("default", options) == ["lmsearch", "run"]
+    given = options | {"sampler": "tpe", "more": 5, "workers": 4, "hours": 1.5, "device": "cuda", "quiet": True}
+    assert " ".join(_own_words("x.toml", given)) == (
+        "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5 --quiet"
+    )
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a\0b"])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="a study cannot be called"):
+        check_name(name)
+
+
+def test_three_studies_travel_with_lmsearch() -> None:
+    assert list(brought_studies()) == ["default", "tutorial", "tutorial-regularised"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "workers", "devices"),
+    [
+        (0, "auto", 3, ["cpu"] * 3),
+        (0, "cpu", 1, ["cpu"]),
+        (2, "auto", None, ["cuda:0", "cuda:1"]),
+        (2, "cuda", 5, ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]),
+        (2, "cuda:1", 2, ["cuda:1", "cuda:1"]),
+        (2, "cuda:1", None, ["cuda:1"]),
+        (2, "cpu", 2, ["cpu", "cpu"]),
+    ],
+)
+def test_gpus_are_handed_out_in_turn(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, workers: int | None, devices: list[str]
+) -> None:
+    monkeypatch.setattr(launch, "_count_gpus", lambda: gpus)
+    assert default_devices(device, workers) == devices
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2"), (2, "gpu"), (2, "mps")])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, gpus: int, device: str) -> None:
+    monkeypatch.setattr(launch, "_count_gpus", lambda: gpus)
+    with pytest.raises(DeviceError, match=device):
+        default_devices(device, None)
+
+
+NOON = datetime(2026, 11, 24, 12)
+
+
+def make_trial(
+    number: int, outcome: str = "complete", seconds: float = 30, epochs: int = 3, **fields: Any
+) -> TrialRecord:
+    record = TrialRecord(
+        number=number,
+        outcome=outcome,
+        params={"model.output_dropout": 0.1, "model.tie_weights": True, "train.learning_rate": 0.01},
+        curve={epoch: 100.0 / epoch + number for epoch in range(1, epochs + 1)},
+        origin="search",
+        sampler="tpe",
+        reason="",
+        traceback="",
+        parameters=500,
+        model="",
+        started=NOON,
+        ended=NOON + timedelta(seconds=seconds),
+        ticket=None,
+    )
+    return dataclasses.replace(record, **fields)
+
+
+def tickets(done: int, left: int) -> tuple[Ticket, ...]:
+    states = ["done"] * done + ["open"] * left
+    return tuple(dataclasses.replace(make_ticket(number=n), state=s, epoch=0) for n, s in enumerate(states))
+
+
+def make_record(*trials: TrialRecord, left: int = 0, tmp: Any = None) -> StudyRecord:
+    from pathlib import Path
+
+    from tests.factories import make_spec
+
+    info = StudyInfo(
+        ref=StudyRef(name="tiny", id=1, key="k"),
+        spec=make_spec(Path("/nowhere"), TINY_STUDY),
+        folder="/nowhere",
+        corpus="text",
+        fingerprint="f",
+        vocabulary_size=14,
+    )
+    return StudyRecord(info=info, trials=trials, tickets=tickets(len(trials), left))
+
+
+def test_the_time_left_follows_from_the_pace_so_far() -> None:
+    assert seconds_left(make_record(left=5), 2) is None
+    three = [make_trial(n) for n in range(3)]  # 10 s an epoch, 3 epochs each
+    assert seconds_left(make_record(*three, left=4), 2) == pytest.approx(4 * 30 / 2)
+    assert seconds_left(make_record(*three, left=1), 4) == pytest.approx(30)  # one trial has one worker
+    pruned = [make_trial(n, "pruned", seconds=10, epochs=1) for n in range(3)]
+    assert seconds_left(make_record(*pruned, left=4), 2) == pytest.approx(4 * 10 / 2)
+    assert seconds_left(make_record(*three), 0) is None
+
+
+def test_failures_count_only_in_a_row_and_with_one_traceback() -> None:
+    def failed(number: int, traceback: str = "a") -> TrialRecord:
+        return make_trial(number, "failed", seconds=number + 1, traceback=traceback)
+
+    assert last_failures([failed(0), failed(1), failed(2)], 3) == "a"
+    assert last_failures([failed(0), failed(1)], 3) is None
+    assert last_failures([failed(0), failed(1, "b"), failed(2)], 3) is None
+    assert last_failures([failed(0), failed(1), make_trial(2, seconds=3)], 3) is None
+    assert last_failures([make_trial(0, seconds=1), failed(1), failed(2), failed(3)], 3) == "a"
+
+
+def test_a_record_knows_its_best_and_a_trial_its_best_epoch() -> None:
+    trials = [make_trial(1), make_trial(0), make_trial(2, "pruned", curve={1: 3.0, 2: 2.0, 3: 5.0})]
+    record = make_record(*trials)
+    assert record.best == trials[1]
+    assert (trials[2].perplexity, trials[2].best_epoch) == (2.0, 2)
+    assert make_record(trials[2]).best is None
+
+
+def test_the_table_has_every_trial_and_leaves_unknown_cells_empty() -> None:
+    record = make_record(make_trial(0), make_trial(1, "failed", epochs=0, reason="a, b", params={}))
+    lines = trials_csv(record).splitlines()
+    assert lines[1].startswith("0,complete,tpe,33.33")
+    assert lines[2] == '1,failed,tpe,,,0,500,2026-11-24T12:00:00,2026-11-24T12:00:30,,,,"a, b"'
+
+
+def test_a_curve_is_drawn_as_blocks() -> None:
+    assert spark([]) == "" and spark([5.0]) == "▁"
+    assert spark([80, 10, 45]) == "█▁▅" or spark([80, 10, 45]) == "█▁▄"
+    assert len(spark(list(range(100)))) == 24
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_live_table_fits_its_terminal(width: int) -> None:
+    from rich.console import Console
+
+    running = dataclasses.replace(
+        make_ticket(number=9), state="running", trial_number=1, origin="search", sampler="tpe", epoch=2,
+        tokens_per_second=12_345.6,
+    )  # fmt: skip
+    record = make_record(make_trial(0), make_trial(1, "running", epochs=2, ended=None), left=3)
+    record = dataclasses.replace(record, tickets=(*record.tickets[:1], running, *record.tickets[2:]))
+    snapshot = Snapshot(record=record, workers=4, seconds=61, seconds_left=125.0, notices=())
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
+    console.print(render(snapshot))
+    drawn = console.export_text()
+    assert all(len(line) <= width for line in drawn.splitlines())
+    for expected in ("1/5", "1:01", "2:05 left", "4 workers", "51.00", "12,346", "2/3", "1 complete, 1 running"):
+        assert expected in drawn, expected
