@@ -121,7 +121,8 @@ def decide_tickets(spec: StudySpec, request: Request, stored: StudySpec | None, 
     if sampler in ("grid", "manual"):
         _check_points_total(request, sampler, have)
         return Changes(add=add)
-    total = _wanted_total(spec, request, stored, have)
+    # A study without tickets is new, also where its creation was cut short just before they were added.
+    total = _wanted_total(spec, request, stored if tickets else None, have)
     new = [NewTicket(origin="search", sampler=sampler, pruner=pruner)] * max(0, total - have)
     return Changes(add=add + new, withdraw=_withdrawn(tickets, have - total))
 

@@ -384,3 +384,33 @@ def test_a_corpus_elsewhere_is_joined_with_its_path(cli: Cli, tmp_path: Path) ->
     cli("enqueue", "tiny", "model.output_dropout=0.1")
     other = cli("worker", "tiny", "--corpus", "other")
     assert other.returncode == 2 and other.stderr.count("fingerprint") == 2
+
+
+def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Path) -> None:
+    text = TINY_STUDY.replace('corpus = "corpus"', 'corpus = "python-docs"\nmin_count = 20')
+    (tmp_path / "docs.toml").write_text(
+        text.replace("trials = 3", "trials = 1").replace("\nbatch_size = 4", "\nbatch_size = 40")
+    )
+    assert cli("run", "docs.toml", "--workers", "1", "--quiet").returncode == 0
+    config = json.loads((tmp_path / "runs/docs/best-config.json").read_text())
+    assert config["data"]["corpus"] == "python-docs"
+    found = json.loads(cli("train", "runs/docs/best-config.json", "--json").stdout)
+    assert found["perplexity"] == config["result"]["perplexity"]
+
+
+def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
+    write_study(tmp_path)
+    url = postgres_url.replace("postgres@", "postgres:hunter2@")
+    given = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
+    gone_on = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
+    refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
+    broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))
+    assert [said.returncode for said in (given, gone_on, refused, broken)] == [0, 0, 2, 2]
+    assert "the time is over; everything is saved, go on with: lmsearch run tiny.toml" in given.stdout
+    assert "with LMSEARCH_STORAGE set" in given.stdout
+    assert "tiny: 3 of 3 trials, 3 complete" in gone_on.stdout
+    for said in (given, gone_on, refused, broken):
+        assert "hunter2" not in said.stdout + said.stderr
+    files_written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files_written) > 8
+    assert not [path for path in files_written if b"hunter2" in path.read_bytes()]

@@ -11,7 +11,7 @@ from lmsearch.search.begin import Request, begin, enqueue
 from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study, read_study
 from lmsearch.store.storage import FencedStorage, open_storage
 from lmsearch.store.tables import Ticket
-from lmsearch.store.tickets import Holder, claim, list_tickets
+from lmsearch.store.tickets import Changes, Holder, change_tickets, claim, list_tickets
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus
@@ -172,6 +172,9 @@ def test_a_creation_that_was_cut_short_is_finished(owner: Owner) -> None:
 
     owner.storage.create_new_study([StudyDirection.MINIMIZE], "tiny")
     assert find_study(owner.storage, "tiny") is None
+    info = owner.begin()
+    assert owner.origins() == "sss"
+    change_tickets(owner.storage, info.ref, lambda there: Changes(withdraw=[ticket.number for ticket in there]))
     owner.begin()
     assert owner.origins() == "sss"
 
