@@ -176,7 +176,7 @@ class _OneTrial:
         if not self._diverged(row) and row.valid_loss < min(
             (r.valid_loss for r in self.rows if math.isfinite(r.valid_loss)), default=math.inf
         ):
-            self.best_model = self._save_model(event, config)
+            self.best_model = self._on_disk(lambda: self._save_model(event, config))
         self.rows.append(row)
         progress = self.runner.control.progress(event)
         self._report(row, progress, self._save(event.number, event))
@@ -185,10 +185,18 @@ class _OneTrial:
         self.runner.say(f"trial {self.trial.number}: epoch {row.epoch}, perplexity {event.valid_perplexity:.2f}")
         return self._decide(row)
 
-    def _save(self, epoch: int, event: Event) -> str:
+    def _save(self, epoch: int, event: Event) -> str | None:
         state = event.state().to_bytes()
         checkpoint = Checkpoint(epochs=tuple(self.rows), best_model=self.best_model, state=state)
-        return self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint)
+        return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
+
+    def _on_disk(self, write: Callable[[], str]) -> str | None:
+        """Write a file; a disk that is full costs the file, not the trial."""
+        try:
+            return write()
+        except OSError as error:
+            self.runner.say(f"warning: {error}; training goes on without the file")
+            return None
 
     def _save_model(self, event: Epoch, config: RunConfig) -> str:
         name = f"trial-{self.trial.number}-epoch-{event.number}-lease-{self.ticket.lease}"

@@ -1,0 +1,150 @@
+"""One trial, in this process: what it stores, and what a full disk and a lost reply cost it."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmsearch.config import DataConfig
+from lmsearch.lm.train import Event
+from lmsearch.search.begin import Request, begin
+from lmsearch.search.trial import GiveBackError, TrialRunner
+from lmsearch.store.checkpoints import Checkpoints
+from lmsearch.store.records import TrialRecord, read_study
+from lmsearch.store.storage import open_storage
+from lmsearch.store.tables import Progress
+from lmsearch.store.tickets import Holder, claim
+from lmsearch.store.url import parse_url
+from lmsearch.text.corpus import open_corpus
+from tests.factories import TINY_STUDY, make_spec, write_corpus
+from tests.stub import stub_train
+
+
+class Steps:
+    """Counts events, and asks to stop after some."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.left = stop_after
+
+    def progress(self, event: Event) -> Progress:
+        return Progress(epoch=0, step=event.step, tokens_per_second=None)
+
+    def check(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise GiveBackError
+
+
+class Desk:
+    """A study on which trials are run one by one."""
+
+    def __init__(self, folder: Path, url: str, text: str = TINY_STUDY) -> None:
+        self.folder = folder
+        self.storage = open_storage(parse_url(url))
+        write_corpus(folder / "corpus")
+        self.corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
+        self.info = begin(self.storage, "tiny", make_spec(folder, text), str(folder), self.corpus, Request())
+        self.said: list[str] = []
+
+    def run(self, stop_after: int | None = None) -> str:
+        ticket = claim(self.storage, self.info.ref, Holder(worker="w", host="h", process=1, device="cpu"))
+        assert ticket is not None
+        runner = TrialRunner(
+            storage=self.storage,
+            info=self.info,
+            corpus=self.corpus,
+            device=torch.device("cpu"),
+            train=stub_train,
+            checkpoints=Checkpoints(self.folder / "checkpoints", "h"),
+            models=self.folder / "models",
+            control=Steps(stop_after),
+            say=self.said.append,
+        )
+        return runner.run(ticket)
+
+    def trial(self, number: int = 0) -> TrialRecord:
+        return read_study(self.storage, self.info, epochs=True).trials[number]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, storage_url: str) -> Desk:
+    return Desk(tmp_path, storage_url)
+
+
+def test_a_trials_value_is_its_lowest_perplexity_and_it_says_where_it_comes_from(desk: Desk) -> None:
+    assert desk.run() == "complete"
+    trial = desk.trial()
+    dropout = trial.params["model.output_dropout"]
+    assert isinstance(dropout, float)
+    assert trial.perplexity == math.exp(0.5 + dropout) == min(trial.curve.values())
+    assert (trial.by, trial.origin, trial.best_epoch) == ("random", "search", 3)
+    assert trial.parameters and trial.model.startswith(f"h:{desk.folder}/models/trial-0-epoch-3")
+    assert [row.tokens for row in trial.epochs] == [50, 50, 50]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4, 5, 9, 12])
+def test_a_trial_given_back_at_any_step_goes_on_as_if_it_had_not_been(desk: Desk, stop_after: int) -> None:
+    with pytest.raises(GiveBackError):
+        desk.run(stop_after)
+    before = desk.trial()
+    assert before.outcome == "waiting" and before.ticket is not None and before.ticket.step == stop_after + 1
+    assert desk.run() == "complete"
+    after = desk.trial()
+    assert (after.number, after.params) == (0, before.params)
+    assert [row.epoch for row in after.epochs] == list(after.curve) == [1, 2, 3]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(desk: Desk) -> None:
+    (desk.folder / "checkpoints").write_text("a file where the folder should be")
+    (desk.folder / "models").write_text("here too")
+    assert desk.run() == "complete"
+    assert list(desk.trial().curve) == [1, 2, 3]
+    assert any("training goes on without the file" in line for line in desk.said)
+
+
+def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk) -> None:
+    """As after an outage that outlasted the worker's patience: the file is there, the report is not."""
+    with pytest.raises(GiveBackError):
+        desk.run(12)
+    trial = desk.trial()
+    assert list(trial.curve) == [1, 2]
+    with desk.storage.transaction() as session:
+        for table in ("trial_intermediate_values", "lmsearch_epoch"):
+            session.connection().exec_driver_sql(f"DELETE FROM {table}")
+    assert desk.run() == "complete"
+    assert [row.epoch for row in desk.trial().epochs] == list(desk.trial().curve) == [1, 2, 3]
+
+
+def test_a_trial_whose_state_is_gone_starts_again_with_its_values(desk: Desk) -> None:
+    with pytest.raises(GiveBackError):
+        desk.run(12)
+    before = desk.trial()
+    for path in (desk.folder / "checkpoints").iterdir():
+        path.unlink()
+    assert desk.run() == "complete"
+    after = desk.trial()
+    assert after.params == before.params and list(after.curve) == [1, 2, 3]
+    assert len(read_study(desk.storage, desk.info).trials) == 1
+
+
+def test_manual_values_are_tried_and_the_others_drawn(tmp_path: Path, storage_url: str) -> None:
+    desk = Desk(tmp_path, storage_url, TINY_STUDY + '[[manual]]\n"model.output_dropout" = 0.125\n')
+    desk.run()
+    trial = desk.trial()
+    assert trial.params["model.output_dropout"] == 0.125 and len(trial.params) == 3
+    assert trial.by == "manual"
+
+
+def test_the_pruner_stops_a_trial_that_does_not_promise(tmp_path: Path, storage_url: str) -> None:
+    text = TINY_STUDY.replace('"none"', '"median"').replace("trials = 3", "trials = 8")
+    text += "[pruner]\nn_startup_trials = 2\nn_warmup_steps = 2\n"
+    desk = Desk(tmp_path, storage_url, text)
+    outcomes = [desk.run() for _ in range(8)]
+    assert {"complete", "pruned"} == set(outcomes)
+    for number, outcome in enumerate(outcomes):
+        assert len(desk.trial(number).curve) == 3 if outcome == "complete" else len(desk.trial(number).curve) >= 2
+    kept = {path.name.split("-")[1] for path in (tmp_path / "models").iterdir()}
+    assert len(kept) <= 3 and all(outcomes[int(number)] == "complete" for number in kept)
