@@ -374,13 +374,13 @@ def _list(value: object) -> list[object]:
 
 def _same_as(path: str, table: dict[str, Any]) -> str:
     source = table["same_as"]
-    if len(table) > 1 or source not in FIELD_TYPES:
+    if len(table) > 1 or not isinstance(source, str) or source not in FIELD_TYPES:
         raise ConfigError(f"{path}: same_as names one other setting, got {table!r}")
     if path.startswith("data.") or FIELD_TYPES[source] is not FIELD_TYPES[path]:
         raise ConfigError(f"{path} cannot be the same as {source}")
     if path in NEVER_OPEN:
         raise ConfigError(f"{path} may not be open: {NEVER_OPEN[path]}")
-    return str(source)
+    return source
 
 
 def _check_same_as(same_as: dict[str, str]) -> None:

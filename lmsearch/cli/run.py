@@ -189,9 +189,10 @@ def _listen(signals: Any) -> None:
     def handle(number: int, frame: Any) -> None:
         signals.received.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handle)
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, handle)
 
 
 def _print_plan(setup: _Setup, devices: list[str]) -> None:

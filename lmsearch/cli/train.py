@@ -35,7 +35,7 @@ def train(config: Path, name: str | None, device: str, as_json: bool) -> None:
     corpus = open_corpus(closed.data, cache_folder())
     _warn_of_another_text(told, corpus.description, corpus.fingerprint)
     check_lengths(corpus, closed.train.batch_size, closed.train.eval_batch_size)
-    folder = RUNS / (name or told.get("study") or config.stem) / f"seed-{closed.train.seed}"
+    folder = RUNS / (name or str(told.get("study") or config.stem)) / f"seed-{closed.train.seed}"
     tables = config_tables(closed, folder)
     say = (lambda line: None) if as_json else click.echo
     parameters = closed.model.count_parameters(len(corpus.vocabulary))
@@ -65,9 +65,10 @@ def _told_result(config: Path) -> dict[str, Any]:
 
     if config.suffix != ".json":
         return {}
-    tables = json.loads(config.read_text())
-    corpus = tables.get("provenance", {}).get("corpus", {})
-    return {**tables.get("result", {}), "corpus": corpus}
+    tables = json.loads(config.read_text(encoding="utf-8-sig"))
+    result, provenance = tables.get("result"), tables.get("provenance")
+    told = dict(result) if isinstance(result, dict) else {}
+    return told | {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
 
 
 def _warn_of_another_text(told: dict[str, Any], description: str, fingerprint: str) -> None:

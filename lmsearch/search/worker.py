@@ -70,9 +70,10 @@ class Stop:
                 os._exit(128 + number)
             self.request(128 + number)
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, handle)
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(signal.SIGHUP, handle)
 
 
 def run_worker(options: WorkerOptions, say: Callable[[str], None], trainer: Trainer = train) -> int:

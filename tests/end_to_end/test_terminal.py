@@ -1,5 +1,6 @@
 """The search in a pseudo-terminal: drawn live, interrupted by the keyboard, and gone when it is closed."""
 
+import contextlib
 import os
 import pty
 import re
@@ -7,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,14 @@ class Terminal:
                 except OSError:
                     assert re.search(until, self.seen), self.seen[-2_000:]
 
+    def close(self) -> None:
+        """Leave nothing running, whatever happened."""
+        with contextlib.suppress(OSError):
+            os.close(self.master)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
@@ -47,12 +57,28 @@ class Terminal:
         return os.waitstatus_to_exitcode(status)
 
 
+@pytest.fixture
+def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Open terminals in this test's folder, and close them after it."""
+    opened: list[Terminal] = []
+
+    def make(*words: str, **environment: str) -> Terminal:
+        opened.append(Terminal(tmp_path, *words, **environment))
+        return opened[-1]
+
+    yield make
+    for terminal in opened:
+        terminal.close()
+
+
 LONG = TINY_STUDY.replace("trials = 3", "trials = 4").replace("epochs = 3", "epochs = 400")
 
 
-def test_ctrl_c_at_the_keyboard_saves_and_prints_the_command_that_goes_on(tmp_path: Path, cli: Cli) -> None:
+def test_ctrl_c_at_the_keyboard_saves_and_prints_the_command_that_goes_on(
+    tmp_path: Path, cli: Cli, open_terminal: Callable[..., Terminal]
+) -> None:
     write_study(tmp_path, LONG)
-    terminal = Terminal(tmp_path, "run", "tiny.toml", "--workers", "2")
+    terminal = open_terminal("run", "tiny.toml", "--workers", "2")
     terminal.read(r"trial.*by.*epoch.*perplexity")
     terminal.read(r"\d+/400")
     assert "\x1b[" in terminal.seen
@@ -62,9 +88,11 @@ def test_ctrl_c_at_the_keyboard_saves_and_prints_the_command_that_goes_on(tmp_pa
     assert "2 waiting" in cli("status", "tiny").stdout
 
 
-def test_a_second_ctrl_c_stops_at_once_and_still_loses_nothing(tmp_path: Path, cli: Cli) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_still_loses_nothing(
+    tmp_path: Path, cli: Cli, open_terminal: Callable[..., Terminal]
+) -> None:
     write_study(tmp_path, LONG)
-    terminal = Terminal(tmp_path, "run", "tiny.toml", "--workers", "2")
+    terminal = open_terminal("run", "tiny.toml", "--workers", "2")
     terminal.read(r"[1-9]\d*/400")
     terminal.type("\x03")
     terminal.type("\x03")
@@ -73,9 +101,11 @@ def test_a_second_ctrl_c_stops_at_once_and_still_loses_nothing(tmp_path: Path, c
     assert re.search(r"tiny: 0 of 4 trials, [12] waiting", cli("status", "tiny").stdout)
 
 
-def test_a_closed_terminal_saves_and_leaves_nobody_behind(tmp_path: Path, cli: Cli) -> None:
+def test_a_closed_terminal_saves_and_leaves_nobody_behind(
+    tmp_path: Path, cli: Cli, open_terminal: Callable[..., Terminal]
+) -> None:
     write_study(tmp_path, LONG)
-    terminal = Terminal(tmp_path, "run", "tiny.toml", "--workers", "1")
+    terminal = open_terminal("run", "tiny.toml", "--workers", "1")
     terminal.read(r"[1-9]\d*/400")
     os.close(terminal.master)
     assert terminal.wait() in (129, -signal.SIGHUP, 1)
@@ -85,9 +115,11 @@ def test_a_closed_terminal_saves_and_leaves_nobody_behind(tmp_path: Path, cli: C
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_without_colour_there_is_none(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_without_colour_there_is_none(
+    tmp_path: Path, environment: dict[str, str], open_terminal: Callable[..., Terminal]
+) -> None:
     write_study(tmp_path)
-    terminal = Terminal(tmp_path, "run", "tiny.toml", "--workers", "1", **environment)
+    terminal = open_terminal("run", "tiny.toml", "--workers", "1", **environment)
     terminal.read(r"next\r\n")
     assert terminal.wait() == 0
     assert not re.search(r"\x1b\[[0-9;]*(3\d|4\d|9\d)[;m]", terminal.seen)

@@ -41,6 +41,7 @@ class Bureau:
         corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
         self.info = begin(self.storage, "tiny", spec, str(folder), corpus, Request(**request))
         self.signals = Signals()
+        self.started: list[subprocess.Popen[bytes]] = []
         (folder / "notes").mkdir(exist_ok=True)
 
     def environment(self, **stub: str) -> dict[str, str]:
@@ -63,9 +64,18 @@ class Bureau:
         """Start a worker by hand."""
         command = [sys.executable, str(STUB), "tiny", "--device", "cpu", "--lease-seconds", "1", *words]
         log = (self.folder / "by-hand.log").open("ab")
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment(**stub), stdout=log, stderr=subprocess.STDOUT
+        self.started.append(
+            subprocess.Popen(
+                command, cwd=self.folder, env=self.environment(**stub), stdout=log, stderr=subprocess.STDOUT
+            )
         )
+        return self.started[-1]
+
+    def close(self) -> None:
+        """Leave nothing running, whatever happened."""
+        for process in self.started:
+            process.kill()
+            process.wait()
 
     def record(self) -> StudyRecord:
         return read_study(self.storage, self.info, epochs=True)
@@ -76,18 +86,22 @@ class Bureau:
 
 
 @pytest.fixture
-def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Bureau:
+def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
     """Give a bureau on each database in turn."""
     monkeypatch.chdir(tmp_path)  # given back at the end
-    return Bureau(tmp_path, storage_url, trials=6)
+    opened = Bureau(tmp_path, storage_url, trials=6)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Bureau:
+def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
     """Give a bureau for what does not depend on the database."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
-    return Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", trials=6)
+    opened = Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", trials=6)
+    yield opened
+    opened.close()
 
 
 def check_whole(record: StudyRecord, epochs: int = 3) -> None:

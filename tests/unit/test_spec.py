@@ -57,6 +57,7 @@ def changed(old: str, new: str) -> str:
         (TINY_STUDY + '[[manual]]\n"model.output_dropout" = 0.9\n', "model.output_dropout = 0.9 is out of its range 0 to 0.5"),
         (changed("hidden_size = 6", 'parameters = "24M"\nhidden_size = 6'), "give one of the two"),
         (changed("epochs = 3\n", "epochs = 3\nweight_decay = { same_as = 'train.lr' }\n"), "same_as names one other"),
+        (changed("epochs = 3\n", "epochs = 3\nweight_decay = { same_as = ['train.lr'] }\n"), "same_as names one other"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_in_one_sentence_with_the_way_out(tmp_path: Path, text: str, message: str) -> None:
