@@ -1,7 +1,6 @@
 """The settings of one training run: frozen, complete and valid once built."""
 
 import itertools
-import math
 import re
 import types
 import typing
@@ -157,6 +156,7 @@ def _field_types() -> dict[str, type]:
 FIELD_TYPES: dict[str, type] = _field_types()
 """Every setting by its dotted path, with its type, in the order of this file."""
 
+_TOO_LARGE = 1 << 63  # what neither a seed nor a size can be
 _TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -164,10 +164,11 @@ def coerce(path: str, value: object) -> Value:
     """Give `value` the type of the setting at `path`; the setting's type rules, not how a number is written."""
     wanted = FIELD_TYPES[path]
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if wanted is float and number is not None and math.isfinite(number):
-        return float(number)
-    if wanted is int and number is not None and math.isfinite(number) and number == int(number):
-        return int(number)
+    if number is not None and abs(number) < _TOO_LARGE:
+        if wanted is float:
+            return float(number)
+        if wanted is int and number == int(number):
+            return int(number)
     if wanted in (bool, str) and isinstance(value, wanted):
         return typing.cast(Value, value)
     raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}, got {value!r}")

@@ -5,6 +5,7 @@ import waitress
 from optuna_dashboard import wsgi
 from sqlalchemy.engine import URL
 
+from lmsearch.errors import LmsearchError
 from lmsearch.store.storage import open_storage
 
 _THREADS = 4
@@ -15,4 +16,7 @@ def serve(url: URL, port: int) -> None:
     storage = open_storage(url, connections=_THREADS)
     # Cached: plain RDBStorage reads every ended trial again at each poll.
     application = wsgi(optuna.storages.get_storage(storage))
-    waitress.serve(application, host="127.0.0.1", port=port, threads=_THREADS, _quiet=True)
+    try:
+        waitress.serve(application, host="127.0.0.1", port=port, threads=_THREADS, _quiet=True)
+    except OSError as error:
+        raise LmsearchError(f"port {port} cannot be served: {error.strerror}; name another with --port") from error

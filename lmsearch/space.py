@@ -1,5 +1,6 @@
 """The ways in which a study file may leave a value open."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ class FloatRange:
 
     def contains(self, value: Value) -> bool:
         """Tell whether a closed value is a point of this range."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return inside and (self.step is None or _on_lattice(float(value) - self.low, self.step))
 
     def ends(self) -> tuple[Value, ...]:
         """Give the values at which a range is most likely to make an invalid run."""
@@ -34,7 +36,7 @@ class FloatRange:
         return self.grid
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}" + (" (log)" if self.log else "")
+        return f"{self.low:.12g} to {self.high:.12g}" + (" (log)" if self.log else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,12 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ConfigError("a range has a step or log = true, not both")
     if step is not None and not 0 < step <= high - low:
         raise ConfigError(f"a step must be above 0 and at most high - low, got {step}")
+    if step is not None and not _on_lattice(high - low, step):
+        raise ConfigError(f"high must be a whole number of steps above low, got {low}, {high} and step {step}")
+
+
+def _on_lattice(distance: float, step: float) -> bool:
+    return math.isclose(distance / step, round(distance / step), abs_tol=1e-9)
 
 
 def _check_grid(owner: FloatRange | IntRange, grid: Sequence[float] | None) -> None:

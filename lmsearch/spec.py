@@ -31,6 +31,15 @@ PRUNER_OPTIONS: dict[str, dict[str, type]] = {
     "none": {},
 }
 
+_OPTION_LOWS = {
+    "n_startup_trials": 0,
+    "n_warmup_steps": 0,
+    "min_early_stopping_rate": 0,
+    "bootstrap_count": 0,
+    "reduction_factor": 2,
+}
+"""The least value of an option that is a whole number, where that is not 1."""
+
 _NOT_COMPARABLE = "perplexities of trials that differ in it could not be compared"
 NEVER_OPEN = {
     "train.epochs": _NOT_COMPARABLE,
@@ -56,6 +65,8 @@ class StudySettings:
         for name, low in (("trials", 1), ("hours", 0), ("seed", 0), ("max_failures", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"study.{name} must be at least {low}, got {getattr(self, name)}")
+        if not math.isfinite(self.hours) or self.seed >= 1 << 63:
+            raise ConfigError(f"study.hours = {self.hours} or study.seed = {self.seed} is too large")
         check_sampler(self.sampler)
         check_pruner(self.pruner)
 
@@ -179,8 +190,8 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """Say, setting by setting, in which values two study files differ; strategies and budgets may."""
     found = []
     for path in FIELD_TYPES:
-        before, after = _stated(old, path), _stated(new, path)
-        if before != after:
+        if _key(old, path) != _key(new, path):
+            before, after = _stated(old, path), _stated(new, path)
             found.append(f"{path} = {before}, the file says {after}")
     if old.parameters != new.parameters:
         found.append(f"model.parameters = {old.parameters}, the file says {new.parameters}")
@@ -203,7 +214,7 @@ def parse_value(text: str) -> object:
     """Read a value as a study file would have it; a bare word is a text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -213,10 +224,17 @@ def _default(path: str) -> Value:
     return known[section][name]
 
 
+def _key(spec: StudySpec, path: str) -> object:
+    value = spec.open.get(path)
+    if value is None:
+        return _stated(spec, path)
+    # The grid belongs to the grid sampler, not to the space.
+    return value if isinstance(value, Choice) else replace(value, grid=None)
+
+
 def _stated(spec: StudySpec, path: str) -> str:
     if path in spec.open:
         value = spec.open[path]
-        # The grid belongs to the grid sampler, not to the space.
         step = None if isinstance(value, Choice) else value.step
         return f"{value}" + (f" in steps of {step:g}" if step else "")
     if path in spec.same_as:
@@ -242,14 +260,14 @@ def _read_text(path: Path) -> str:
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
 def _parse_json(text: str, source: str) -> dict[str, Any]:
     try:
         tables = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not valid JSON: {error}") from error
     if not isinstance(tables, dict):
         raise ConfigError(f"{source} must hold an object with the tables data, model and train")
@@ -272,7 +290,7 @@ def _build(text: str, tables: dict[str, Any], folder: Path) -> StudySpec:
         else:
             fixed[path] = coerce(path, raw)
     _check_same_as(same_as)
-    _check_budget(budget, fixed, opened)
+    _check_budget(budget, {*fixed, *opened, *same_as}, same_as)
     fixed["data.corpus"] = _resolve_corpus(fixed, folder)
     spec = StudySpec(
         text=text,
@@ -317,6 +335,9 @@ def _options(table: str, chosen: str, tables: dict[str, Any], allowed: dict[str,
         if name not in allowed[chosen]:
             raise ConfigError(f"unknown key {table}.{name} for the {table} {chosen!r}{nearest(name, allowed[chosen])}")
         _check_option(f"{table}.{name}", value, allowed[chosen][name])
+        low = _OPTION_LOWS.get(name, 1)
+        if allowed[chosen][name] is int and int(value) < low:
+            raise ConfigError(f"{table}.{name} must be at least {low}, got {value}")
     return options
 
 
@@ -389,16 +410,25 @@ def _check_same_as(same_as: dict[str, str]) -> None:
             raise ConfigError(f"{path} is the same as {source}, which follows another itself; name that one")
 
 
-def _check_budget(budget: object, fixed: dict[str, Value], opened: dict[str, OpenValue]) -> None:
-    if budget is not None and ("model.hidden_size" in fixed or "model.hidden_size" in opened):
+def _check_budget(budget: object, given: set[str], same_as: dict[str, str]) -> None:
+    if budget is None:
+        return
+    if "model.hidden_size" in given:
         raise ConfigError("model.parameters solves model.hidden_size; give one of the two")
+    if "model.embedding_size" in same_as or "model.hidden_size" in same_as.values():
+        raise ConfigError("model.parameters solves the sizes; no same_as may follow or give one")
 
 
 def _resolve_corpus(fixed: dict[str, Value], folder: Path) -> str:
     if "data.corpus" not in fixed:
         raise ConfigError("data.corpus is missing; name a built-in corpus or a folder")
     corpus = str(fixed["data.corpus"])
-    return corpus if corpus in BUILT_IN_CORPORA else str((folder / Path(corpus).expanduser()).resolve())
+    if corpus in BUILT_IN_CORPORA:
+        return corpus
+    try:
+        return str((folder / Path(corpus).expanduser()).resolve())
+    except (ValueError, RuntimeError, OSError) as error:
+        raise ConfigError(f"data.corpus = {corpus!r} is not a path: {error}") from error
 
 
 def _manual(spec: StudySpec, number: int, table: dict[str, Any]) -> dict[str, Value]:

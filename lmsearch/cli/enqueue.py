@@ -32,8 +32,8 @@ def enqueue(study: str, values: tuple[str, ...], storage: str) -> None:
         named[path.strip()] = parse_value(value.strip())
     url = parse_storage(storage)
     opened = open_storage(url)
-    info, ticket = owe(opened, study, named)
-    fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in ticket.fixed.items())
-    click.echo(f"{study} owes {ticket.number + 1} trials now; the new one has {fixed or 'no fixed values'}")
+    info, tickets = owe(opened, study, named)
+    fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in tickets[-1].fixed.items())
+    click.echo(f"{study} owes {len(tickets)} trials now; the new one has {fixed or 'no fixed values'}")
     if not workers_at_work(opened, info):
         click.echo(f"no worker is at work; run it with: {command_text(['lmsearch', 'worker', study], url)}")

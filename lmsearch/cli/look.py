@@ -159,7 +159,13 @@ def file_lines(files: Any) -> list[str]:
 
 @click.command()
 @storage_option
-@click.option("--port", default=8080, show_default=True, help="On this machine's loopback address.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65_535),
+    default=8080,
+    show_default=True,
+    help="On this machine's loopback address.",
+)
 def dashboard(storage: str, port: int) -> None:
     """Serve optuna-dashboard on the store, for a browser on this machine.
 

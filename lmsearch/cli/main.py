@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"lmsearch: {error.filename} cannot be used: {error.strerror}", err=True)
+        sys.exit(LmsearchError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STORAGE = "sqlite:///runs/lmsearch.db"
 RUNS = Path("runs")
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
 
 
 def storage_option(function: F) -> F:
@@ -88,6 +89,14 @@ def spell_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def check_name(name: str) -> None:
+    """Refuse a study name that cannot be the name of a folder."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
+        raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
+    if len(name.encode()) > _LONGEST_NAME or (RUNS / name).is_file():
+        raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {RUNS}")
 
 
 def timestamped(line: str) -> None:

@@ -1,5 +1,6 @@
 """`lmsearch run`."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 from lmsearch.cli.look import count_line, file_lines, status_document
 from lmsearch.cli.options import (
     RUNS,
+    check_name,
     command_text,
     json_option,
     parse_storage,
@@ -20,9 +22,9 @@ from lmsearch.errors import ConfigError, LmsearchError, SearchFailedError, Store
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
-    from lmsearch.search.begin import Request
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
+    from lmsearch.store.tables import Ticket
     from lmsearch.text.corpus import Corpus
 
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--more", type=click.IntRange(min=1), help="Owe so many trials more than now.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Stop after so long; nothing is lost.")
+@click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
 @click.option("--quiet", is_flag=True, help="Print only what was found.")
 @json_option
 def run(study_file: str, storage: str, **options: Any) -> int:
@@ -77,7 +79,6 @@ class _Setup:
         corpus: "Corpus",
         devices: list[str],
         hours: float,
-        request: "Request",
     ) -> None:
         self.url = url
         self.storage = storage
@@ -85,7 +86,6 @@ class _Setup:
         self.corpus = corpus
         self.devices = devices
         self.until = time.time() + 3600 * hours if hours else None
-        self.request = request
         self.folder = RUNS / info.ref.name
 
     def launcher(self, signals: Any, command: str) -> tuple[Any, list[str]]:
@@ -97,6 +97,12 @@ class _Setup:
         environment = os.environ
         launcher = Launcher(self.storage, self.info, self.folder, self._worker_words, signals, environment)
         return launcher, self.devices
+
+    def tickets(self) -> list["Ticket"]:
+        """Give what the study owes and owed."""
+        from lmsearch.store.tickets import list_tickets
+
+        return list_tickets(self.storage, self.info.ref)
 
     def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
         import sys
@@ -146,14 +152,15 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
     opened = open_storage(url, create=True)
     info = begin(opened, name, spec, str(path.resolve().parent), corpus, request)
     hours = options["hours"] or spec.settings.hours
-    return _Setup(url, opened, info, corpus, devices, hours, request)
+    return _Setup(url, opened, info, corpus, devices, hours)
 
 
 def find_study_file(text: str) -> Path:
     """Find a study file by path, or one that lmsearch brings by its name; raises `ConfigError`."""
     path = Path(text)
-    if path.exists():
-        return path
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if path.exists():
+            return path
     brought = brought_studies()
     if text in brought:
         return brought[text]
@@ -165,12 +172,6 @@ def brought_studies() -> dict[str, Path]:
     package = Path(__file__).parent.parent
     folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
-
-
-def check_name(name: str) -> None:
-    """Refuse a study name that cannot be the name of a folder."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
-        raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
 
 
 def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
@@ -200,9 +201,9 @@ def _print_plan(setup: _Setup, devices: list[str]) -> None:
 
     info, corpus, spec = setup.info, setup.corpus, setup.info.spec
     splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
-    settings = spec.settings
-    sampler = setup.request.sampler or settings.sampler
-    pruner = setup.request.pruner or settings.pruner
+    owed = [ticket for ticket in setup.tickets() if ticket.state != "done"]
+    sampler = " and ".join(sorted({ticket.sampler if ticket.origin == "search" else ticket.origin for ticket in owed}))
+    pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
     click.echo(f"study    {info.ref.name} in {redact(setup.url)}")
     click.echo(
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
@@ -213,7 +214,9 @@ def _print_plan(setup: _Setup, devices: list[str]) -> None:
     click.echo(f"model    {spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):
         click.echo(f"{'search' if number == 0 else '':8} {path}: {value}")
-    click.echo(f"by       {sampler}, pruned by {pruner}, on {len(devices)} workers ({', '.join(sorted(set(devices)))})")
+    if owed:
+        workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
+        click.echo(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
 
 def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":

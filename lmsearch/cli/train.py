@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import RUNS, json_option
+from lmsearch.cli.options import RUNS, check_name, json_option
+from lmsearch.errors import SearchFailedError
 
 
 @click.command()
@@ -35,7 +36,9 @@ def train(config: Path, name: str | None, device: str, as_json: bool) -> None:
     corpus = open_corpus(closed.data, cache_folder())
     _warn_of_another_text(told, corpus.description, corpus.fingerprint)
     check_lengths(corpus, closed.train.batch_size, closed.train.eval_batch_size)
-    folder = RUNS / (name or str(told.get("study") or config.stem)) / f"seed-{closed.train.seed}"
+    name = name or told.get("study") or config.stem
+    check_name(name)
+    folder = RUNS / name / f"seed-{closed.train.seed}"
     tables = config_tables(closed, folder)
     say = (lambda line: None) if as_json else click.echo
     parameters = closed.model.count_parameters(len(corpus.vocabulary))
@@ -48,6 +51,8 @@ def train(config: Path, name: str | None, device: str, as_json: bool) -> None:
             f"epoch {epoch.number:3}  train {epoch.train_loss:.4f}  valid {epoch.valid_loss:.4f}  "
             f"perplexity {epoch.valid_perplexity:8.2f}  {epoch.tokens / epoch.seconds:7,.0f} tokens/s"
         )
+    if not any(math.isfinite(epoch.valid_loss) for epoch in epochs):
+        raise SearchFailedError(f"the training of {config} diverged: no epoch has a finite loss")
     best = min(epochs, key=lambda epoch: epoch.valid_loss if math.isfinite(epoch.valid_loss) else math.inf)
     result = {"perplexity": best.valid_perplexity, "epoch": best.number, "model": str(folder)}
     if as_json:
@@ -67,8 +72,13 @@ def _told_result(config: Path) -> dict[str, Any]:
         return {}
     tables = json.loads(config.read_text(encoding="utf-8-sig"))
     result, provenance = tables.get("result"), tables.get("provenance")
-    told = dict(result) if isinstance(result, dict) else {}
-    return told | {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
+    told: dict[str, Any] = {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
+    if isinstance(result, dict):
+        if isinstance(result.get("study"), str):
+            told["study"] = result["study"]
+        if isinstance(result.get("perplexity"), int | float):
+            told["perplexity"] = result["perplexity"]
+    return told
 
 
 def _warn_of_another_text(told: dict[str, Any], description: str, fingerprint: str) -> None:

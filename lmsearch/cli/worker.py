@@ -6,6 +6,8 @@ import click
 
 from lmsearch.cli.options import RUNS, command_text, duration, parse_storage, storage_option, timestamped
 
+_STORE_TIMEOUT = 600.0  # seconds
+
 
 @click.command()
 @click.argument("study")
@@ -61,7 +63,11 @@ def worker(
         lease_seconds=lease_seconds,
         store_timeout=store_timeout,
     )
-    again = command_text(["lmsearch", "worker", study], url)
+    words = ["lmsearch", "worker", study] + ([] if device == "auto" else ["--device", device])
+    words += [] if corpus is None else ["--corpus", str(corpus)]
+    words += [] if until is None else ["--until", f"{until:.0f}s"]
+    words += [] if store_timeout == _STORE_TIMEOUT else ["--store-timeout", f"{store_timeout:.0f}s"]
+    again = command_text(words, url)
     try:
         code = run_worker(options, timestamped)
     except StoreGoneError as error:

@@ -101,7 +101,7 @@ def open_device(name: str) -> torch.device:
         if (device.index or 0) >= count:
             raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
         torch.set_float32_matmul_precision("high")  # TF32 products
-    elif device.type not in ("cpu", "meta"):
+    elif device.type != "cpu":
         raise DeviceError(f"the device {name!r} is not supported; there are: {', '.join(DEVICES)}")
     return device
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import tomlkit
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
@@ -36,6 +37,12 @@ class ResultFiles:
 
 def write_results(record: StudyRecord, folder: Path, command: str) -> ResultFiles:
     """Write all result files of a study anew into its folder; raises `OSError` where that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / ".results.lock"):  # two runs of one study may end at the same time
+        return _write_results(record, folder, command)
+
+
+def _write_results(record: StudyRecord, folder: Path, command: str) -> ResultFiles:
     replace_file(folder / "study.toml", relocated_study(record.info, folder))
     replace_file(folder / "trials.csv", trials_csv(record))
     best = record.best
@@ -137,7 +144,11 @@ def source_commit() -> str | None:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
-    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    words = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return asked.stdout.strip() or None
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from lmsearch.config import RunConfig
-from lmsearch.errors import StudyError
+from lmsearch.errors import StoreGoneError, StudyError
 from lmsearch.spec import StudySpec, differences
 from lmsearch.store import url as urls
 from lmsearch.store.records import StudyInfo, create_study, find_study, open_study, store_info
@@ -34,21 +36,11 @@ def begin(
     """
     check_request(spec, request)
     check_space(spec, corpus)
-    with urls.creation_lock(storage.place):
-        info = find_study(storage, name)
-        before = info
-        if info is None:
-            decide = _decision(spec, request, None)
-            decide([])  # refuse before anything is written
-            info = create_study(
-                storage, name, spec, folder, corpus.description, corpus.fingerprint, len(corpus.vocabulary)
-            )
-        else:
-            _check_same(info, spec, corpus)
+    before, info = _find_or_create(storage, name, spec, folder, corpus, request)
     purge_strays(storage, info.ref)
     change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
     close_ended(storage, info.ref)
-    if info.spec.text != spec.text:
+    if (info.spec.text, info.folder) != (spec.text, folder):
         info = StudyInfo(
             ref=info.ref,
             spec=spec,
@@ -59,6 +51,24 @@ def begin(
         )
         store_info(storage, info)
     return info
+
+
+def _find_or_create(
+    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request
+) -> tuple[StudyInfo | None, StudyInfo]:
+    """Give the study as it was before, None for a new one, and as it is now."""
+    try:
+        with urls.creation_lock(storage.place):
+            before = find_study(storage, name)
+            if before is not None:
+                _check_same(before, spec, corpus)
+                return before, before
+            decide_tickets(spec, request, None, [])  # refuse before anything is written
+            return None, create_study(
+                storage, name, spec, folder, corpus.description, corpus.fingerprint, len(corpus.vocabulary)
+            )
+    except SQLAlchemyError as error:
+        raise StoreGoneError(urls.explain(storage.place, error)) from error
 
 
 def check_space(spec: StudySpec, corpus: Corpus) -> None:
@@ -124,7 +134,7 @@ def decide_tickets(spec: StudySpec, request: Request, stored: StudySpec | None, 
     # A study without tickets is new, also where its creation was cut short just before they were added.
     total = _wanted_total(spec, request, stored if tickets else None, have)
     new = [NewTicket(origin="search", sampler=sampler, pruner=pruner)] * max(0, total - have)
-    return Changes(add=add + new, withdraw=_withdrawn(tickets, have - total))
+    return Changes(add=add + new, withdraw=_withdrawn(tickets, have, total))
 
 
 def _wanted_total(spec: StudySpec, request: Request, stored: StudySpec | None, have: int) -> int:
@@ -152,28 +162,29 @@ def _check_points_total(request: Request, sampler: str, have: int) -> None:
         )
 
 
-def _withdrawn(tickets: Sequence[Ticket], surplus: int) -> list[int]:
-    if surplus <= 0:
+def _withdrawn(tickets: Sequence[Ticket], have: int, total: int) -> list[int]:
+    if total >= have:
         return []
     free = [ticket.number for ticket in reversed(tickets) if ticket.untouched]
-    if len(free) < surplus:
-        least = len(tickets) - len(free)
+    if have - len(free) > total:
         raise StudyError(
-            f"the study cannot go down to {len(tickets) - surplus} trials: {least} are begun or have values "
-            "fixed for them"
+            f"the study cannot have {total} trials: {have - len(free)} are begun or have values fixed for them"
         )
-    return free[:surplus]
+    return free[: have - total]
 
 
-def enqueue(storage: FencedStorage, name: str, values: Mapping[str, object]) -> tuple[StudyInfo, Ticket]:
-    """Owe one more trial with these values; the study's sampler draws the others. Raises `ConfigError`."""
+def enqueue(storage: FencedStorage, name: str, values: Mapping[str, object]) -> tuple[StudyInfo, list[Ticket]]:
+    """Owe one more trial with these values; the study's sampler draws the others. Raises `ConfigError`.
+
+    Gives the study and all its tickets, the new one last.
+    """
     info = open_study(storage, name)
     fixed = info.spec.check_point(values)
     settings = info.spec.settings
     sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
     new = NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed)
     tickets = change_tickets(storage, info.ref, lambda _: Changes(add=[new]))
-    return info, tickets[-1]
+    return info, tickets
 
 
 def workers_at_work(storage: FencedStorage, info: StudyInfo) -> bool:

@@ -58,7 +58,8 @@ class _Child:
     process: subprocess.Popen[bytes]
     pipe: int  # our end; closed by our death
     log: Path
-    restarts: int
+    restarts: int  # of its place, without a trial ended in between
+    done: int  # tickets answered when it was started
 
 
 def default_devices(device: str, workers: int | None) -> list[str]:
@@ -119,6 +120,7 @@ class Launcher:
         self._began = time.monotonic()
         self._error: LmsearchError | None = None
         self._passed_on = 0
+        self._done = 0
 
     def run(self, devices: Sequence[str]) -> Iterator[Snapshot]:
         """Run one worker a device until all have left, giving a snapshot each second and one at the end.
@@ -130,12 +132,14 @@ class Launcher:
         if record.done == record.total:
             yield self._snapshot(record, 0)
             return
-        children = [self._start(device, 0) for device in devices]
+        children: list[_Child | None] = [self._start(device, 0) for device in devices]
         looked = 0.0
         try:
             while children:
                 self._pass_on(children)
-                children = [child for old in children if (child := self._look_after(old)) is not None]
+                for place, child in enumerate(list(children)):
+                    children[place] = self._look_after(child)  # kept in place: an error must not lose one
+                children = [child for child in children if child is not None]
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
                     record = self._read()
@@ -150,7 +154,9 @@ class Launcher:
 
     def _read(self) -> StudyRecord:
         close_ended(self.storage, self.info.ref)
-        return read_study(self.storage, self.info, self._study)
+        record = read_study(self.storage, self.info, self._study)
+        self._done = record.done
+        return record
 
     def _wait_on(self, seconds: float, reason: str) -> bool:
         """Wait for the store as long as the workers do, or until a signal."""
@@ -174,35 +180,35 @@ class Launcher:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
             )
         os.close(theirs)
-        return _Child(name, device, process, ours, log, restarts)
+        return _Child(name, device, process, ours, log, restarts, self._done)
 
-    def _look_after(self, child: _Child) -> _Child | None:
+    def _look_after(self, child: _Child | None) -> _Child | None:
         """Give the child that stands at this place now; None where it is left empty."""
-        code = child.process.poll()
-        if code is None:
+        if child is None or (code := child.process.poll()) is None:
             return child
-        os.close(child.pipe)
         release_worker(self.storage, self.info.ref, child.name)
+        os.close(child.pipe)
         if code == 0 or self.signals.received or self._error is not None:
             return None
+        restarts = child.restarts if self._done == child.done else 0
         words = _last_words(child.log)
         if code == StoreGoneError.exit_code:
-            self._error = StoreGoneError(words.removeprefix("lmsearch: "))
+            self._error = StoreGoneError(words.removeprefix("lmsearch: ").partition("; what ran is saved")[0])
         elif code == LmsearchError.exit_code:
             self._error = LmsearchError(words.removeprefix("lmsearch: "))
         elif code == SearchFailedError.exit_code and words.startswith("lmsearch:"):
             self._error = SearchFailedError(words.removeprefix("lmsearch: "))
-        elif child.restarts >= _RESTARTS:
+        elif restarts >= _RESTARTS:
             self._error = SearchFailedError(f"a worker died {_RESTARTS + 1} times in a row; its log is {child.log}")
         if self._error is not None:
             self.signals.received.append(signal.SIGTERM)
             return None
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         self.notices.append(f"a worker died ({how}) and is started again; its log is {child.log}")
-        time.sleep(min(0.1 * 2**child.restarts, 5.0))
-        return self._start(child.device, child.restarts + 1)
+        time.sleep(min(0.1 * 2**restarts, 5.0))
+        return self._start(child.device, restarts + 1)
 
-    def _watch_failures(self, record: StudyRecord, children: Sequence[_Child]) -> None:
+    def _watch_failures(self, record: StudyRecord, children: Sequence[_Child | None]) -> None:
         limit = self.info.spec.settings.max_failures
         last = last_failures(self._began_trials(record), limit)
         if last is not None and self._error is None and children:
@@ -213,19 +219,20 @@ class Launcher:
         began = time.time() - (time.monotonic() - self._began)
         return [t for t in record.trials if t.ended is not None and t.ended.timestamp() >= began]
 
-    def _pass_on(self, children: Sequence[_Child]) -> None:
+    def _pass_on(self, children: Sequence[_Child | None]) -> None:
         for number in self.signals.received[self._passed_on :]:
             self._passed_on += 1
-            for child in children:
+            for child in filter(None, children):
                 with contextlib.suppress(ProcessLookupError):
                     child.process.send_signal(number)
 
-    def _end(self, children: Sequence[_Child]) -> None:
+    def _end(self, children: Sequence[_Child | None]) -> None:
         """Leave no child behind where the loop was left early: they see our end of the pipe close."""
-        for child in children:
+        left = [child for child in children if child is not None]
+        for child in left:
             if child.process.poll() is None:
                 child.process.send_signal(signal.SIGTERM)
-        for child in children:
+        for child in left:
             child.process.wait()
             os.close(child.pipe)
             with contextlib.suppress(StoreGoneError):  # its lease then runs out by itself

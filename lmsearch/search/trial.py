@@ -72,17 +72,18 @@ class TrialRunner:
         study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number)
         study.pruner = make_pruner(self.info.spec, ticket.pruner)
         saved = None
-        if ticket.trial_id is not None:
-            saved = self.checkpoints.find(ticket)
-            if saved is None:
-                self.storage.restart(ticket)
-        with self.storage.asking(ticket, _template(self.info, ticket)):
-            trial = study.ask()
         try:
+            if ticket.trial_id is not None:
+                saved = self.checkpoints.find(ticket)
+                if saved is None:
+                    self.storage.restart(ticket)
+                    self.checkpoints.remove(ticket)
+            with self.storage.asking(ticket, _template(self.info, ticket)):
+                trial = study.ask()
             return _OneTrial(self, study, trial, ticket, saved).run()
         except UpdateFinishedTrialError as error:
             self.checkpoints.remove(ticket)
-            raise DroppedError(f"trial {trial.number} was ended from outside") from error
+            raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
 
 
 def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
@@ -145,7 +146,8 @@ class _OneTrial:
         for row in self.rows:
             if row.epoch not in known:
                 self._report(row, Progress(epoch=row.epoch, step=0, tokens_per_second=None), None)
-        return self._decide(self.rows[-1]) if self.rows and self.rows[-1].epoch not in known else None
+        # Its owner may have died between an epoch's report and what followed from it.
+        return self._decide(self.rows[-1]) if self.saved and self.saved.at_epoch_end else None
 
     def _step(self, event: Step) -> None:
         self.runner.control.progress(event)
@@ -187,7 +189,9 @@ class _OneTrial:
 
     def _save(self, epoch: int, event: Event) -> str | None:
         state = event.state().to_bytes()
-        checkpoint = Checkpoint(epochs=tuple(self.rows), best_model=self.best_model, state=state)
+        checkpoint = Checkpoint(
+            epochs=tuple(self.rows), best_model=self.best_model, at_epoch_end=isinstance(event, Epoch), state=state
+        )
         return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
 
     def _on_disk(self, write: Callable[[], str]) -> str | None:
@@ -199,7 +203,7 @@ class _OneTrial:
             return None
 
     def _save_model(self, event: Epoch, config: RunConfig) -> str:
-        name = f"trial-{self.trial.number}-epoch-{event.number}-lease-{self.ticket.lease}"
+        name = f"{_stem(self.ticket.study_key, self.trial.number)}{event.number}-lease-{self.ticket.lease}"
         folder = self.runner.models / name
         corpus = self.runner.corpus
         metrics = {"valid_loss": event.valid_loss, "epoch": event.number, "corpus": corpus.fingerprint}
@@ -253,8 +257,13 @@ def keep_best_models(runner: TrialRunner) -> None:
     record = read_study(runner.storage, runner.info)
     complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
     for trial in complete[_KEPT_MODELS:]:
-        for folder in runner.models.glob(f"trial-{trial.number}-epoch-*"):
+        for folder in runner.models.glob(f"{_stem(runner.info.ref.key, trial.number)}*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _stem(study_key: str, trial: int) -> str:
+    # Two stores may have a study of the same name, and then share its folder.
+    return f"{study_key[:12]}-trial-{trial}-epoch-"
 
 
 def _path(key: str) -> Path:

@@ -65,8 +65,11 @@ class Stop:
     def listen(self) -> None:
         """Stop on SIGINT, SIGTERM and SIGHUP; at once on a second one."""
 
+        heard: list[int] = []
+
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.exit_code is not None:
+            heard.append(number)
+            if len(heard) > 1:
                 os._exit(128 + number)
             self.request(128 + number)
 

@@ -21,6 +21,7 @@ class Checkpoint:
 
     epochs: tuple[EpochRow, ...]
     best_model: str | None
+    at_epoch_end: bool  # saved between two epochs, not inside one
     state: bytes
 
 
@@ -44,12 +45,16 @@ class Checkpoints:
         name = f"{ticket.study_key[:12]}-{ticket.number}-e{epoch}-s{step}-l{ticket.lease}.checkpoint"
         path = self.folder / name
         rows = [{k: repr(v) for k, v in asdict(row).items()} for row in checkpoint.epochs]
-        head = json.dumps({"epochs": rows, "best_model": checkpoint.best_model}).encode()
+        head = json.dumps(
+            {"epochs": rows, "best_model": checkpoint.best_model, "at_epoch_end": checkpoint.at_epoch_end}
+        ).encode()
         content = head + b"\n" + checkpoint.state
         checksum = hashlib.sha256(content).hexdigest().encode()
         replace_file(path, b"%s %s\n%s" % (_MAGIC, checksum, content))
-        for place in self._places(ticket)[:-2]:
-            if place.lease <= ticket.lease:
+        # By lease first: a file of an earlier lease may be of a later epoch, where the trial had to start again.
+        places = sorted(self._places(ticket, self.folder), key=lambda place: (place.lease, place.epoch, place.step))
+        for place in places[:-2]:
+            if place.lease <= ticket.lease and place.path != path:
                 place.path.unlink(missing_ok=True)
         return f"{self.host}:{path}"
 
@@ -60,7 +65,10 @@ class Checkpoints:
         where a checksum fails, the one before.
         """
         named = self._named(ticket)
-        for place in reversed(self._places(ticket)):
+        # The file may lie in another folder of this host: that of a worker started elsewhere.
+        folders = {self.folder} | ({named.path.parent} if named else set())
+        places = sorted(place for folder in folders for place in self._places(ticket, folder))
+        for place in reversed(places):
             just_before = place.lease == ticket.lease - 1
             if named is None and not just_before:
                 continue
@@ -72,7 +80,7 @@ class Checkpoints:
 
     def remove(self, ticket: Ticket, lease: int | None = None) -> None:
         """Remove a ticket's checkpoints, or only those that were written under one lease."""
-        for place in self._places(ticket):
+        for place in self._places(ticket, self.folder):
             if lease is None or place.lease == lease:
                 place.path.unlink(missing_ok=True)
 
@@ -80,9 +88,9 @@ class Checkpoints:
         host, _, path = (ticket.checkpoint or "").partition(":")
         return _place(Path(path)) if host == self.host and path else None
 
-    def _places(self, ticket: Ticket) -> list[_Place]:
+    def _places(self, ticket: Ticket, folder: Path) -> list[_Place]:
         pattern = f"{ticket.study_key[:12]}-{ticket.number}-*.checkpoint"
-        return sorted(place for path in self.folder.glob(pattern) if (place := _place(path)))
+        return sorted(place for path in folder.glob(pattern) if (place := _place(path)))
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -96,7 +104,12 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return None
     head, _, state = rest.partition(b"\n")
     fields = json.loads(head)
-    return Checkpoint(epochs=_rows(fields["epochs"]), best_model=fields["best_model"], state=state)
+    return Checkpoint(
+        epochs=_rows(fields["epochs"]),
+        best_model=fields["best_model"],
+        at_epoch_end=fields["at_epoch_end"],
+        state=state,
+    )
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> tuple[EpochRow, ...]:

@@ -1,7 +1,9 @@
 """Studies created in the store, and read from it as frozen plain data."""
 
+import json
 import math
 import secrets
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -122,6 +124,8 @@ def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
     if stored is None:
         if storage.get_all_trials(study._study_id):
             raise StudyError(f"the study {name!r} was not made by lmsearch; give this search another --name")
+        if study.directions != [StudyDirection.MINIMIZE]:
+            raise StudyError(f"the study {name!r} does not minimise one value; give this search another --name")
         return None  # its creation was cut short: it has nothing yet
     return StudyInfo(
         ref=StudyRef(name=name, id=study._study_id, key=stored["key"]),
@@ -173,8 +177,6 @@ def create_study(
 
 def store_info(storage: FencedStorage, info: StudyInfo) -> None:
     """Write what the store holds of a study: its file's text, and that text parsed for other programs."""
-    import tomllib
-
     stored = {
         "key": info.ref.key,
         "text": info.spec.text,
@@ -184,7 +186,7 @@ def store_info(storage: FencedStorage, info: StudyInfo) -> None:
         "fingerprint": info.fingerprint,
         "vocabulary_size": info.vocabulary_size,
     }
-    storage.set_study_system_attr(info.ref.id, _ATTRIBUTE, stored)
+    storage.set_study_system_attr(info.ref.id, _ATTRIBUTE, json.loads(json.dumps(stored, default=str)))
 
 
 def optuna_study(storage: FencedStorage, name: str) -> optuna.Study:

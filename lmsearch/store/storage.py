@@ -61,6 +61,10 @@ Patience = Callable[[float, str], bool]
 """Tells whether to wait on, after so many seconds without the store, for the reason given."""
 
 
+_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "too many", "connection slots", "terminating")
+"""What a server says that will take a connection later; other refusals (no such database, wrong password) stay."""
+
+
 @dataclass(frozen=True)
 class WaitUpTo:
     """Patience for at most `limit` seconds."""
@@ -359,6 +363,9 @@ class FencedStorage(RDBStorage):
             with self.transaction() as session:
                 if _rowcount(session.execute(self.renewal(ticket, epoch=0, step=0, checkpoint=None))) != 1:
                     raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+                state = sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == ticket.trial_id)
+                if session.execute(state).scalar_one() != TrialState.RUNNING:
+                    raise UpdateFinishedTrialError(f"the trial of ticket {ticket.number} is ended")
                 session.execute(sa.delete(value).where(value.trial_id == ticket.trial_id))
                 session.execute(
                     sa.delete(EPOCH).where(
@@ -526,6 +533,8 @@ def is_transient(error: BaseException) -> bool:
         )
     if isinstance(error, DBAPIError) and cause is not None:
         state: str | None = getattr(cause, "sqlstate", None)
+        if state is None and "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
+            return any(words in str(cause) for words in _PASSING_REFUSALS)
         if state is None:
             return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
         return state.startswith(_TRANSIENT_CLASSES)

@@ -10,13 +10,15 @@ from typing import Any
 import filelock
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from lmsearch.errors import StoreError
 
 _LOCK_SECONDS = 60.0  # how long SQLite waits for another writer before it is asked again
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
-_SECRETS = ("password", "sslpassword")  # in the query of a URL
+_SHOWN = ("host", "hostaddr", "port", "dbname", "user", "sslmode", "application_name", "connect_timeout")
+"""What of a URL's query may be shown; anything else may be a secret, or one misspelt."""
+
 _KEEPALIVES = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -51,14 +53,14 @@ def parse_url(text: str) -> URL:
 
 def redact(url: URL) -> str:
     """Give the URL for a person to read, its password as `***`."""
-    query = {name: "***" if name in _SECRETS else value for name, value in url.query.items()}
+    query = {name: value if name in _SHOWN else "***" for name, value in url.query.items()}
     shown = url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
     return shown.replace("%2A%2A%2A", "***")
 
 
 def has_password(url: URL) -> bool:
     """Tell whether the URL holds a secret, so that it may not stand on a command line."""
-    return bool(url.password) or any(name in url.query for name in _SECRETS)
+    return bool(url.password) or any(name not in _SHOWN for name in url.query)
 
 
 def full_text(url: URL) -> str:
@@ -67,8 +69,11 @@ def full_text(url: URL) -> str:
 
 
 def _hide(text: str) -> str:
-    # A text that is no URL may still hold a password, and that stands before an @ or after an equals sign.
-    return "***@" + text.rpartition("@")[2].partition("?")[0] if "@" in text else text.partition("?")[0]
+    # What is no URL may still hold a password, and nobody can say where.
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        return f"{scheme}://…"
+    return "…" if any(mark in text for mark in ":@=?") else text
 
 
 def engine_options(url: URL, connections: int) -> dict[str, Any]:
@@ -119,8 +124,6 @@ def creation_lock(url: URL) -> Iterator[None]:
         with engine.connect() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_lock(_PARENT_LOCK)))
             yield  # closing the connection gives the lock back
-    except SQLAlchemyError as error:
-        raise StoreError(explain(url, error)) from error
     finally:
         engine.dispose()
 

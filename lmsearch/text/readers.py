@@ -44,6 +44,8 @@ def open_reader(corpus: str) -> Reader:
     if corpus == "python-docs":
         return PythonDocs()
     path = Path(corpus)
+    if not _may_look(path):
+        raise CorpusError(f"the corpus {path} cannot be read: permission denied")
     if path.is_dir():
         return TextFolder(path)
     if path.exists():
@@ -52,6 +54,14 @@ def open_reader(corpus: str) -> Reader:
         f"there is no corpus {path.name!r}: no folder {path}, and built in are: {', '.join(BUILT_IN_CORPORA)}"
         + (nearest(path.name, BUILT_IN_CORPORA) if "did you mean" in nearest(path.name, BUILT_IN_CORPORA) else "")
     )
+
+
+def _may_look(path: Path) -> bool:
+    try:
+        path.exists()
+    except OSError:
+        return False
+    return True
 
 
 class PythonDocs:

@@ -74,7 +74,7 @@ def test_a_smaller_total_withdraws_what_nobody_began_newest_first(owner: Owner) 
     assert [ticket.number for ticket in owner.tickets()] == [0]
     owner.begin(trials=3)
     claim(owner.storage, info.ref, HOLDER)
-    with pytest.raises(StudyError, match="cannot go down to 1 trials: 2 are begun or have values fixed"):
+    with pytest.raises(StudyError, match="cannot have 1 trials: 2 are begun or have values fixed"):
         owner.begin(trials=1)
     assert len(owner.tickets()) == 3
 
@@ -150,6 +150,21 @@ def test_the_same_text_at_another_place_is_the_same_corpus(owner: Owner, tmp_pat
     assert other.origins() == "sss"
 
 
+def test_a_moved_project_is_known_by_its_new_place(owner: Owner, tmp_path: Path) -> None:
+    owner.begin()
+    moved = Owner(tmp_path / "moved", str(owner.storage.place.render_as_string(hide_password=False)))
+    moved.begin()
+    assert open_study(owner.storage, "tiny").spec.data.corpus == str(tmp_path / "moved" / "corpus")
+
+
+def test_an_empty_study_that_maximises_is_not_adopted(owner: Owner) -> None:
+    import optuna
+
+    optuna.create_study(storage=owner.storage, study_name="tiny", direction="maximize")
+    with pytest.raises(StudyError, match="does not minimise"):
+        owner.begin()
+
+
 def test_a_study_is_rebuilt_from_the_store_alone(owner: Owner) -> None:
     info = owner.begin(TINY_STUDY + MANUAL)
     stored = open_study(owner.storage, "tiny")
@@ -189,7 +204,8 @@ def test_an_unknown_study_is_answered_with_the_nearest(owner: Owner) -> None:
 
 def test_enqueued_values_are_checked_and_claimed_first(owner: Owner) -> None:
     info = owner.begin()
-    _, ticket = enqueue(owner.storage, "tiny", {"model.output_dropout": 0.4})
+    _, all_tickets = enqueue(owner.storage, "tiny", {"model.output_dropout": 0.4})
+    ticket = all_tickets[-1]
     assert (ticket.origin, ticket.fixed, len(owner.tickets())) == ("enqueued", {"model.output_dropout": 0.4}, 4)
     first = claim(owner.storage, info.ref, HOLDER)
     assert first is not None and first.number == ticket.number

@@ -169,7 +169,7 @@ def test_an_interrupted_search_goes_on_without_repeating_a_step(sqlite_bureau: B
     assert {ticket.number for ticket in bureau.record().tickets if ticket.attempts == 2} == waiting
 
 
-def wait_for(condition: Any, seconds: float = 20.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.records import TrialRecord, read_study
 from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import Progress
-from lmsearch.store.tickets import Holder, claim
+from lmsearch.store.tickets import Holder, claim, release_worker
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus
@@ -38,6 +39,10 @@ class Steps:
                 raise GiveBackError
 
 
+def _die(trial: optuna.Trial) -> bool:
+    raise KeyboardInterrupt
+
+
 class Desk:
     """A study on which trials are run one by one."""
 
@@ -49,7 +54,8 @@ class Desk:
         self.info = begin(self.storage, "tiny", make_spec(folder, text), str(folder), self.corpus, Request())
         self.said: list[str] = []
 
-    def run(self, stop_after: int | None = None) -> str:
+    def run(self, stop_after: int | None = None, die_at: str = "") -> str:
+        """Run the next ticket; `die_at` names a method of Optuna's trial at which the process is as if killed."""
         ticket = claim(self.storage, self.info.ref, Holder(worker="w", host="h", process=1, device="cpu"))
         assert ticket is not None
         runner = TrialRunner(
@@ -63,7 +69,10 @@ class Desk:
             control=Steps(stop_after),
             say=self.said.append,
         )
-        return runner.run(ticket)
+        with pytest.MonkeyPatch.context() as patch:
+            if die_at:
+                patch.setattr(optuna.Trial, die_at, _die)
+            return runner.run(ticket)
 
     def trial(self, number: int = 0) -> TrialRecord:
         return read_study(self.storage, self.info, epochs=True).trials[number]
@@ -81,7 +90,9 @@ def test_a_trials_value_is_its_lowest_perplexity_and_it_says_where_it_comes_from
     assert isinstance(dropout, float)
     assert trial.perplexity == math.exp(0.5 + dropout) == min(trial.curve.values())
     assert (trial.by, trial.origin, trial.best_epoch) == ("random", "search", 3)
-    assert trial.parameters and trial.model.startswith(f"h:{desk.folder}/models/trial-0-epoch-3")
+    assert trial.parameters and trial.model.startswith(
+        f"h:{desk.folder}/models/{desk.info.ref.key[:12]}-trial-0-epoch-3"
+    )
     assert [row.tokens for row in trial.epochs] == [50, 50, 50]
 
 
@@ -130,6 +141,35 @@ def test_a_trial_whose_state_is_gone_starts_again_with_its_values(desk: Desk) ->
     assert len(read_study(desk.storage, desk.info).trials) == 1
 
 
+def test_two_stores_with_a_study_of_one_name_keep_their_weights_apart(tmp_path: Path, prepared_sqlite: Path) -> None:
+    desks = []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.db").write_bytes(prepared_sqlite.read_bytes())
+        desks.append(Desk(tmp_path, f"sqlite:///{tmp_path / name}.db", TINY_STUDY.replace("trials = 3", "trials = 5")))
+    for desk in (desks[0], *[desks[1]] * 5):
+        desk.run()
+    assert Path(desks[0].trial().model.partition(":")[2]).is_dir()
+
+
+def test_what_follows_from_an_epoch_follows_after_a_death_right_behind_its_report(
+    tmp_path: Path, storage_url: str
+) -> None:
+    text = TINY_STUDY.replace('"none"', '"median"') + "[pruner]\nn_startup_trials = 1\nn_warmup_steps = 1\n"
+    desk = Desk(tmp_path, storage_url, text)
+    desk.run()
+    first = desk.trial()
+    # The second trial is reported for one epoch, worse than the first, and its worker dies before it decides.
+    with desk.storage.transaction() as session:
+        session.connection().exec_driver_sql("UPDATE trial_intermediate_values SET intermediate_value = 1.0")
+    assert first.outcome == "complete"
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(die_at="should_prune")
+    assert list(desk.trial(1).curve) == [1]
+    release_worker(desk.storage, desk.info.ref, "w")
+    assert desk.run() == "pruned"
+    assert list(desk.trial(1).curve) == [1]
+
+
 def test_manual_values_are_tried_and_the_others_drawn(tmp_path: Path, storage_url: str) -> None:
     desk = Desk(tmp_path, storage_url, TINY_STUDY + '[[manual]]\n"model.output_dropout" = 0.125\n')
     desk.run()
@@ -146,5 +186,5 @@ def test_the_pruner_stops_a_trial_that_does_not_promise(tmp_path: Path, storage_
     assert {"complete", "pruned"} == set(outcomes)
     for number, outcome in enumerate(outcomes):
         assert len(desk.trial(number).curve) == 3 if outcome == "complete" else len(desk.trial(number).curve) >= 2
-    kept = {path.name.split("-")[1] for path in (tmp_path / "models").iterdir()}
+    kept = {path.name.split("-")[2] for path in (tmp_path / "models").iterdir()}
     assert len(kept) <= 3 and all(outcomes[int(number)] == "complete" for number in kept)

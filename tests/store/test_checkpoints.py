@@ -18,7 +18,9 @@ def make_ticket(lease: int = 1, checkpoint: str | None = None, number: int = 7) 
 
 
 def make_checkpoint(state: bytes = b"state", epochs: int = 0) -> Checkpoint:
-    return Checkpoint(epochs=tuple(epoch_row(n) for n in range(1, epochs + 1)), best_model=None, state=state)
+    return Checkpoint(
+        epochs=tuple(epoch_row(n) for n in range(1, epochs + 1)), best_model=None, at_epoch_end=False, state=state
+    )
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def files(checkpoints: Checkpoints) -> list[str]:
 
 def test_what_is_saved_is_found_by_the_key_in_the_ticket(checkpoints: Checkpoints) -> None:
     odd = dataclasses.replace(epoch_row(2), train_loss=math.inf, valid_loss=0.1 + 0.2)
-    saved = Checkpoint(epochs=(epoch_row(1), odd), best_model="here:/m", state=b"\x00\n\xff")
+    saved = Checkpoint(epochs=(epoch_row(1), odd), best_model="here:/m", at_epoch_end=True, state=b"\x00\n\xff")
     key = checkpoints.save(make_ticket(), 2, 40, saved)
     assert checkpoints.find(make_ticket(lease=2, checkpoint=key)) == saved
 
@@ -90,3 +92,20 @@ def test_an_owner_that_lost_the_lease_removes_its_own_files_only(checkpoints: Ch
     assert [name.split("-")[1::3] for name in files(checkpoints)] == [["7", "l2.checkpoint"], ["77", "l1.checkpoint"]]
     checkpoints.remove(make_ticket(lease=2))
     assert [name.split("-")[1] for name in files(checkpoints)] == ["77"]
+
+
+def test_the_file_that_the_ticket_names_is_found_in_another_folder_of_this_host(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    key = checkpoints.save(make_ticket(), 1, 10, make_checkpoint(b"there"))
+    elsewhere = Checkpoints(tmp_path / "elsewhere", "here")
+    found = elsewhere.find(make_ticket(lease=2, checkpoint=key))
+    assert found is not None and found.state == b"there"
+
+
+def test_a_new_file_is_kept_though_an_earlier_lease_left_files_of_later_epochs(checkpoints: Checkpoints) -> None:
+    for epoch in (5, 6):
+        checkpoints.save(make_ticket(lease=1), epoch, 10 * epoch, make_checkpoint())
+    key = checkpoints.save(make_ticket(lease=3), 1, 10, make_checkpoint(b"again"))
+    found = checkpoints.find(make_ticket(lease=4, checkpoint=key))
+    assert found is not None and found.state == b"again"

@@ -169,6 +169,20 @@ def test_errors_of_the_server_pass_or_do_not_by_their_class(state: str, passes: 
     assert is_transient(database_error(SqlState(state))) == is_transient(wrapped) == passes
 
 
+@pytest.mark.parametrize(
+    ("words", "passes"),
+    [
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  sorry, too many clients already", True),
+        ("connection refused", True),
+        ('FATAL:  database "nowhere" does not exist', False),
+        ('FATAL:  password authentication failed for user "me"', False),
+    ],
+)
+def test_a_refused_connection_passes_or_does_not_by_its_words(words: str, passes: bool) -> None:
+    assert is_transient(database_error(psycopg.OperationalError(words))) == passes
+
+
 def test_a_missing_table_does_not_pass_though_sqlite_calls_it_operational(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError) as error:
         sqlite3.connect(tmp_path / "x.db").execute("SELECT * FROM nothing")

@@ -20,6 +20,7 @@ SECRET = "hunter2{}%40"
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("postgresql://me@host", "names no database"),
+        (f"postgresql://me:{SECRET}/db", "is not a storage URL"),
         (f"postgres//me:{SECRET}@host/db", "is not a storage URL"),
         (f"postgresql://me:{SECRET}@host:port/db", "is not a storage URL"),
     ],
@@ -42,7 +43,14 @@ def test_every_name_of_postgresql_means_the_same_driver(text: str) -> None:
     assert redact(parse_url(text)) == "postgresql://me@h/d"
 
 
-@pytest.mark.parametrize("text", [f"postgresql://me:{SECRET}@h/d", f"postgresql://me@h/d?password={SECRET}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://me:{SECRET}@h/d",
+        f"postgresql://me@h/d?password={SECRET}",
+        f"postgresql://me@h/d?pasword={SECRET}",
+    ],
+)
 def test_a_password_is_never_shown_and_always_kept(text: str) -> None:
     url = parse_url(text)
     assert has_password(url)

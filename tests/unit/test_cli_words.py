@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lmsearch.cli.live import render, spark
-from lmsearch.cli.options import command_text, duration, parse_storage, spell_seconds, spell_value
-from lmsearch.cli.run import _own_words, brought_studies, check_name
+from lmsearch.cli.options import check_name, command_text, duration, parse_storage, spell_seconds, spell_value
+from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.results.best import trials_csv
 from lmsearch.search import launch
@@ -56,7 +56,7 @@ def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> 
     )
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a\0b"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a\0b", "x" * 300])
 def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="a study cannot be called"):
         check_name(name)

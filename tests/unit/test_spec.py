@@ -52,6 +52,13 @@ def changed(old: str, new: str) -> str:
         (changed('corpus = "corpus"', ""), "data.corpus is missing"),
         (changed("format = 1", "format = "), "not valid TOML"),
         (TINY_STUDY + "[sampler]\nn_startup_trials = 3\n", "unknown key sampler.n_startup_trials for the sampler 'random'"),
+        (changed('"none"', '"asha"') + "[pruner]\nmin_resource = 0\n", "pruner.min_resource must be at least 1, got 0"),
+        (changed('"none"', '"asha"') + "[pruner]\nreduction_factor = 1\n", "pruner.reduction_factor must be at least 2"),
+        (changed("trials = 3", "trials = 3\nhours = inf"), "study.hours = inf"),
+        (changed('corpus = "corpus"', 'corpus = "a\\u0000b"'), "is not a path"),
+        (changed("epochs = 3", "epochs = " + "9" * 5000), "not valid TOML"),
+        (changed("epochs = 3", "epochs = " + "[" * 3000), "not valid TOML"),
+        (changed("hidden_size = 6", "parameters = '1M'\nhidden_size = { same_as = 'model.num_layers' }"), "give one of the two"),
         (TINY_STUDY + '[[manual]]\n"model.bptt" = 3\n', "[[manual]] table 1: unknown name model.bptt"),
         (TINY_STUDY + '[[manual]]\n"train.bptt" = 3\n', "train.bptt is fixed at 8 in this study"),
         (TINY_STUDY + '[[manual]]\n"model.output_dropout" = 0.9\n', "model.output_dropout = 0.9 is out of its range 0 to 0.5"),
@@ -145,6 +152,8 @@ def test_a_changed_space_is_told_by_name_a_changed_budget_is_not(tmp_path: Path)
     assert differences(old, make_spec(tmp_path, changed("hidden_size = 6", "hidden_size = 7"))) == [
         "model.hidden_size = 6, the file says 7"
     ]
+    hardly = differences(old, make_spec(tmp_path, changed("high = 0.5", "high = 0.50000001")))
+    assert hardly == ["model.output_dropout = 0 to 0.5, the file says 0 to 0.50000001"]
     wider = differences(old, make_spec(tmp_path, changed("high = 0.5", "high = 0.6")))
     assert wider == ["model.output_dropout = 0 to 0.5, the file says 0 to 0.6"]
     fixed = differences(old, make_spec(tmp_path, changed("{ choices = [true, false] }", "true")))
