@@ -531,14 +531,16 @@ def is_transient(error: BaseException) -> bool:
                 "SQLITE_PROTOCOL",
             )
         )
-    if isinstance(error, DBAPIError) and cause is not None:
-        state: str | None = getattr(cause, "sqlstate", None)
-        if state is None and "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
-            return any(words in str(cause) for words in _PASSING_REFUSALS)
-        if state is None:
-            return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
+    return isinstance(error, DBAPIError) and cause is not None and _server_may_answer(cause)
+
+
+def _server_may_answer(cause: BaseException) -> bool:
+    state: str | None = getattr(cause, "sqlstate", None)
+    if state is not None:
         return state.startswith(_TRANSIENT_CLASSES)
-    return False
+    if "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
+        return any(words in str(cause) for words in _PASSING_REFUSALS)
+    return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
 
 
 def _database_error(error: BaseException) -> BaseException | None:
