@@ -36,10 +36,20 @@ class StoreGoneError(LmsearchError):
     exit_code = 75
 
 
+class ResultsError(LmsearchError):
+    """The results cannot be written now; they can be made from the store again."""
+
+    exit_code = 75
+
+
 class SearchFailedError(LmsearchError):
     """The search stopped, or ended, without a trial that ended well."""
 
     exit_code = 1
+
+
+STALLED = 70
+"""The exit code of a worker that ended itself since its trial made no step."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

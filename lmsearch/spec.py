@@ -60,9 +60,15 @@ class StudySettings:
     max_failures: int = 3  # in a row, with the same traceback
     sampler: str = "tpe"
     pruner: str = "median"
+    checkpoint_gb: float = 0.0  # of disk for its checkpoints in one folder; 0: no limit
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """Give the quota for checkpoints in bytes, infinite where there is none."""
+        return 1e9 * self.checkpoint_gb or math.inf
 
     def __post_init__(self) -> None:
-        for name, low in (("trials", 1), ("hours", 0), ("seed", 0), ("max_failures", 1)):
+        for name, low in (("trials", 1), ("hours", 0), ("seed", 0), ("max_failures", 1), ("checkpoint_gb", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"study.{name} must be at least {low}, got {getattr(self, name)}")
         if not math.isfinite(self.hours) or self.seed >= 1 << 63:

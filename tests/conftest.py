@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ import pytest
 
 from lmsearch.store.storage import open_storage
 from lmsearch.store.url import parse_url
+from tests.bureau import Bureau
+from tests.servers import Server
 
 pytest.register_assert_rewrite("optuna.testing.pytest_storages")
 
@@ -109,3 +112,41 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+@pytest.fixture
+def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
+    """Give a bureau on each database in turn."""
+    monkeypatch.chdir(tmp_path)  # given back at the end
+    opened = Bureau(tmp_path, storage_url, trials=6)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
+    """Give a bureau for what does not depend on the database."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    opened = Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", trials=6)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start_server(postgres: str) -> Iterator[Callable[..., Server]]:
+    """Start PostgreSQL servers that a test may stop, with settings of its own."""
+    started: list[Server] = []
+    folders: list[Path] = []
+
+    def start(data: Path | None = None, **settings: object) -> Server:
+        folders.append(Path(tempfile.mkdtemp(prefix="lms")))  # a socket's path may have 107 bytes, a test's has more
+        folders[-1].chmod(0o777)
+        started.append(Server(data or folders[-1] / "data", folders[-1], **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -4,18 +4,23 @@ Run as a program it is `lmsearch worker` with this trainer in place of the real 
 config alone; the environment says how long a step takes and what goes wrong.
 """
 
+import ctypes
 import os
+import resource
 import sys
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from optuna.storages import RDBStorage
 
 from lmsearch.config import RunConfig
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.train import Epoch, Event, Step, TrainState
+from lmsearch.store import checkpoints, tickets
 from lmsearch.text.corpus import Corpus
 
 STEPS = 5  # in an epoch
@@ -34,6 +39,8 @@ def stub_train(
             time.sleep(pause)
             done += 1
             _note(config, done)
+            if done == 3:
+                _at("mid-epoch")
             here = TrainState({"steps": done, "epochs": epochs}, {"one": torch.ones(1)})
             yield Step(epoch=epochs + 1, step=done, tokens=10 * (done - STEPS * epochs), state=partial(_given, here))
         epochs += 1
@@ -41,7 +48,7 @@ def stub_train(
         yield Epoch(
             number=epochs,
             train_loss=1.0,
-            valid_loss=1.5 / epochs + config.model.output_dropout,
+            valid_loss=_loss(config, epochs),
             seconds=max(pause * STEPS, 1e-3),
             tokens=10 * STEPS,
             learning_rate=config.train.learning_rate,
@@ -51,18 +58,113 @@ def stub_train(
         )
 
 
+def _loss(config: RunConfig, epochs: int) -> float:
+    if os.environ.get("STUB_FAULT") == "diverge" and config.train.learning_rate > 0.01:
+        return float("nan")
+    return 1.5 / epochs + config.model.output_dropout
+
+
 def _given(state: TrainState) -> TrainState:
     return state
 
 
 def _go_wrong(config: RunConfig) -> None:
+    some = config.model.output_dropout > 0.25
     match os.environ.get("STUB_FAULT"):
         case "always":
             raise ValueError("a bug in every trial")
-        case "sometimes" if config.model.output_dropout > 0.25:
+        case "sometimes" if some:
             raise ValueError("a bug in some trials")
         case "death":
             os.kill(os.getpid(), 9)
+        case "poison" if some:
+            os.kill(os.getpid(), 9)
+        case "memory" if some:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case "memory-once" if _first_time():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        case "allocate" if some:
+            _allocate()
+        case "hang" if some:
+            time.sleep(1e6)
+        case "hang-once" if _first_time():
+            time.sleep(1e6)
+        case "hold-interpreter" if _first_time():
+            ctypes.PyDLL(None).sleep(10_000)  # a library that does not give the interpreter back
+
+
+def _allocate() -> None:
+    """Ask for more memory than this process may have."""
+    used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
+    try:
+        torch.zeros(1 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _first_time() -> bool:
+    """Tell whether no process of this test has come here before."""
+    try:
+        Path(os.environ["STUB_MARK"]).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _at(line: str) -> None:
+    """Die at the line that STUB_DIE_AT names, once in a test, as by `kill -9`."""
+    if os.environ.get("STUB_DIE_AT") == line and _first_time():
+        os.kill(os.getpid(), 9)
+
+
+def _place_deaths() -> None:
+    """Put `_at` into the lines around which a worker may be killed: within a transaction, before its commit."""
+    store, claims, files = _open_up(RDBStorage), _open_up(tickets), _open_up(checkpoints)
+    claim, ask, replace = claims.claim, store._get_prepared_new_trial, files.replace_file
+    report, tell = store.set_trial_intermediate_value, store.set_trial_state_values
+
+    def claimed(*given: Any) -> Any:
+        ticket = claim(*given)
+        if ticket is not None:
+            _at("after-claim")
+        return ticket
+
+    def asked(*given: Any) -> Any:
+        trial = ask(*given)
+        _at("mid-ask")
+        return trial
+
+    def saved(path: Path, content: bytes) -> None:
+        if os.environ.get("STUB_DIE_AT") == "mid-checkpoint":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.draft").write_bytes(content[: len(content) // 2])
+        _at("mid-checkpoint")
+        replace(path, content)
+        _at("after-checkpoint")
+
+    def reported(*given: Any) -> Any:
+        _at("mid-report")
+        done = report(*given)
+        _at("after-report")
+        return done
+
+    def told(*given: Any) -> Any:
+        _at("mid-tell")
+        done = tell(*given)
+        _at("after-tell")
+        return done
+
+    claims.claim = claimed
+    store._get_prepared_new_trial = asked
+    files.replace_file = saved
+    store.set_trial_intermediate_value = reported
+    store.set_trial_state_values = told
+
+
+def _open_up(thing: Any) -> Any:
+    """Give a module or a class as one whose parts may be replaced."""
+    return thing
 
 
 def _note(config: RunConfig, step: int) -> None:
@@ -81,5 +183,6 @@ if __name__ == "__main__":
     def run_worker(options, say, trainer=stub_train):  # type: ignore[no-untyped-def]
         return real(options, say, trainer)
 
+    _place_deaths()
     lmsearch.search.worker.run_worker = run_worker
     main(["worker", *sys.argv[1:]])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from lmsearch.cli.look import count_line
 from lmsearch.cli.options import spell_seconds, timestamped
+from lmsearch.cli.status import count_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,20 +1,23 @@
 """The command `lmsearch`."""
 
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 
 from lmsearch import __version__
-from lmsearch.cli.enqueue import enqueue
-from lmsearch.cli.look import best, dashboard, status, studies
+from lmsearch.cli.dashboard import dashboard
+from lmsearch.cli.look import best, studies
+from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
 from lmsearch.cli.run import run
+from lmsearch.cli.status import status
 from lmsearch.cli.train import train
 from lmsearch.cli.worker import worker
 from lmsearch.errors import LmsearchError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "search": (run, worker, enqueue),
+    "search": (run, worker, enqueue, stop, retry, fail, delete),
     "look": (status, studies, best, dashboard),
     "model": (train,),
 }
@@ -71,7 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"lmsearch: {error.filename} cannot be used: {error.strerror}", err=True)
         sys.exit(LmsearchError.exit_code)
+    _flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _flush() -> None:
+    """Write out what was said; where the disk is full, lose it rather than the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Options that several commands share, and words that several print."""
 
+import contextlib
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,23 +15,58 @@ from lmsearch.errors import ConfigError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+    from lmsearch.store.storage import FencedStorage
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STORAGE = "sqlite:///runs/lmsearch.db"
+STORE_SECONDS = 10.0  # of waiting for a store that does not answer
+WORK_STORE_SECONDS = 600.0  # the same, where trials run
+STALL_SECONDS = 600.0
 RUNS = Path("runs")
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
 
 
+def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Read a duration such as `3h50m` or `90s`, in seconds."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", value.strip())
+    if match is None or not value.strip():
+        raise ConfigError(f"{value!r} is not a duration; write 3h50m, 45m or 90s")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
 def storage_option(function: F) -> F:
-    """Add --storage."""
-    return click.option(
+    """Add --storage and --store-timeout."""
+    timeout = click.option(
+        "--store-timeout",
+        metavar="10m",
+        callback=duration,
+        help="How long to wait for a store that does not answer before giving up with exit code 75: 10 s, and 10m "
+        "where trials run.",
+    )
+    storage = click.option(
         "--storage",
         metavar="URL",
         envvar="LMSEARCH_STORAGE",
         default=DEFAULT_STORAGE,
         show_default=True,
         help="Where studies are kept: SQLite on one host, postgresql://… for several. Also LMSEARCH_STORAGE.",
-    )(function)
+    )
+    return storage(timeout(function))
+
+
+def open_store(
+    storage: str, store_timeout: float | None, create: bool = False, connections: int = 1
+) -> "FencedStorage":
+    """Open the store that --storage names, waiting for it as long as --store-timeout says."""
+    from lmsearch.store.outages import WaitUpTo
+    from lmsearch.store.storage import open_storage
+
+    patience = WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout)
+    return open_storage(parse_storage(storage), create=create, connections=connections, patience=patience)
 
 
 def json_option(function: F) -> F:
@@ -66,17 +102,6 @@ def command_text(words: list[str], url: "URL") -> str:
     return shlex.join([*words, *storage_words(url)]) + storage_hint(url)
 
 
-def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
-    """Read a duration such as `3h50m` or `90s`, in seconds."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", value.strip())
-    if match is None or not value.strip():
-        raise ConfigError(f"{value!r} is not a duration; write 3h50m, 45m or 90s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
-
-
 def spell_seconds(seconds: float) -> str:
     """Write a duration for a person: 0:42, 12:05, 3:20:00."""
     whole = round(seconds)
@@ -99,6 +124,50 @@ def check_name(name: str) -> None:
         raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {RUNS}")
 
 
+def work_options(function: F) -> F:
+    """Add what both `run` and `worker` are told of how trials are looked after."""
+    options = (
+        click.option(
+            "--checkpoints",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="A folder for checkpoints and weights; shared by several hosts, a trial goes on on any of them.",
+        ),
+        click.option(
+            "--stall",
+            metavar="10m",
+            default=f"{STALL_SECONDS:.0f}s",
+            callback=duration,
+            help="End a worker whose trial made no step for so long, with its stack in its log. [default: 10m]",
+        ),
+        click.option(
+            "--max-failures",
+            type=click.IntRange(min=1),
+            help="Stop after so many trials in a row failed in the same way, instead of the file's number.",
+        ),
+        click.option("--lease-seconds", type=click.FloatRange(min=0.1), default=30.0, hidden=True),
+    )
+    for option in options:
+        function = option(function)
+    return function
+
+
+def work_words(options: Mapping[str, Any]) -> list[str]:
+    """Give those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
+    words = []
+    if options["checkpoints"] is not None:
+        words += ["--checkpoints", str(options["checkpoints"].resolve())]
+    if options["store_timeout"] is not None:
+        words += ["--store-timeout", f"{options['store_timeout']:g}s"]
+    if options["stall"] != STALL_SECONDS:
+        words += ["--stall", f"{options['stall']:g}s"]
+    if options["max_failures"] is not None:
+        words += ["--max-failures", str(options["max_failures"])]
+    if options["lease_seconds"] != 30.0:
+        words += ["--lease-seconds", f"{options['lease_seconds']:g}"]
+    return words
+
+
 def timestamped(line: str) -> None:
-    """Print a line with the time before it, for logs."""
-    click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}")
+    """Print a line with the time before it, for logs; a full disk costs the line, not the worker."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}")

@@ -3,22 +3,28 @@
 import contextlib
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import count_line, file_lines, status_document
+from lmsearch.cli.look import file_lines
 from lmsearch.cli.options import (
     RUNS,
+    WORK_STORE_SECONDS,
     check_name,
     command_text,
     json_option,
+    open_store,
     parse_storage,
     spell_value,
     storage_option,
+    work_options,
+    work_words,
 )
-from lmsearch.errors import ConfigError, LmsearchError, SearchFailedError, StoreGoneError, nearest
+from lmsearch.cli.status import count_line, status_document
+from lmsearch.errors import ConfigError, ResultsError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
@@ -38,7 +44,9 @@ if TYPE_CHECKING:
 @click.option("--more", type=click.IntRange(min=1), help="Owe so many trials more than now.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@click.option("--from", "source", metavar="STUDY", help="Take over the trials of another study that fit this space.")
 @click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
+@work_options
 @click.option("--quiet", is_flag=True, help="Print only what was found.")
 @json_option
 def run(study_file: str, storage: str, **options: Any) -> int:
@@ -57,46 +65,50 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     setup = _set_up(study_file, storage, options)
     command = command_text(_own_words(study_file, options), setup.url)
     _listen(signals := Signals())
-    launcher, devices = setup.launcher(signals, command)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        _print_plan(setup, devices)
+        _print_plan(setup, setup.devices)
     try:
-        record = _watch(launcher.run(devices), quiet)
+        record = _watch(setup.launcher(signals).run(setup.devices), quiet)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
     return _conclude(setup, record, command, signals.received, options)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Setup:
     """Everything that is checked and made before the first worker starts."""
 
-    def __init__(
-        self,
-        url: Any,
-        storage: "FencedStorage",
-        info: "StudyInfo",
-        corpus: "Corpus",
-        devices: list[str],
-        hours: float,
-    ) -> None:
-        self.url = url
-        self.storage = storage
-        self.info = info
-        self.corpus = corpus
-        self.devices = devices
-        self.until = time.time() + 3600 * hours if hours else None
-        self.folder = RUNS / info.ref.name
+    url: Any
+    storage: "FencedStorage"
+    info: "StudyInfo"
+    corpus: "Corpus"
+    devices: list[str]
+    until: float | None  # monotonic
+    options: dict[str, Any]
 
-    def launcher(self, signals: Any, command: str) -> tuple[Any, list[str]]:
-        """Give what starts the workers, and a device for each."""
+    @property
+    def folder(self) -> Path:
+        """Give the folder for the study's files."""
+        return RUNS / self.info.ref.name
+
+    def launcher(self, signals: Any) -> Any:
+        """Give what starts the workers."""
         import os
 
         from lmsearch.search.launch import Launcher
 
-        environment = os.environ
-        launcher = Launcher(self.storage, self.info, self.folder, self._worker_words, signals, environment)
-        return launcher, self.devices
+        timeout = self.options["store_timeout"]
+        return Launcher(
+            self.storage,
+            self.info,
+            self.folder,
+            self._worker_words,
+            signals,
+            os.environ,
+            store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
+            max_failures=self.options["max_failures"],
+        )
 
     def tickets(self) -> list["Ticket"]:
         """Give what the study owes and owed."""
@@ -113,8 +125,8 @@ class _Setup:
         if corpus != "python-docs":
             words += ["--corpus", corpus]
         if self.until is not None:
-            words += ["--until", f"{max(1.0, self.until - time.time()):.0f}s"]
-        return words
+            words += ["--until", f"{max(1.0, self.until - time.monotonic()):.0f}s"]
+        return words + work_words(self.options)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -129,10 +141,10 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
-    from lmsearch.search.begin import Request, begin, check_request, check_space
+    from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
     from lmsearch.search.launch import default_devices
+    from lmsearch.search.take_over import check_source, take_over
     from lmsearch.spec import load_study
-    from lmsearch.store.storage import open_storage
     from lmsearch.text.corpus import cache_folder, open_corpus
 
     path = find_study_file(study_file)
@@ -149,10 +161,28 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
     check_space(spec, corpus)
     for warning in spec.warnings():
         click.echo(f"warning: {warning}", err=True)
-    opened = open_storage(url, create=True)
-    info = begin(opened, name, spec, str(path.resolve().parent), corpus, request)
+    opened = open_store(storage, options["store_timeout"], create=True)
+    source = options["source"]
+    if source is not None:
+        check_source(opened, source, name, spec, corpus)
+    try:
+        info = begin(opened, name, spec, str(path.resolve().parent), corpus, request)
+    except SpaceChangedError as error:
+        new = ["lmsearch", "run", study_file, "--name", f"{name}-2", "--from", name]
+        raise SpaceChangedError(f"{error}; start a new study from it with: {command_text(new, url)}") from error
+    if source is not None:
+        taken = take_over(opened, source, info)
+        click.echo(f"from {source}: {taken.taken} trials taken over, {taken.unfit} do not fit this space", err=True)
     hours = options["hours"] or spec.settings.hours
-    return _Setup(url, opened, info, corpus, devices, hours)
+    return _Setup(
+        url=url,
+        storage=opened,
+        info=info,
+        corpus=corpus,
+        devices=devices,
+        until=time.monotonic() + 3600 * hours if hours else None,
+        options=options,
+    )
 
 
 def find_study_file(text: str) -> Path:
@@ -181,6 +211,8 @@ def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
         value = options[option]
         if value is not None and (option, value) != ("device", "auto"):
             words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    words += [] if options["source"] is None else ["--from", options["source"]]
+    words += work_words(options)
     return words + (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])
 
 
@@ -237,7 +269,7 @@ def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list
     try:
         files = write_results(record, setup.folder, command)
     except OSError as error:
-        raise LmsearchError(
+        raise ResultsError(
             f"the results cannot be written: {error}; nothing is lost, write them again with: "
             f"{command_text(['lmsearch', 'best', record.info.ref.name], setup.url)}"
         ) from error
@@ -246,7 +278,7 @@ def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list
     else:
         _print_found(setup, record, files)
     if record.done < record.total:
-        why = "interrupted" if received else "the time is over"
+        why = "interrupted" if received else _why_over(setup)
         click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
         return 128 + received[0] if received else 0
     if record.best is None:
@@ -254,11 +286,28 @@ def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list
     return 0
 
 
-def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dict[str, Any]:
+def _why_over(setup: _Setup) -> str:
+    from lmsearch.store.tickets import read_stop
+
+    _, stopped = read_stop(setup.storage, setup.info.ref)
+    return "stopped by `lmsearch stop`" if stopped else "the time is over"
+
+
+def _importances(setup: _Setup, record: "StudyRecord") -> dict[str, float]:
+    """Say what mattered; nothing where the store went away before it could be asked."""
     from lmsearch.results.importance import importances
 
-    return status_document(record) | {
-        "importances": importances(setup.storage, record),
+    try:
+        return importances(setup.storage, record)
+    except StoreGoneError:
+        return {}
+
+
+def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dict[str, Any]:
+    from lmsearch.store.tickets import present
+
+    return status_document(record, present(setup.storage)) | {
+        "importances": _importances(setup, record),
         "files": {
             "best_config": None if files.best_config is None else str(files.best_config),
             "best_model": None if files.best_model is None else str(files.best_model),
@@ -268,8 +317,6 @@ def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dic
 
 
 def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> None:
-    from lmsearch.results.importance import importances
-
     click.echo()
     click.echo(count_line(record))
     best = record.best
@@ -283,7 +330,7 @@ def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> 
         for path, value in best.params.items():
             click.echo(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
-    if shares := importances(setup.storage, record):
+    if shares := _importances(setup, record):
         click.echo("what mattered (share of the differences between trials)")
         for path, share in list(shares.items())[:4]:
             click.echo(f"  {share:4.0%}  {path}")

@@ -1,20 +1,29 @@
 """A study begun or gone on with: its file against the stored one, and the tickets it owes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from lmsearch.config import RunConfig
-from lmsearch.errors import StoreGoneError, StudyError
+from lmsearch.errors import StudyError
 from lmsearch.spec import StudySpec, differences
-from lmsearch.store import url as urls
-from lmsearch.store.records import StudyInfo, create_study, find_study, open_study, store_info
-from lmsearch.store.storage import FencedStorage
+from lmsearch.store.copies import adopt_copy, is_copy
+from lmsearch.store.records import StudyInfo, create_study, find_study, store_info
+from lmsearch.store.storage import FencedStorage, creating
 from lmsearch.store.tables import Ticket
-from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, list_tickets, purge_strays
+from lmsearch.store.tickets import (
+    Changes,
+    NewTicket,
+    ask_to_stop,
+    change_tickets,
+    close_ended,
+    purge_strays,
+)
 from lmsearch.text.corpus import Corpus, check_lengths
+
+
+class SpaceChangedError(StudyError):
+    """The file has another space than the study of its name: a new study can be started from the old one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +47,11 @@ def begin(
     check_space(spec, corpus)
     before, info = _find_or_create(storage, name, spec, folder, corpus, request)
     purge_strays(storage, info.ref)
+    ask_to_stop(storage, info.ref, stopped=False)
     change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
     close_ended(storage, info.ref)
     if (info.spec.text, info.folder) != (spec.text, folder):
-        info = StudyInfo(
-            ref=info.ref,
-            spec=spec,
-            folder=folder,
-            corpus=info.corpus,
-            fingerprint=info.fingerprint,
-            vocabulary_size=info.vocabulary_size,
-        )
+        info = replace(info, spec=spec, folder=folder)
         store_info(storage, info)
     return info
 
@@ -56,19 +59,22 @@ def begin(
 def _find_or_create(
     storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request
 ) -> tuple[StudyInfo | None, StudyInfo]:
-    """Give the study as it was before, None for a new one, and as it is now."""
-    try:
-        with urls.creation_lock(storage.place):
-            before = find_study(storage, name)
-            if before is not None:
-                _check_same(before, spec, corpus)
-                return before, before
+    """Give the study as it was before, None for a new one, and as it is now.
+
+    A copy whose original is not in this store is as new: nobody knows what it still owed.
+    """
+    with creating(storage):
+        before = find_study(storage, name)
+        if before is None:
             decide_tickets(spec, request, None, [])  # refuse before anything is written
             return None, create_study(
                 storage, name, spec, folder, corpus.description, corpus.fingerprint, len(corpus.vocabulary)
             )
-    except SQLAlchemyError as error:
-        raise StoreGoneError(urls.explain(storage.place, error)) from error
+        _check_same(before, spec, corpus)
+        if not is_copy(storage, before):
+            return before, before
+        adopted, known = adopt_copy(storage, before)
+        return (adopted if known else None), adopted
 
 
 def check_space(spec: StudySpec, corpus: Corpus) -> None:
@@ -100,10 +106,10 @@ def _check_same(info: StudyInfo, spec: StudySpec, corpus: Corpus) -> None:
     # The same text may lie elsewhere by now: the fingerprint has decided that.
     found = [line for line in differences(info.spec, spec) if not line.startswith("data.corpus ")]
     if found:
-        raise StudyError(
+        raise SpaceChangedError(
             f"study {name!r} was started with {found[0]}"
             + (f" (and {len(found) - 1} more differences)" if len(found) > 1 else "")
-            + "; a study never changes its space: give the new search another --name"
+            + "; a study never changes its space"
         )
 
 
@@ -171,22 +177,3 @@ def _withdrawn(tickets: Sequence[Ticket], have: int, total: int) -> list[int]:
             f"the study cannot have {total} trials: {have - len(free)} are begun or have values fixed for them"
         )
     return free[: have - total]
-
-
-def enqueue(storage: FencedStorage, name: str, values: Mapping[str, object]) -> tuple[StudyInfo, list[Ticket]]:
-    """Owe one more trial with these values; the study's sampler draws the others. Raises `ConfigError`.
-
-    Gives the study and all its tickets, the new one last.
-    """
-    info = open_study(storage, name)
-    fixed = info.spec.check_point(values)
-    settings = info.spec.settings
-    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
-    new = NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed)
-    tickets = change_tickets(storage, info.ref, lambda _: Changes(add=[new]))
-    return info, tickets
-
-
-def workers_at_work(storage: FencedStorage, info: StudyInfo) -> bool:
-    """Tell whether any ticket of the study is under a lease."""
-    return any(ticket.state == "running" for ticket in list_tickets(storage, info.ref))

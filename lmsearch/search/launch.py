@@ -14,19 +14,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from lmsearch.config import DEVICES
-from lmsearch.errors import DeviceError, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.errors import STALLED, DeviceError, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.store import url as urls
+from lmsearch.store.outages import Outage
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE
-from lmsearch.store.tickets import close_ended, release_worker
+from lmsearch.store.tickets import check_study, close_ended, release_worker
 
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
 _RESTARTS = 5  # of one place in a row without a trial ended in between
-_STORE_SECONDS = 600.0  # of waiting for a store that does not answer
+_LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
+_LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
+_OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worker that left by itself
 _LOG_TAIL = 4_000  # bytes of a log that are looked through for the last words of a worker
 
 Command = Callable[[str, str, int], Sequence[str]]
@@ -54,12 +58,29 @@ class Signals:
 @dataclass
 class _Child:
     name: str
-    device: str
     process: subprocess.Popen[bytes]
     pipe: int  # our end; closed by our death
     log: Path
-    restarts: int  # of its place, without a trial ended in between
     done: int  # tickets answered when it was started
+
+
+@dataclass
+class _Place:
+    """Where one worker stands after another."""
+
+    device: str
+    child: _Child | None = None
+    restarts: int = 0  # without a trial ended in between
+    start_at: float = 0.0  # monotonic
+    left: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """How a child ended."""
+
+    code: int  # negative: a signal
+    peak_memory: int  # bytes
 
 
 def default_devices(device: str, workers: int | None) -> list[str]:
@@ -93,6 +114,20 @@ def _count_gpus() -> int:
     return int(asked.stdout) if asked.returncode == 0 else 0
 
 
+def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the processes of this control group that the kernel ended for want of memory; 0 where it does not say."""
+    with contextlib.suppress(OSError):
+        for line in control.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            folder, name = ("memory", "memory.oom_control") if controllers == "memory" else ("", "memory.events")
+            # Inside a container the group's own folder may be the root of what is mounted.
+            for place in (root / folder / group.lstrip("/") / name, root / folder / name):
+                found = re.search(r"^oom_kill (\d+)$", place.read_text() if place.is_file() else "", re.MULTILINE)
+                if found is not None:
+                    return int(found[1])
+    return 0
+
+
 class Launcher:
     """Workers of one study on this host, as child processes."""
 
@@ -104,6 +139,9 @@ class Launcher:
         command: Command,
         signals: Signals,
         environment: Mapping[str, str],
+        store_timeout: float = 600.0,
+        max_failures: int | None = None,
+        oom_kills: Callable[[], int] = count_oom_kills,
     ) -> None:
         self.storage = storage
         self.info = info
@@ -116,11 +154,18 @@ class Launcher:
             "OMP_NUM_THREADS": "1",  # a trial sets its own number of threads
         }
         self.notices: list[str] = []
+        self._store_timeout = store_timeout
+        self._max_failures = max_failures or info.spec.settings.max_failures
+        self._oom_kills = oom_kills
+        self._oom_seen = oom_kills()
         self._study = optuna_study(storage, info.ref.name)
         self._began = time.monotonic()
         self._error: LmsearchError | None = None
         self._passed_on = 0
         self._done = 0
+        self._ended_before: set[int] = set()  # numbers of trials
+        self._ended: list[TrialRecord] = []  # in the order in which they were seen to end
+        self._nothing_owed_since: float | None = None
 
     def run(self, devices: Sequence[str]) -> Iterator[Snapshot]:
         """Run one worker a device until all have left, giving a snapshot each second and one at the end.
@@ -132,44 +177,62 @@ class Launcher:
         if record.done == record.total:
             yield self._snapshot(record, 0)
             return
-        children: list[_Child | None] = [self._start(device, 0) for device in devices]
+        self._ended_before = {trial.number for trial in record.trials if trial.ended is not None}
+        places = [_Place(device) for device in devices]
         looked = 0.0
         try:
-            while children:
-                self._pass_on(children)
-                for place, child in enumerate(list(children)):
-                    children[place] = self._look_after(child)  # kept in place: an error must not lose one
-                children = [child for child in children if child is not None]
+            while not all(place.left for place in places):
+                self._pass_on(places)
+                for place in places:
+                    self._look_after(place)
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
                     record = self._read()
-                    self._watch_failures(record, children)
-                    yield self._snapshot(record, len(children))
+                    self._watch_failures(record)
+                    self._end_those_who_stay(record, places)
+                    yield self._snapshot(record, sum(place.child is not None for place in places))
                 time.sleep(_TICK)
+        except StoreGoneError:
+            if not self.signals.received:
+                raise
+            self._pass_on(places)
+            self.notices.append("stopped while the store was away: what ran is saved, its leases run out by themselves")
         finally:
-            self._end(children)
+            self._end(places)
         if self._error is not None:
             raise self._error
-        yield self._snapshot(self._read(), 0)
+        yield self._snapshot(self._last_record(record), 0)
 
     def _read(self) -> StudyRecord:
-        close_ended(self.storage, self.info.ref)
-        record = read_study(self.storage, self.info, self._study)
+        try:
+            close_ended(self.storage, self.info.ref)
+            record = read_study(self.storage, self.info, self._study)
+        except KeyError:  # what Optuna raises where the study is gone
+            check_study(self.storage, self.info.ref)
+            raise
         self._done = record.done
         return record
 
-    def _wait_on(self, seconds: float, reason: str) -> bool:
-        """Wait for the store as long as the workers do, or until a signal."""
-        if seconds < _TICK:
-            self.notices.append(f"waiting for the store: {reason}")
-        return seconds < _STORE_SECONDS and not self.signals.received
+    def _last_record(self, record: StudyRecord) -> StudyRecord:
+        """Read how the search ended; an interrupted one is told by what was known, where the store is away."""
+        try:
+            return self._read()
+        except StoreGoneError:
+            if not self.signals.received:
+                raise
+            return record
 
-    def _start(self, device: str, restarts: int) -> _Child:
+    def _wait_on(self, outage: Outage) -> bool:
+        """Wait for the store as long as the workers do, or until a signal; for a free connection without limit."""
+        if outage.attempts == 1:
+            self.notices.append(f"waiting for the store: {outage.reason}")
+        return outage.gone < self._store_timeout and not self.signals.received
+
+    def _start(self, device: str) -> _Child:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         log = self.folder / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         theirs, ours = os.pipe()
-        with log.open("wb") as output:
+        with self._open_log(log) as output:
             process = subprocess.Popen(
                 list(self.command(name, device, theirs)),
                 stdin=subprocess.DEVNULL,
@@ -180,60 +243,109 @@ class Launcher:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
             )
         os.close(theirs)
-        return _Child(name, device, process, ours, log, restarts, self._done)
+        return _Child(name, process, ours, log, self._done)
 
-    def _look_after(self, child: _Child | None) -> _Child | None:
-        """Give the child that stands at this place now; None where it is left empty."""
-        if child is None or (code := child.process.poll()) is None:
-            return child
-        release_worker(self.storage, self.info.ref, child.name)
+    def _open_log(self, log: Path) -> IO[bytes]:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            return log.open("wb")
+        except OSError as error:
+            self.notices.append(f"warning: a worker has no log: {error}")
+            return Path(os.devnull).open("wb")
+
+    def _look_after(self, place: _Place) -> None:
+        """Start what is to stand at this place, and take note of what has ended there."""
+        if place.left:
+            return
+        if place.child is None:
+            if self.signals.received:
+                place.left = True
+            elif time.monotonic() >= place.start_at:
+                place.child = self._start(place.device)
+            return
+        if (end := _reap(place.child.process)) is None:
+            return
+        child, place.child = place.child, None
         os.close(child.pipe)
-        if code == 0 or self.signals.received or self._error is not None:
-            return None
-        restarts = child.restarts if self._done == child.done else 0
-        words = _last_words(child.log)
-        if code == StoreGoneError.exit_code:
-            self._error = StoreGoneError(words.removeprefix("lmsearch: ").partition("; what ran is saved")[0])
-        elif code == LmsearchError.exit_code:
-            self._error = LmsearchError(words.removeprefix("lmsearch: "))
-        elif code == SearchFailedError.exit_code and words.startswith("lmsearch:"):
-            self._error = SearchFailedError(words.removeprefix("lmsearch: "))
-        elif restarts >= _RESTARTS:
-            self._error = SearchFailedError(f"a worker died {_RESTARTS + 1} times in a row; its log is {child.log}")
+        asked = bool(self.signals.received) or self._error is not None
+        trouble = None if asked or end.code in _OWN_ENDS else self._trouble(end)
+        with contextlib.suppress(StoreGoneError):  # the lease then runs out by itself
+            release_worker(self.storage, self.info.ref, child.name, trouble, end.peak_memory if trouble else None)
+        if end.code == 0 or asked:
+            place.left = True
+            return
+        place.restarts = place.restarts + 1 if self._done == child.done else 1
+        self._error = self._ends_the_search(end.code, child, place.restarts)
         if self._error is not None:
             self.signals.received.append(signal.SIGTERM)
-            return None
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self.notices.append(f"a worker died ({how}) and is started again; its log is {child.log}")
-        time.sleep(min(0.1 * 2**restarts, 5.0))
-        return self._start(child.device, restarts + 1)
+            place.left = True
+            return
+        pause = min(0.1 * 2**place.restarts, _LONGEST_PAUSE)
+        place.start_at = time.monotonic() + pause
+        self.notices.append(f"a worker {_spell_end(end.code, trouble)}; it is started again; its log is {child.log}")
 
-    def _watch_failures(self, record: StudyRecord, children: Sequence[_Child | None]) -> None:
-        limit = self.info.spec.settings.max_failures
-        last = last_failures(self._began_trials(record), limit)
-        if last is not None and self._error is None and children:
-            self._error = SearchFailedError(f"{limit} trials in a row failed in the same way:\n{last}")
+    def _trouble(self, end: _End) -> str:
+        """Tell what a worker died of, as its ticket counts it."""
+        if end.code == -signal.SIGKILL and self._oom_seen < self._oom_kills():
+            self._oom_seen += 1
+            return "memory"
+        return "stall" if end.code == STALLED else "death"
+
+    def _ends_the_search(self, code: int, child: _Child, restarts: int) -> LmsearchError | None:
+        words = _last_words(child.log)
+        told = words.removeprefix("lmsearch: ")
+        if code == StoreGoneError.exit_code:
+            return StoreGoneError(told.partition("; what ran is saved")[0])
+        if code == LmsearchError.exit_code:
+            return LmsearchError(told)
+        if code == SearchFailedError.exit_code and words.startswith("lmsearch:"):
+            return SearchFailedError(told)
+        if restarts > _RESTARTS:
+            return SearchFailedError(f"a worker died {restarts} times in a row; its log is {child.log}")
+        return None
+
+    def _watch_failures(self, record: StudyRecord) -> None:
+        known = self._ended_before | {trial.number for trial in self._ended}
+        # In the order in which they were seen: the clocks of several hosts need not agree.
+        self._ended += [trial for trial in record.trials if trial.ended is not None and trial.number not in known]
+        last = last_failures(self._ended, self._max_failures)
+        if last is not None and self._error is None:
+            self._error = SearchFailedError(f"{self._max_failures} trials in a row failed in the same way:\n{last}")
             self.signals.received.append(signal.SIGTERM)
 
-    def _began_trials(self, record: StudyRecord) -> list[TrialRecord]:
-        began = time.time() - (time.monotonic() - self._began)
-        return [t for t in record.trials if t.ended is not None and t.ended.timestamp() >= began]
+    def _end_those_who_stay(self, record: StudyRecord, places: Sequence[_Place]) -> None:
+        """Once nothing is owed, end a worker that does not leave: it has nothing that could be lost."""
+        if record.done < record.total:
+            self._nothing_owed_since = None
+        elif self._nothing_owed_since is None:
+            self._nothing_owed_since = time.monotonic()
+        elif time.monotonic() - self._nothing_owed_since > _LEAVING_SECONDS and not self.signals.received:
+            for place in places:
+                if place.child is not None:
+                    _send(place.child, signal.SIGKILL)
+                    self.notices.append(f"a worker did not leave and is ended; its log is {place.child.log}")
+                    place.left = True
 
-    def _pass_on(self, children: Sequence[_Child | None]) -> None:
+    def _pass_on(self, places: Sequence[_Place]) -> None:
         for number in self.signals.received[self._passed_on :]:
             self._passed_on += 1
-            for child in filter(None, children):
-                with contextlib.suppress(ProcessLookupError):
-                    child.process.send_signal(number)
+            for place in places:
+                if place.child is not None:
+                    # A second request is to stop at once, also what hangs in a library.
+                    _send(place.child, number if self._passed_on == 1 else signal.SIGKILL)
 
-    def _end(self, children: Sequence[_Child | None]) -> None:
+    def _end(self, places: Sequence[_Place]) -> None:
         """Leave no child behind where the loop was left early: they see our end of the pipe close."""
-        left = [child for child in children if child is not None]
-        for child in left:
-            if child.process.poll() is None:
-                child.process.send_signal(signal.SIGTERM)
-        for child in left:
-            child.process.wait()
+        children = [place.child for place in places if place.child is not None]
+        for child in children:
+            if not self._passed_on:  # a second signal would end them in the midst of saving
+                _send(child, signal.SIGTERM)
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(_LEAVING_SECONDS)
+            if child.process.returncode is None:  # frozen, or hung in a library
+                _send(child, signal.SIGKILL)
+                child.process.wait()
             os.close(child.pipe)
             with contextlib.suppress(StoreGoneError):  # its lease then runs out by itself
                 release_worker(self.storage, self.info.ref, child.name)
@@ -249,9 +361,33 @@ class Launcher:
         )
 
 
+def _send(child: _Child, number: int) -> None:
+    # Not by Popen, which would take the child's end from `_reap`. Until that has it, the number is nobody else's.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.process.pid, number)
+
+
+def _reap(process: "subprocess.Popen[bytes]") -> _End | None:
+    """Give how a child ended, None while it runs; `wait4` alone tells how much memory it used."""
+    pid, status, used = os.wait4(process.pid, os.WNOHANG)
+    if pid == 0:
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _End(code=process.returncode, peak_memory=unit * used.ru_maxrss)
+
+
+def _spell_end(code: int, trouble: str | None) -> str:
+    if trouble == "memory":
+        return "was ended for want of memory"
+    if trouble == "stall":
+        return "ended itself, since its trial made no step"
+    return f"died (signal {-code})" if code < 0 else f"died (exit code {code})"
+
+
 def last_failures(ended: Sequence[TrialRecord], limit: int) -> str | None:
-    """Give the traceback with which the last `limit` trials failed, if all failed with the same."""
-    last = sorted(ended, key=lambda trial: (trial.ended is None, trial.ended, trial.number))[-limit:]
+    """Give the traceback with which the last `limit` of the trials failed, if all failed with the same."""
+    last = ended[-limit:]
     told = {trial.traceback for trial in last if trial.outcome == "failed"}
     same = len(last) == limit and len(told) == 1 and all(trial.outcome == "failed" for trial in last)
     return told.pop() if same else None

@@ -16,21 +16,30 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
 from lmsearch.lm.generate import sample_text
+from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
 from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
 from lmsearch.store.checkpoints import Checkpoint, Checkpoints
-from lmsearch.store.records import StudyInfo, optuna_study, read_study
+from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import EpochRow, Progress, Ticket
+from lmsearch.store.tables import DONE, EpochRow, Progress, Ticket
+from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.text.corpus import Corpus
 
 _KEPT_MODELS = 3  # weights of the study's best trials
 _SAMPLE_WORDS = 40
+_MOST_DEATHS = 5  # of a trial's workers, in a row without a new checkpoint
+_MOST_STALLS = 2
+_MOST_MEMORY_FAILURES = 2  # the second time it was alone
 
 
 class GiveBackError(Exception):
     """The worker is to stop: the trial is saved and given back."""
+
+
+class OutOfMemoryError(GiveBackError):
+    """The memory did not suffice: the trial is given back, to be tried once more with nothing beside it."""
 
 
 class DroppedError(Exception):
@@ -54,6 +63,7 @@ class TrialRunner:
     """Runs trials of one study on one device."""
 
     storage: FencedStorage
+    study: optuna.Study  # of Optuna, over a cache that reads ended trials once
     info: StudyInfo
     corpus: Corpus
     device: torch.device
@@ -68,31 +78,58 @@ class TrialRunner:
 
         Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now.
         """
-        study = optuna_study(self.storage, self.info.ref.name)
-        study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number)
-        study.pruner = make_pruner(self.info.spec, ticket.pruner)
-        saved = None
+        self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number)
+        self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
+        verdict = _verdict(ticket)
         try:
-            if ticket.trial_id is not None:
-                saved = self.checkpoints.find(ticket)
-                if saved is None:
-                    self.storage.restart(ticket)
-                    self.checkpoints.remove(ticket)
+            saved = None if ticket.trial_id is None or verdict else self._saved(ticket)
             with self.storage.asking(ticket, _template(self.info, ticket)):
-                trial = study.ask()
-            return _OneTrial(self, study, trial, ticket, saved).run()
+                trial = self.study.ask()
+            one = _OneTrial(self, trial, ticket, saved)
+            return one.give_up(verdict) if verdict else one.run()
         except UpdateFinishedTrialError as error:
             self.checkpoints.remove(ticket)
             raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
 
+    def _saved(self, ticket: Ticket) -> Checkpoint | None:
+        """Find what the trial goes on from; where there is nothing, forget the epochs of its earlier attempt."""
+        found = self.checkpoints.find(ticket)
+        if found.remark:
+            self.say(f"trial {ticket.trial_number}: {found.remark}")
+        if found.checkpoint is None:
+            if ticket.epoch or ticket.step:
+                self.say(f"trial {ticket.trial_number} starts again with the same values")
+            self.storage.restart(ticket)
+            self.checkpoints.remove(ticket)
+        return found.checkpoint
+
+    def sweep(self) -> None:
+        """Remove the checkpoints of ended trials whose worker died before it could."""
+        tickets = list_tickets(self.storage, self.info.ref)
+        self.checkpoints.sweep(self.info.ref.key, {ticket.number for ticket in tickets if ticket.state == DONE})
+
+
+def _verdict(ticket: Ticket) -> str:
+    """Say why a ticket's trial is not to be tried again, "" where it is."""
+    if ticket.memory_failures >= _MOST_MEMORY_FAILURES:
+        return "infeasible"
+    if ticket.stalls >= _MOST_STALLS:
+        return f"it made no step for too long, {ticket.stalls} times"
+    if ticket.deaths >= _MOST_DEATHS:
+        return f"its worker died {ticket.deaths} times in a row without a new checkpoint"
+    return ""
+
 
 def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
     """Make the trial that a ticket creates: its fixed values, and where it comes from."""
+    attributes: dict[str, Any] = {"ticket": ticket.number, "origin": ticket.origin, "sampler": ticket.sampler}
+    if ticket.retry_of is not None:
+        attributes["from"] = f"{info.ref.name}/{ticket.retry_of}"
     return create_trial(
         state=TrialState.RUNNING,
         params=ticket.fixed,
         distributions={path: distribution(info.spec.open[path]) for path in ticket.fixed},
-        user_attrs={"ticket": ticket.number, "origin": ticket.origin, "sampler": ticket.sampler},
+        user_attrs=attributes,
     )
 
 
@@ -102,21 +139,22 @@ class _OneTrial:
     def __init__(
         self,
         runner: TrialRunner,
-        study: optuna.Study,
         trial: optuna.Trial,
         ticket: Ticket,
         saved: Checkpoint | None,
     ) -> None:
         self.runner = runner
-        self.study = study
+        self.study = runner.study
         self.trial = trial
         self.ticket = ticket
         self.saved = saved
         self.rows: list[EpochRow] = list(saved.epochs) if saved else []
         self.best_model = saved.best_model if saved else None
+        self.disk_warned = False
 
     def run(self) -> str:
         """Train, report and end the trial; an error that is nobody's input ends it as failed."""
+        begin_measuring(self.runner.device)
         try:
             config = self._config()
             state = TrainState.from_bytes(self.saved.state) if self.saved else None
@@ -131,7 +169,34 @@ class _OneTrial:
         except (GiveBackError, LmsearchError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:
-            return self._fail(error)
+            if isinstance(error, KeyError):  # what Optuna raises where the study is gone
+                check_study(self.runner.storage, self.runner.info.ref)
+            if not is_out_of_memory(error):
+                return self._fail(error)
+        return self._memory_failed(peak_memory(self.runner.device))
+
+    def _memory_failed(self, peak: int) -> str:
+        """Give the trial back to be tried alone on its device; the second time it is infeasible."""
+        if self.ticket.memory_failures + 1 >= _MOST_MEMORY_FAILURES:
+            return self._infeasible(peak)
+        self.runner.storage.give_back(self.ticket, None, None, "memory", peak)
+        raise OutOfMemoryError(
+            f"trial {self.trial.number} ran out of memory at {peak / 1e6:,.0f} MB; "
+            f"it is tried once more with nothing beside it on {self.runner.device}"
+        )
+
+    def give_up(self, verdict: str) -> str:
+        """End the trial without trying again, for what befell its earlier attempts."""
+        if verdict == "infeasible":
+            self._config()  # the sampler learns from its values
+            return self._infeasible(self.ticket.peak_memory or 0)
+        return self._failed(verdict, verdict)
+
+    def _infeasible(self, peak: int) -> str:
+        self.trial.set_constraint("memory", 1.0)
+        self.trial.set_user_attr("reason", "infeasible")
+        self.trial.set_user_attr("peak_memory", peak)
+        return self._end("infeasible", state=TrialState.PRUNED)
 
     def _config(self) -> RunConfig:
         size = len(self.runner.corpus.vocabulary)
@@ -195,12 +260,16 @@ class _OneTrial:
         return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
 
     def _on_disk(self, write: Callable[[], str]) -> str | None:
-        """Write a file; a disk that is full costs the file, not the trial."""
+        """Write a file; a disk that is full costs the file, not the trial, and is told once."""
         try:
-            return write()
+            written = write()
         except OSError as error:
-            self.runner.say(f"warning: {error}; training goes on without the file")
+            if not self.disk_warned:
+                self.runner.say(f"warning: {error}; training goes on without new checkpoints")
+            self.disk_warned = True
             return None
+        self.disk_warned = False
+        return written
 
     def _save_model(self, event: Epoch, config: RunConfig) -> str:
         name = f"{_stem(self.ticket.study_key, self.trial.number)}{event.number}-lease-{self.ticket.lease}"
@@ -236,8 +305,10 @@ class _OneTrial:
         return self._end("complete", value=math.exp(min(row.valid_loss for row in self.rows)))
 
     def _fail(self, error: Exception) -> str:
-        told = "".join(traceback.format_exception(error))
-        self.trial.set_user_attr("reason", f"{type(error).__name__}: {error}"[:500])
+        return self._failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+
+    def _failed(self, reason: str, told: str) -> str:
+        self.trial.set_user_attr("reason", reason[:500])
         self.trial.set_user_attr("traceback", told[-20_000:])
         return self._end("failed", state=TrialState.FAIL)
 
@@ -254,8 +325,8 @@ class _OneTrial:
 
 def keep_best_models(runner: TrialRunner) -> None:
     """Remove the weights of complete trials that are not among the study's best."""
-    record = read_study(runner.storage, runner.info)
-    complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
+    ended = runner.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    complete = sorted(ended, key=lambda trial: min(trial.intermediate_values.values(), default=math.inf))
     for trial in complete[_KEPT_MODELS:]:
         for folder in runner.models.glob(f"{_stem(runner.info.ref.key, trial.number)}*"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,13 @@
 """A worker: claims and runs trials of one study until nothing is owed or someone says stop."""
 
 import contextlib
+import faulthandler
+import math
 import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
-from lmsearch.errors import CorpusError, SearchFailedError
+from lmsearch.errors import STALLED, CorpusError, SearchFailedError, StoreGoneError
 from lmsearch.lm.train import Epoch, Event, Trainer, open_device, train
-from lmsearch.search.trial import DroppedError, GiveBackError, TrialRunner
+from lmsearch.search.trial import DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
 from lmsearch.store import tickets
 from lmsearch.store.checkpoints import Checkpoints
-from lmsearch.store.records import StudyInfo, open_study, read_study
+from lmsearch.store.copies import open_own_study
+from lmsearch.store.outages import Outage, Patience
+from lmsearch.store.records import StudyInfo, optuna_study
 from lmsearch.store.storage import FencedStorage, LeaseLostError, open_storage
-from lmsearch.store.tables import DONE, Progress, Ticket
+from lmsearch.store.tables import Progress, StudyRef, Ticket
 from lmsearch.text.corpus import Corpus, open_corpus
 
 _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
+_FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +45,22 @@ class WorkerOptions:
     folder: Path  # for the study's files on this host, runs/STUDY
     cache: Path
     corpus: str | None = None  # where the text lies on this host, if elsewhere than on the first
-    until: float | None = None  # seconds of the epoch after which nothing is claimed and all is saved
+    until: float | None = None  # seconds after which nothing is claimed and all is saved
     parent_pipe: int | None = None  # a descriptor that is closed when the parent dies
     lease_seconds: float = 30.0
-    store_timeout: float = 600.0
+    store_timeout: float = 600.0  # seconds of waiting for a store that does not answer
+    stall: float = 600.0  # seconds without a step after which a trial hangs
+    max_failures: int | None = None  # in a row with the same traceback; None: the study's
+    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in `folder`
 
 
 class Stop:
     """The one place where a worker learns that it is to stop, and why."""
 
-    def __init__(self, until: float | None) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.exit_code: int | None = None
-        self._until = until
+        # The clock of the wall may jump.
+        self._until = None if seconds is None else time.monotonic() + seconds
 
     def request(self, exit_code: int) -> None:
         """Ask the worker to stop at the next step; the first request decides the exit code."""
@@ -58,7 +69,7 @@ class Stop:
 
     def requested(self) -> bool:
         """Tell whether to stop; the end of the time budget is a request with exit code 0."""
-        if self._until is not None and time.time() >= self._until:
+        if self._until is not None and time.monotonic() >= self._until:
             self.request(0)
         return self.exit_code is not None
 
@@ -85,28 +96,50 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None], trainer: Trai
     stop.listen()
     if options.parent_pipe is not None:
         _watch_parent(options.parent_pipe, stop)
+    try:
+        return _join(options, stop, say, trainer)
+    except StoreGoneError as error:
+        if not stop.requested():
+            raise
+        say(f"stopped while the store was away; what ran is saved, its lease runs out by itself ({error})")
+        return stop.exit_code or 0
+
+
+def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], trainer: Trainer) -> int:
     device = open_device(options.device)
-    storage = open_storage(options.storage, patience=_patience(options.store_timeout, stop, say))
+    storage = open_storage(options.storage, patience=_patience(options, stop, say))
     storage.lease_seconds = options.lease_seconds
-    info = open_study(storage, options.study)
+    info = open_own_study(storage, options.study)
+    asked, stopped = tickets.read_stop(storage, info.ref)
+    if stopped:
+        say(f"{options.study} was stopped with `lmsearch stop`; `lmsearch run` lets workers work on it again")
+        return 0
     corpus = join_corpus(info, options.cache, options.corpus)
     host = socket.gethostname()
     name = options.name or f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
     holder = tickets.Holder(worker=name, host=host, process=os.getpid(), device=str(device))
-    leased = _Leased(storage, stop)
+    settings = info.spec.settings
+    files = study_files(options)
     runner = TrialRunner(
         storage=storage,
+        study=optuna_study(storage, info.ref.name),
         info=info,
         corpus=corpus,
         device=device,
         train=trainer,
-        checkpoints=Checkpoints(options.folder.resolve() / "checkpoints", host),
-        models=options.folder.resolve() / "models",
-        control=leased,
+        checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
+        models=files / "models",
+        control=(leased := _Leased(storage, info.ref, stop, options.stall, asked)),
         say=say,
     )
     say(f"worker {name} joined {options.study} on {device}")
-    return _work(runner, holder, leased, stop)
+    return _work(runner, holder, leased, stop, options.max_failures or settings.max_failures)
+
+
+def study_files(options: WorkerOptions) -> Path:
+    """Give the folder for a worker's checkpoints and weights."""
+    shared = options.checkpoints
+    return (options.folder if shared is None else shared / options.folder.name).resolve()
 
 
 def join_corpus(info: StudyInfo, cache: Path, elsewhere: str | None) -> Corpus:
@@ -121,21 +154,23 @@ def join_corpus(info: StudyInfo, cache: Path, elsewhere: str | None) -> Corpus:
     return corpus
 
 
-def _work(runner: TrialRunner, holder: tickets.Holder, leased: "_Leased", stop: Stop) -> int:
+def _work(runner: TrialRunner, holder: tickets.Holder, leased: "_Leased", stop: Stop, max_failures: int) -> int:
     failures: list[str] = []
+    storage, study = runner.storage, runner.info.ref
     while not stop.requested():
-        ticket = tickets.claim(runner.storage, runner.info.ref, holder)
+        ticket = tickets.claim(storage, study, holder)
         if ticket is None:
-            tickets.close_ended(runner.storage, runner.info.ref)
-            owed = tickets.list_tickets(runner.storage, runner.info.ref)
-            if all(ticket.state == DONE for ticket in owed):
+            tickets.close_ended(storage, study)
+            if not tickets.owes(storage, study):
+                runner.sweep()
                 return 0
+            leased.hear(tickets.read_stop(storage, study)[0])
             time.sleep(_IDLE_SECONDS)
             continue
         outcome = _run_ticket(runner, ticket, leased)
         if outcome == "failed":
             failures.append(_traceback_of(runner, ticket))
-            _check_failures(failures, runner.info.spec.settings.max_failures)
+            _check_failures(failures, max_failures)
         elif outcome is not None:
             failures.clear()
     return stop.exit_code or 0
@@ -146,6 +181,8 @@ def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str |
     with leased.renewing(ticket):
         try:
             return runner.run(ticket)
+        except OutOfMemoryError as error:
+            runner.say(str(error))
         except GiveBackError:
             runner.say(f"ticket {ticket.number} is saved and given back")
         except LeaseLostError as error:
@@ -154,12 +191,16 @@ def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str |
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)
             runner.say(str(error))
+        except KeyError:  # what Optuna raises where the study is gone
+            tickets.check_study(runner.storage, runner.info.ref)
+            raise
     return None
 
 
 def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
-    record = read_study(runner.storage, runner.info)
-    return next((t.traceback for t in record.trials if t.ticket and t.ticket.number == ticket.number), "")
+    failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+    told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
+    return str(told[-1].get("traceback", "")) if told else ""
 
 
 def _check_failures(failures: list[str], limit: int) -> None:
@@ -171,18 +212,27 @@ def _check_failures(failures: list[str], limit: int) -> None:
 class _Leased:
     """Keeps the lease on the ticket at work: a thread renews it, the trial asks whether to go on."""
 
-    def __init__(self, storage: FencedStorage, stop: Stop) -> None:
+    def __init__(self, storage: FencedStorage, study: StudyRef, stop: Stop, stall: float, asked: int) -> None:
         self._storage = storage
+        self._study = study
         self._stop = stop
+        self._stall = stall
+        self._asked = asked  # how often the study's workers had been asked to stop when this one joined
         self._lost = threading.Event()
         self._progress = Progress(epoch=0, step=0, tokens_per_second=None)
+        self._moved = time.monotonic()  # when the trial last made a step
         self._epoch_began = (0, 0, 0.0)  # epoch, tokens, time
+
+    def hear(self, asked: int) -> None:
+        """Stop, with exit code 0, where the study's workers were asked to since this one joined."""
+        if asked > self._asked:
+            self._stop.request(0)
 
     def progress(self, event: Event) -> Progress:
         """Take note of how far the trial is; tokens per second are those since its epoch began here."""
         done = event.number if isinstance(event, Epoch) else event.epoch - 1
         number = event.number if isinstance(event, Epoch) else event.epoch
-        now = time.monotonic()
+        now = self._moved = time.monotonic()
         if self._epoch_began[0] != number:
             self._epoch_began = (number, event.tokens, now)
         seconds, tokens = now - self._epoch_began[2], event.tokens - self._epoch_began[1]
@@ -193,7 +243,7 @@ class _Leased:
     def check(self) -> None:
         """Raise if the lease is lost, or if the worker is to stop."""
         if self._lost.is_set():
-            raise LeaseLostError("the ticket is with another worker now")
+            raise LeaseLostError("the ticket was ended, or is with another worker now")
         if self._stop.requested():
             raise GiveBackError
 
@@ -203,35 +253,63 @@ class _Leased:
         self._lost.clear()
         self._progress = Progress(epoch=ticket.epoch, step=ticket.step, tokens_per_second=None)
         self._epoch_began = (0, 0, 0.0)
+        self._moved = time.monotonic()
         ended = threading.Event()
-
-        def renew() -> None:
-            while not ended.wait(self._storage.lease_seconds / 3):
-                try:
-                    held = self._storage.renew(ticket, self._progress)
-                except Exception:
-                    continue  # the store is away; the next fenced write finds out how that ended
-                if not held and not ended.is_set():
-                    self._lost.set()
-
-        thread = threading.Thread(target=renew, name="lease", daemon=True)
+        thread = threading.Thread(target=self._renew, args=(ticket, ended), name="lease", daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _renew(self, ticket: Ticket, ended: threading.Event) -> None:
+        tick = min(self._storage.lease_seconds / 3, self._stall / 4)
+        looked = time.monotonic()
+        # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
+        faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+        while not ended.wait(tick):
+            now = time.monotonic()
+            if now - looked > tick + _FROZEN_SECONDS or self._storage.waiting:
+                self._moved = now  # the process was frozen, or waits for the store
+            looked = now
+            faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+            if now - self._moved > self._stall:
+                self._end_stalled(ticket)
+            try:
+                held, asked = tickets.sign_of_life(self._storage, self._study, ticket, self._progress)
+            except Exception:
+                continue  # the store is away; the next fenced write finds out how that ended
+            self.hear(asked)
+            if not held and not ended.is_set():
+                self._lost.set()
+
+    def _end_stalled(self, ticket: Ticket) -> None:
+        """Leave the process, whose trial hangs, with the stack of each thread in the log."""
+        print(f"no step for {self._stall:.0f} s; this is where each thread stands:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        with contextlib.suppress(Exception):
+            self._storage.give_back(ticket, None, None, "stall")
+        os._exit(STALLED)
 
 
-def _patience(limit: float, stop: Stop, say: Callable[[str], None]) -> Callable[[float, str], bool]:
-    """Wait for the store until `limit` or a request to stop; say once an outage what is waited for."""
-    told: list[float] = []
+def _patience(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> Patience:
+    """Wait for the store until the limit or a request to stop; say once an outage what is waited for.
 
-    def wait_on(seconds: float, reason: str) -> bool:
-        if not told or seconds < told[-1]:
-            say(f"waiting for the store: {reason}")
-        told[:] = [seconds]
-        return seconds < limit and not stop.requested()
+    A server that has no connection free is waited for as long as there is a parent.
+    """
+    limit = options.store_timeout
+    crowded_limit = limit if options.parent_pipe is None else math.inf
+    told: list[bool] = []
+
+    def wait_on(outage: Outage) -> bool:
+        if outage.attempts == 1:
+            told.clear()
+        if told[-1:] != [outage.is_crowded]:
+            say(f"waiting for the store: {outage.reason}")
+            told.append(outage.is_crowded)
+        return outage.gone < limit and outage.crowded < crowded_limit and not stop.requested()
 
     return wait_on
 

@@ -1,9 +1,11 @@
 """Training states on disk, whole or not at all, each under a checksum."""
 
+import errno
 import hashlib
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,30 @@ class _Place:
     path: Path
 
 
-class Checkpoints:
-    """The checkpoints that one host keeps in one folder; another host's cannot be read."""
+@dataclass(frozen=True)
+class Found:
+    """What a new holder of a ticket goes on from, and what a person should know about it."""
 
-    def __init__(self, folder: Path, host: str) -> None:
+    checkpoint: Checkpoint | None
+    remark: str  # "" where there is nothing to tell
+
+
+class Checkpoints:
+    """The checkpoints of a study in one folder: of this host, or shared by several.
+
+    These few methods are all that a trial knows of them, so that another place can stand behind them.
+    """
+
+    def __init__(self, folder: Path, host: str, quota: float = math.inf) -> None:
         self.folder = folder
         self.host = host
+        self.quota = quota  # bytes of one study's files in this folder
 
     def save(self, ticket: Ticket, epoch: int, step: int, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint, remove all but the last two of the ticket; give the key that finds it again."""
+        """Write a checkpoint, remove all but the last two of the ticket; give the key that finds it again.
+
+        Raises `OSError` where the disk is full or the quota is reached; the files before stay whole.
+        """
         name = f"{ticket.study_key[:12]}-{ticket.number}-e{epoch}-s{step}-l{ticket.lease}.checkpoint"
         path = self.folder / name
         rows = [{k: repr(v) for k, v in asdict(row).items()} for row in checkpoint.epochs]
@@ -50,7 +67,9 @@ class Checkpoints:
         ).encode()
         content = head + b"\n" + checkpoint.state
         checksum = hashlib.sha256(content).hexdigest().encode()
-        replace_file(path, b"%s %s\n%s" % (_MAGIC, checksum, content))
+        content = b"%s %s\n%s" % (_MAGIC, checksum, content)
+        self._make_room(ticket, len(content))
+        replace_file(path, content)
         # By lease first: a file of an earlier lease may be of a later epoch, where the trial had to start again.
         places = sorted(self._places(ticket, self.folder), key=lambda place: (place.lease, place.epoch, place.step))
         for place in places[:-2]:
@@ -58,16 +77,29 @@ class Checkpoints:
                 place.path.unlink(missing_ok=True)
         return f"{self.host}:{path}"
 
-    def find(self, ticket: Ticket) -> Checkpoint | None:
-        """Give what a new holder of the ticket goes on from, or None where it must start again.
+    def _make_room(self, ticket: Ticket, size: int) -> None:
+        """Keep to the quota: a trial's file before the last goes first, then nothing new is written."""
+        if self.quota == math.inf:
+            return
+        used = {path: path.stat().st_size for path in self.folder.glob(f"{ticket.study_key[:12]}-*.checkpoint")}
+        for place in self._places(ticket, self.folder)[:-1]:
+            if sum(used.values()) + size > self.quota:
+                place.path.unlink(missing_ok=True)
+                used.pop(place.path, None)
+        if sum(used.values()) + size > self.quota:
+            raise OSError(errno.EDQUOT, f"the quota of {self.quota:,.0f} bytes for checkpoints is reached")
+
+    def find(self, ticket: Ticket) -> Found:
+        """Give what a new holder of the ticket goes on from; no checkpoint where it must start again.
 
         That is the file that the ticket names, a later one of the lease just before (left by an outage), or,
         where a checksum fails, the one before.
         """
         named = self._named(ticket)
+        damaged: list[str] = []
         # The file may lie in another folder of this host: that of a worker started elsewhere.
         folders = {self.folder} | ({named.path.parent} if named else set())
-        places = sorted(place for folder in folders for place in self._places(ticket, folder))
+        places = sorted({place for folder in folders for place in self._places(ticket, folder)})
         for place in reversed(places):
             just_before = place.lease == ticket.lease - 1
             if named is None and not just_before:
@@ -75,8 +107,12 @@ class Checkpoints:
             if named is not None and (place.epoch, place.step) > (named.epoch, named.step) and not just_before:
                 continue
             if (checkpoint := read_checkpoint(place.path)) is not None:
-                return checkpoint
-        return None
+                return Found(checkpoint, _damage(damaged))
+            damaged.append(place.path.name)
+        where = (ticket.checkpoint or "").partition(":")[0]
+        if not damaged and where and where != self.host:
+            return Found(None, f"its checkpoint lies on {where}; share a folder with --checkpoints to go on from there")
+        return Found(None, _damage(damaged))
 
     def remove(self, ticket: Ticket, lease: int | None = None) -> None:
         """Remove a ticket's checkpoints, or only those that were written under one lease."""
@@ -84,13 +120,32 @@ class Checkpoints:
             if lease is None or place.lease == lease:
                 place.path.unlink(missing_ok=True)
 
+    def sweep(self, study_key: str, done: Container[int]) -> int:
+        """Remove checkpoints that a death left behind, of tickets that are `done`; give their number."""
+        left = [
+            path
+            for path in self.folder.glob(f"{study_key[:12]}-*.checkpoint")
+            if (match := _NAME.fullmatch(path.name)) and int(match["number"]) in done
+        ]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
     def _named(self, ticket: Ticket) -> _Place | None:
-        host, _, path = (ticket.checkpoint or "").partition(":")
-        return _place(Path(path)) if host == self.host and path else None
+        """Find the file that the ticket names: in this folder, which may be shared, or elsewhere on this host."""
+        host, _, text = (ticket.checkpoint or "").partition(":")
+        path = Path(text)
+        if not text or (host != self.host and not (self.folder / path.name).exists()):
+            return None
+        return _place(path if host == self.host else self.folder / path.name)
 
     def _places(self, ticket: Ticket, folder: Path) -> list[_Place]:
         pattern = f"{ticket.study_key[:12]}-{ticket.number}-*.checkpoint"
         return sorted(place for path in folder.glob(pattern) if (place := _place(path)))
+
+
+def _damage(names: Sequence[str]) -> str:
+    return f"the checksum of {' and of '.join(names)} fails, so it is not used" if names else ""
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

@@ -23,7 +23,8 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EPOCH, OPEN, EpochRow, StudyRef, Ticket
 from lmsearch.store.tickets import list_tickets
 
-_ATTRIBUTE = "lmsearch"  # a system attribute: the dashboard does not show it, a copy of the study has it
+_ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
+_METRIC_NAMES = "study:metric_names"
 
 OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting")
 
@@ -38,6 +39,7 @@ class StudyInfo:
     corpus: str  # what the corpus was when the study began, in words
     fingerprint: str
     vocabulary_size: int
+    home_id: int  # the study's id when this was written; another one than `ref.id` in a copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class TrialRecord:
     traceback: str
     parameters: int | None
     model: str  # host and folder of its best epoch's weights, "" where they are gone
+    origin_trial: str  # STUDY/number of the trial that it was taken over from, or that it tries again
     started: datetime | None
     ended: datetime | None
     ticket: Ticket | None
@@ -111,7 +114,7 @@ def study_names(storage: FencedStorage) -> list[str]:
 
 def lmsearch_studies(storage: FencedStorage) -> list[str]:
     """List the names of the studies that lmsearch made."""
-    return [study.study_name for study in storage.get_all_studies() if _ATTRIBUTE in study.system_attrs]
+    return [study.study_name for study in storage.get_all_studies() if _ATTRIBUTE in study.user_attrs]
 
 
 def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
@@ -120,7 +123,7 @@ def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
     if not found:
         return None
     study = found[0]
-    stored: dict[str, Any] | None = study.system_attrs.get(_ATTRIBUTE)
+    stored: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE)
     if stored is None:
         if storage.get_all_trials(study._study_id):
             raise StudyError(f"the study {name!r} was not made by lmsearch; give this search another --name")
@@ -134,6 +137,7 @@ def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
         corpus=stored["corpus"],
         fingerprint=stored["fingerprint"],
         vocabulary_size=stored["vocabulary_size"],
+        home_id=stored["study_id"],
     )
 
 
@@ -169,8 +173,8 @@ def create_study(
         corpus=corpus,
         fingerprint=fingerprint,
         vocabulary_size=vocabulary_size,
+        home_id=study_id,
     )
-    storage.set_study_system_attr(study_id, "study:metric_names", ["validation perplexity"])
     store_info(storage, info)
     return info
 
@@ -179,6 +183,7 @@ def store_info(storage: FencedStorage, info: StudyInfo) -> None:
     """Write what the store holds of a study: its file's text, and that text parsed for other programs."""
     stored = {
         "key": info.ref.key,
+        "study_id": info.ref.id,
         "text": info.spec.text,
         "parsed": tomllib.loads(info.spec.text),
         "folder": info.folder,
@@ -186,7 +191,8 @@ def store_info(storage: FencedStorage, info: StudyInfo) -> None:
         "fingerprint": info.fingerprint,
         "vocabulary_size": info.vocabulary_size,
     }
-    storage.set_study_system_attr(info.ref.id, _ATTRIBUTE, json.loads(json.dumps(stored, default=str)))
+    storage.set_study_system_attr(info.ref.id, _METRIC_NAMES, ["validation perplexity"])
+    storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, json.loads(json.dumps(stored, default=str)))
 
 
 def optuna_study(storage: FencedStorage, name: str) -> optuna.Study:
@@ -201,7 +207,7 @@ def read_study(
     study = study or optuna_study(storage, info.ref.name)
     tickets = list_tickets(storage, info.ref)
     by_trial = {ticket.trial_id: ticket for ticket in tickets if ticket.trial_id is not None}
-    rows = _read_epochs(storage, info.ref) if epochs else {}
+    rows = read_epochs(storage, info.ref) if epochs else {}
     trials = tuple(
         trial_record(frozen, by_trial.get(frozen._trial_id), rows.get(frozen.number, ()))
         for frozen in study.get_trials(deepcopy=False)
@@ -223,6 +229,7 @@ def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[Epo
         traceback=attrs.get("traceback", ""),
         parameters=attrs.get("parameters"),
         model=attrs.get("model", ""),
+        origin_trial=attrs.get("from", ""),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         ticket=ticket,
@@ -245,7 +252,9 @@ def _outcome(trial: FrozenTrial, ticket: Ticket | None) -> str:
             return "waiting"
 
 
-def _read_epochs(storage: FencedStorage, study: StudyRef) -> dict[int, list[EpochRow]]:
+def read_epochs(storage: FencedStorage, study: StudyRef) -> dict[int, list[EpochRow]]:
+    """Give the epochs of a study's trials, by trial number."""
+
     def call(again: bool) -> dict[int, list[EpochRow]]:
         query = (
             sa.select(*EPOCH.c)

@@ -8,10 +8,10 @@ ticket. Where that finds no row, someone else holds the ticket, and the write is
 import contextlib
 import math
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,27 +26,28 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from lmsearch.errors import LmsearchError, StoreError, StoreGoneError
 from lmsearch.store import url as urls
+from lmsearch.store.outages import Outage, Patience, WaitUpTo, database_error, is_transient
 from lmsearch.store.tables import (
     DONE,
     EPOCH,
     OPEN,
     RUNNING,
     TICKET,
+    TROUBLES,
     EpochRow,
     Progress,
+    StudyRef,
     Ticket,
     create_tables,
 )
+from lmsearch.store.watchdog import Watchdog
 
 R = TypeVar("R")
-
-_TRANSIENT_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
-"""PostgreSQL's error classes that pass by themselves: connection, transaction, resources, locks, operator."""
 
 
 class LeaseLostError(LmsearchError):
@@ -55,25 +56,6 @@ class LeaseLostError(LmsearchError):
 
 class _AlreadyCreatedError(Exception):
     """The ticket has its trial: the reply to an earlier attempt was lost."""
-
-
-Patience = Callable[[float, str], bool]
-"""Tells whether to wait on, after so many seconds without the store, for the reason given."""
-
-
-_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "too many", "connection slots", "terminating")
-"""What a server says that will take a connection later; other refusals (no such database, wrong password) stay."""
-
-
-@dataclass(frozen=True)
-class WaitUpTo:
-    """Patience for at most `limit` seconds."""
-
-    limit: float
-
-    def __call__(self, seconds: float, reason: str) -> bool:
-        """Tell whether to wait on."""
-        return seconds < self.limit
 
 
 class FencedStorage(RDBStorage):
@@ -92,6 +74,7 @@ class FencedStorage(RDBStorage):
         self.lease_seconds = 30.0
         self.patience: Patience = patience or WaitUpTo(10.0)
         self.connected_since: float | None = None  # monotonic; None while the store does not answer
+        self.waiting = False  # a call that failed is being repeated
         self._asking: tuple[Ticket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
         urls.check_place(url, create)
@@ -101,6 +84,8 @@ class FencedStorage(RDBStorage):
             skip_compatibility_check=not create,
             skip_table_creation=not create,
         )
+        if url.get_backend_name() != "sqlite":
+            Watchdog(self.engine)
         if create:
             create_tables(self.engine)
 
@@ -113,29 +98,32 @@ class FencedStorage(RDBStorage):
 
     def persist(self, call: Callable[[bool], R]) -> R:
         """Run `call`, again after errors that pass; it is told whether it may have been done before."""
-        again, pause, failing_since = False, 0.05, time.monotonic()
+        outage = Outage()
         while True:
             try:
-                result = call(again)
+                result = call(outage.attempts > 0)
             except Exception as error:
                 self.scoped_session.remove()
                 if not is_transient(error):
                     self._raise_readable(error)
                     raise
-                if self.connected_since is not None:
-                    self.connected_since, failing_since = None, time.monotonic()
-                reason = urls.explain(self.place, error)
-                if not self.patience(time.monotonic() - failing_since, reason):
-                    raise StoreGoneError(reason) from error
-                time.sleep(pause)
-                again, pause = True, min(2 * pause, 2.0)
+                self.connected_since = None
+                self.waiting = True
+                outage.note(error, urls.explain(self.place, error))
+                if not self.patience(outage):
+                    raise StoreGoneError(outage.reason) from error
+                outage.wait()
             else:
-                if self.connected_since is None:
-                    self.connected_since = time.monotonic()
+                self.waiting = False
+                self._is_connected()
                 return result
 
+    def _is_connected(self) -> None:
+        if self.connected_since is None:
+            self.connected_since = time.monotonic()
+
     def _raise_readable(self, error: Exception) -> None:
-        cause = _database_error(error)
+        cause = database_error(error)
         unusable = ("SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_PERM")
         name = getattr(cause, "sqlite_errorname", "") or ""
         state = getattr(cause, "sqlstate", None) or ""
@@ -175,6 +163,7 @@ class FencedStorage(RDBStorage):
         It asks for the lease number, not for its expiry: a slow holder whom nobody replaced goes on.
         """
         values.setdefault("expires", self.clock() + self.lease_seconds)
+        values["seen"] = self.clock()
         return (
             sa.update(TICKET)
             .where(
@@ -190,7 +179,10 @@ class FencedStorage(RDBStorage):
         session = self.scoped_session()
         ticket = self.leases.get(trial_id)
         if ticket is not None:
-            if _rowcount(session.execute(self.renewal(ticket, **values))) != 1:
+            trial = models.TrialModel
+            # SQLite gives the ids of deleted trials to others: this one must still be the study's.
+            there = sa.exists().where(trial.trial_id == trial_id, trial.study_id == ticket.study_id)
+            if _rowcount(session.execute(self.renewal(ticket, **values).where(there))) != 1:
                 session.rollback()
                 raise LeaseLostError(f"trial {ticket.trial_number} is with another worker now")
         elif self.engine.name == "sqlite":
@@ -293,20 +285,29 @@ class FencedStorage(RDBStorage):
         ticket = self.leases[trial_id]
 
         def write_both() -> None:
-            self.scoped_session().execute(self._upsert_epoch(ticket, trial_id, row))
+            self.scoped_session().execute(self._upsert_epoch(ticket.study_key, ticket.study_id, trial_id, row))
             write(trial_id, step, intermediate_value)
 
-        values = _progress_values(progress) | ({} if checkpoint is None else {"checkpoint": checkpoint})
-        self._fenced(trial_id, write_both, **values)
+        self._fenced(trial_id, write_both, **_progress_values(progress), **_checkpoint_values(checkpoint))
 
-    def _upsert_epoch(self, ticket: Ticket, trial_id: int, row: EpochRow) -> Any:
-        key = {
-            "study_key": ticket.study_key,
+    def add_epochs(self, study: StudyRef, trial_id: int, rows: Sequence[EpochRow]) -> None:
+        """Store the epochs of a trial that was taken over from another study."""
+
+        def call(again: bool) -> None:
+            with self.transaction() as session:
+                for row in rows:
+                    session.execute(self._upsert_epoch(study.key, study.id, trial_id, row))
+
+        self.persist(call)
+
+    def _upsert_epoch(self, key: str, study_id: int, trial_id: int, row: EpochRow) -> Any:
+        names = {
+            "study_key": key,
             "trial_number": self._number_of(trial_id),
             "epoch": row.epoch,
         }
         rest = {
-            "study_id": ticket.study_id,
+            "study_id": study_id,
             "trial_id": trial_id,
             "train_loss": row.train_loss if math.isfinite(row.train_loss) else None,
             "valid_loss": row.valid_loss if math.isfinite(row.valid_loss) else None,
@@ -315,12 +316,15 @@ class FencedStorage(RDBStorage):
             "learning_rate": row.learning_rate,
         }
         insert = sqlite.insert if self.engine.name == "sqlite" else postgresql.insert
-        statement = insert(EPOCH).values(key | rest)
-        return statement.on_conflict_do_update(index_elements=list(key), set_=rest)
+        statement = insert(EPOCH).values(names | rest)
+        return statement.on_conflict_do_update(index_elements=list(names), set_=rest)
 
     def _number_of(self, trial_id: int) -> int:
         query = sa.select(models.TrialModel.number).where(models.TrialModel.trial_id == trial_id)
-        return int(self.scoped_session().execute(query).scalar_one())
+        number = self.scoped_session().execute(query).scalar_one_or_none()
+        if number is None:
+            raise KeyError(trial_id)  # as Optuna says it of a trial that is gone
+        return int(number)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Store one attribute, fenced."""
@@ -375,25 +379,51 @@ class FencedStorage(RDBStorage):
 
         self.persist(call)
 
-    def give_back(self, ticket: Ticket, checkpoint: str | None, progress: Progress | None) -> None:
-        """Put a ticket back for any worker to go on with; raises `LeaseLostError`."""
-        values: dict[str, Any] = {"state": OPEN, "expires": None}
-        values |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    def give_back(
+        self,
+        ticket: Ticket,
+        checkpoint: str | None,
+        progress: Progress | None,
+        trouble: str | None = None,
+        peak_memory: int | None = None,
+    ) -> None:
+        """Put a ticket back for any worker to go on with; raises `LeaseLostError`.
+
+        `trouble` (a key of `TROUBLES`) says that its holder did not do so of its own will; `peak_memory` is in bytes.
+        """
+        values: dict[str, Any] = {"state": OPEN, "expires": None} | _checkpoint_values(checkpoint)
         values |= {} if progress is None else _progress_values(progress)
+        values |= {} if trouble is None else trouble_values(trouble, peak_memory)
 
         def call(again: bool) -> None:
+            # Asked again, it may have been done: then the ticket is open, or somebody else's.
+            held = self.renewal(ticket, **values).where(TICKET.c.state == RUNNING)
             with self.transaction() as session:
-                found = _rowcount(session.execute(self.renewal(ticket, **values)))
-            if found != 1:
-                raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+                found = _rowcount(session.execute(held))
+                if found != 1 and not (again and self._is_open(session, ticket)):
+                    raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
 
         self.persist(call)
+
+    def _is_open(self, session: Session, ticket: Ticket) -> bool:
+        mine = (
+            TICKET.c.study_key == ticket.study_key,
+            TICKET.c.number == ticket.number,
+            TICKET.c.lease == ticket.lease,
+        )
+        return session.execute(sa.select(TICKET.c.state).where(*mine)).scalar_one_or_none() == OPEN
 
     def renew(self, ticket: Ticket, progress: Progress) -> bool:
         """Renew a lease once, without waiting for a store that is away; false where it is lost."""
         held = self.renewal(ticket, **_progress_values(progress)).where(TICKET.c.state == RUNNING)
-        with self.transaction() as session:
-            return _rowcount(session.execute(held)) == 1
+        try:
+            with self.transaction() as session:
+                found = _rowcount(session.execute(held)) == 1
+        except Exception:
+            self.connected_since = None
+            raise
+        self._is_connected()
+        return found
 
     # Everything else of Optuna's: the same, repeated over outages.
 
@@ -478,7 +508,7 @@ def open_storage(
     """Open a store; `create` makes it where it is missing. Raises `StoreError` where it cannot be used."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a process that opens a store is ours
     patience = patience or WaitUpTo(10.0)
-    began = time.monotonic()
+    outage = Outage()
     while True:
         try:
             if create:
@@ -491,11 +521,21 @@ def open_storage(
             reason = urls.explain(url, error)
             if not is_transient(error):
                 raise StoreError(reason) from error
-            if not patience(time.monotonic() - began, reason):
+            outage.note(error, reason)
+            if not patience(outage):
                 raise StoreGoneError(reason) from error
-            time.sleep(0.5)
+            outage.wait()
         except RuntimeError as error:  # Optuna: made by another version
-            raise StoreError(f"the store {urls.redact(url)} cannot be used: {error}") from error
+            raise StoreError(f"the store {urls.redact(url)} cannot be used: {_other_version(url, error)}") from error
+
+
+@contextlib.contextmanager
+def creating(storage: FencedStorage) -> Iterator[None]:
+    """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
+    with contextlib.ExitStack() as held:
+        # A connection of its own: the lock of PostgreSQL ends with it, whatever becomes of this process.
+        storage.persist(lambda again: held.enter_context(urls.creation_lock(storage.place)))
+        yield
 
 
 def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
@@ -506,47 +546,34 @@ def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
 
 def _look(storage: FencedStorage) -> None:
     with storage.transaction() as session:
-        if not sa.inspect(session.connection()).has_table(TICKET.name):
+        connection = session.connection()
+        if not sa.inspect(connection).has_table(TICKET.name):
             raise StoreError(
                 f"the store {urls.redact(storage.place)} was not made by lmsearch; `lmsearch run` adds what is missing"
             )
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if revision != storage.get_head_version():
+            older = " (older: storage upgrade)" if revision in storage.get_all_versions() else ""
+            raise RuntimeError(f"its tables are of revision {revision}{older}")
 
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether a failed call may succeed when it is repeated: the database was away, busy or full."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        return is_transient(error.__cause__)
-    if isinstance(error, PendingRollbackError):
-        return True
-    cause = _database_error(error)
-    if isinstance(cause, sqlite3.Error):
-        name = getattr(cause, "sqlite_errorname", "SQLITE_ERROR")
-        return name.startswith(
-            (
-                "SQLITE_BUSY",
-                "SQLITE_LOCKED",
-                "SQLITE_IOERR",
-                "SQLITE_FULL",
-                "SQLITE_CANTOPEN",
-                "SQLITE_PROTOCOL",
-            )
-        )
-    return isinstance(error, DBAPIError) and cause is not None and _server_may_answer(cause)
+def _other_version(url: URL, error: RuntimeError) -> str:
+    """Name the upgrade: of Optuna where the store is newer, of the store where it is older."""
+    mine = f"made by another Optuna than the {optuna.__version__} here ({error})"
+    if "storage upgrade" in str(error):
+        return f"{mine}; upgrade it with: optuna storage upgrade --storage {urls.redact(url)}"
+    return f"{mine}; upgrade Optuna with: pip install -U optuna"
 
 
-def _server_may_answer(cause: BaseException) -> bool:
-    state: str | None = getattr(cause, "sqlstate", None)
-    if state is not None:
-        return state.startswith(_TRANSIENT_CLASSES)
-    if "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
-        return any(words in str(cause) for words in _PASSING_REFUSALS)
-    return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
+def trouble_values(trouble: str, peak_memory: int | None = None) -> dict[str, Any]:
+    """Give what a ticket's row gains by a trouble; `peak_memory` is in bytes."""
+    column = TROUBLES[trouble]
+    return {column.name: column + 1} | ({} if peak_memory is None else {"peak_memory": peak_memory})
 
 
-def _database_error(error: BaseException) -> BaseException | None:
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        return _database_error(error.__cause__)
-    return error.orig if isinstance(error, DBAPIError) else error
+def _checkpoint_values(checkpoint: str | None) -> dict[str, Any]:
+    # A new checkpoint is progress: the deaths before it no longer count.
+    return {} if checkpoint is None else {"checkpoint": checkpoint, "deaths": 0}
 
 
 def _progress_values(progress: Progress) -> dict[str, Any]:
@@ -575,7 +602,5 @@ def _boot_id() -> str:
 
 
 def _mac_boot_id() -> str:
-    import subprocess
-
     asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"

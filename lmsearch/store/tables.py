@@ -21,11 +21,17 @@ TICKET = sa.Table(
     sa.Column("sampler", sa.String(16), nullable=False),
     sa.Column("pruner", sa.String(16), nullable=False),
     sa.Column("fixed", sa.JSON, nullable=False),
+    sa.Column("retry_of", sa.Integer),  # the number of the trial whose values it tries again
     sa.Column("state", sa.String(8), nullable=False, default=OPEN),
     sa.Column("trial_id", sa.Integer),
     sa.Column("trial_number", sa.Integer),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("checkpoint", sa.Text),
+    # What went wrong with it so far; whoever claims it decides by these numbers.
+    sa.Column("deaths", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("memory_failures", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("stalls", sa.Integer, nullable=False, default=0, server_default="0"),
+    sa.Column("peak_memory", sa.BigInteger),  # bytes, where the memory did not suffice
     # The lease on the ticket: its number is the token that every write of its holder must show.
     sa.Column("lease", sa.Integer, nullable=False, default=0),
     sa.Column("worker", sa.String(128)),
@@ -34,6 +40,7 @@ TICKET = sa.Table(
     sa.Column("device", sa.String(32)),
     sa.Column("boot", sa.String(64)),
     sa.Column("expires", sa.Float(53)),
+    sa.Column("seen", sa.Float(53)),  # when its holder last gave a sign of life, by the clock of leases
     sa.Column("epoch", sa.Integer, nullable=False, default=0),
     sa.Column("step", sa.Integer, nullable=False, default=0),
     sa.Column("tokens_per_second", sa.Float(53)),
@@ -55,9 +62,20 @@ EPOCH = sa.Table(
 )
 
 
+TROUBLES = {"death": TICKET.c.deaths, "memory": TICKET.c.memory_failures, "stall": TICKET.c.stalls}
+"""What may end a worker's hold on a ticket against its will, and where it is counted."""
+
+
 def create_tables(engine: sa.Engine) -> None:
-    """Create both tables where they are missing."""
+    """Create both tables where they are missing, and columns that a store of an earlier lmsearch lacks."""
     _metadata.create_all(engine)
+    with engine.begin() as connection:
+        for table in (TICKET, EPOCH):
+            there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in there:
+                    definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +99,16 @@ class Ticket:
     sampler: str
     pruner: str
     fixed: dict[str, Any]
+    retry_of: int | None
     state: str
     trial_id: int | None
     trial_number: int | None
     attempts: int
     checkpoint: str | None
+    deaths: int  # of its workers, in a row without a new checkpoint
+    memory_failures: int  # after the first it is run alone on its device
+    stalls: int
+    peak_memory: int | None
     lease: int
     worker: str | None
     host: str | None
@@ -93,6 +116,7 @@ class Ticket:
     device: str | None
     boot: str | None
     expires: float | None
+    seen: float | None
     epoch: int
     step: int
     tokens_per_second: float | None

@@ -1,5 +1,6 @@
 """Who owes and who does what: tickets claimed, given back, added and withdrawn, each in one transaction."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,18 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket
+from lmsearch.errors import StudyError
+from lmsearch.store.storage import FencedStorage, trouble_values
+from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, Progress, StudyRef, Ticket
+
+_STOP = "lmsearch:stop"  # a system attribute of a study
+
+
+class StudyGoneError(StudyError):
+    """The study was deleted, or renamed, while someone worked on it."""
+
+    def __init__(self, study: StudyRef) -> None:
+        super().__init__(f"the study {study.name!r} is gone: it was deleted or renamed while this ran")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +44,7 @@ class NewTicket:
     sampler: str
     pruner: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    retry_of: int | None = None  # the number of the trial whose values it tries again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,7 @@ def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[li
 
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
-            _lock_study(session, study, storage.engine.name)
+            lock_study(session, study)
             tickets = _read(session, study)
             if any(ticket.batch == batch for ticket in tickets):
                 return tickets  # the reply to the first attempt was lost
@@ -74,68 +86,175 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | N
     """Take the next ticket: begun ones first, then enqueued ones, then by number; None where there is none.
 
     An expired lease is taken over only by a worker that has been connected for a whole lease time itself: after an
-    outage every lease looks expired.
+    outage every lease looks expired. A ticket whose trial ran out of memory runs alone on its device: it is taken
+    where nothing else runs, and where it waits nothing else is begun. Raises `StudyGoneError`.
     """
-    columns = TICKET.c
-    free: sa.ColumnElement[bool] = columns.state == OPEN
+
+    def call(again: bool) -> Ticket | None:
+        with storage.transaction() as session:
+            if again and (held := _held(session, study, holder)) is not None:
+                return held  # the reply to the first attempt was lost
+            free = _free(storage, study)
+            if session.execute(sa.select(TICKET.c.number).where(free).limit(1)).first() is None:
+                _check_there(session, study)
+                return None
+            # Claims are made one after the other, so that two cannot both find a device empty.
+            lock_study(session, study)
+            if (room := _room(session, storage, study, holder)) is None:
+                return None
+            row = session.execute(_take(storage, study, holder, sa.and_(free, room))).mappings().first()
+        return None if row is None else Ticket(**row)
+
+    return storage.persist(call)
+
+
+def _held(session: Session, study: StudyRef, holder: Holder) -> Ticket | None:
+    mine = sa.select(*TICKET.c).where(
+        TICKET.c.study_key == study.key, TICKET.c.worker == holder.worker, TICKET.c.state == RUNNING
+    )
+    row = session.execute(mine).mappings().first()
+    return None if row is None else Ticket(**row)
+
+
+def _free(storage: FencedStorage, study: StudyRef) -> sa.ColumnElement[bool]:
+    """Give the condition under which a ticket may be claimed, its device apart."""
+    free: sa.ColumnElement[bool] = TICKET.c.state == OPEN
     connected = storage.connected_since
     if connected is not None and time.monotonic() - connected > storage.lease_seconds:
-        stale = sa.or_(columns.expires < storage.clock(), columns.boot != storage.boot())
-        free = sa.or_(free, sa.and_(columns.state == RUNNING, stale))
+        free = sa.or_(free, sa.and_(TICKET.c.state == RUNNING, sa.not_(live_lease(storage))))
+    return sa.and_(_of(study), free)
+
+
+def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
+    """Give the condition that a ticket is under a lease that has not run out."""
+    return sa.and_(TICKET.c.state == RUNNING, TICKET.c.expires >= storage.clock(), TICKET.c.boot == storage.boot())
+
+
+def _room(session: Session, storage: FencedStorage, study: StudyRef, holder: Holder) -> sa.ColumnElement[bool] | None:
+    """Give the condition on a ticket that there is room for it on the holder's device; None: for none at all."""
+    alone = TICKET.c.memory_failures == 1
+    here = sa.and_(_of(study), TICKET.c.host == holder.host, TICKET.c.device == holder.device)
+    others = session.execute(sa.select(TICKET.c.memory_failures).where(here, live_lease(storage))).scalars().all()
+    waits_here = session.execute(sa.select(TICKET.c.number).where(here, alone, TICKET.c.state == OPEN).limit(1)).first()
+    if 1 in others or (others and waits_here is not None):
+        return None
+    return sa.not_(alone) if others else sa.true()
+
+
+def _take(storage: FencedStorage, study: StudyRef, holder: Holder, free: sa.ColumnElement[bool]) -> Any:
+    columns = TICKET.c
+    alone_first = sa.case((columns.memory_failures == 1, 0), else_=1)
     begun_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
-    pick = (
-        sa.select(columns.number)
-        .where(columns.study_key == study.key, columns.study_id == study.id, free)
-        .order_by(begun_first, columns.number)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    take = (
+    pick = sa.select(columns.number).where(free).order_by(alone_first, begun_first, columns.number).limit(1)
+    return (
         sa.update(TICKET)
-        .where(columns.study_key == study.key, columns.number == pick)
+        .where(columns.study_key == study.key, columns.number == pick.scalar_subquery())
         .values(
             state=RUNNING,
             lease=columns.lease + 1,
             attempts=columns.attempts + 1,
+            # Whoever still held it died without a word.
+            deaths=columns.deaths + sa.case((columns.state == RUNNING, 1), else_=0),
             worker=holder.worker,
             host=holder.host,
             process=holder.process,
             device=holder.device,
             boot=storage.boot(),
             expires=storage.clock() + storage.lease_seconds,
+            seen=storage.clock(),
             tokens_per_second=None,
         )
         .returning(*columns)
     )
 
-    def call(again: bool) -> Ticket | None:
+
+def owes(storage: FencedStorage, study: StudyRef) -> bool:
+    """Tell whether a study still owes a trial."""
+
+    def call(again: bool) -> bool:
         with storage.transaction() as session:
-            if again:  # the reply to the first attempt may have been lost
-                mine = sa.select(*columns).where(
-                    columns.study_key == study.key, columns.worker == holder.worker, columns.state == RUNNING
-                )
-                held = session.execute(mine).mappings().first()
-                if held is not None:
-                    return Ticket(**held)
-            row = session.execute(take).mappings().first()
-        return None if row is None else Ticket(**row)
+            left = sa.select(TICKET.c.number).where(_of(study), TICKET.c.state != DONE).limit(1)
+            return session.execute(left).first() is not None
 
     return storage.persist(call)
 
 
-def release_worker(storage: FencedStorage, study: StudyRef, worker: str) -> None:
-    """Give back what a worker held that is known to be dead."""
+def release_worker(
+    storage: FencedStorage,
+    study: StudyRef,
+    worker: str,
+    trouble: str | None = None,
+    peak_memory: int | None = None,
+) -> None:
+    """Give back what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended."""
+    values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
     def call(again: bool) -> None:
         with storage.transaction() as session:
             session.execute(
                 sa.update(TICKET)
                 .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
-                .values(state=OPEN, expires=None)
+                .values({"state": OPEN, "expires": None} | values)
             )
 
     storage.persist(call)
+
+
+def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
+    """List the tickets of a study that are under a lease that has not run out."""
+
+    def call(again: bool) -> list[Ticket]:
+        with storage.transaction() as session:
+            rows = session.execute(sa.select(*TICKET.c).where(_of(study), live_lease(storage)))
+            return [Ticket(**row) for row in rows.mappings()]
+
+    return storage.persist(call)
+
+
+def present(storage: FencedStorage) -> tuple[float, str]:
+    """Give the time by the clock of leases, in seconds, and the boot that it counts from."""
+
+    def call(again: bool) -> float:
+        with storage.transaction() as session:
+            return float(session.execute(sa.select(storage.clock())).scalar_one())
+
+    return storage.persist(call), storage.boot()
+
+
+def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
+    """Ask all workers of a study, everywhere, to save and leave; or, with false, let new ones work again."""
+    asked, was = read_stop(storage, study)
+    if was == stopped:
+        return
+    storage.set_study_system_attr(study.id, _STOP, {"asked": asked + stopped, "stopped": stopped})
+
+
+def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
+    """Give how often a study's workers were asked to stop, and whether the study stands stopped now."""
+
+    def call(again: bool) -> tuple[int, bool]:
+        with storage.transaction() as session:
+            return _stop_state(session, study)
+
+    return storage.persist(call)
+
+
+def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: Ticket, progress: Progress) -> tuple[bool, int]:
+    """Renew a lease once, without waiting for a store that is away.
+
+    Gives whether it is still held, and how often the study's workers were asked to stop.
+    """
+    held = storage.renew(ticket, progress)
+    with storage.transaction() as session:
+        return held, _stop_state(session, study)[0]
+
+
+def _stop_state(session: Session, study: StudyRef) -> tuple[int, bool]:
+    attribute = models.StudySystemAttributeModel
+    query = sa.select(attribute.value_json).where(attribute.study_id == study.id, attribute.key == _STOP)
+    found = session.execute(query).scalar_one_or_none()
+    stored: dict[str, Any] = {"asked": 0, "stopped": False} if found is None else json.loads(found)
+    return stored["asked"], stored["stopped"]
 
 
 def close_ended(storage: FencedStorage, study: StudyRef) -> None:
@@ -170,20 +289,53 @@ def purge_strays(storage: FencedStorage, study: StudyRef) -> None:
     storage.persist(call)
 
 
-def _lock_study(session: Session, study: StudyRef, engine: str) -> None:
-    key = models.StudyModel.study_id
-    if engine == "sqlite":  # the write lock is the lock
-        session.execute(sa.update(models.StudyModel).where(key == study.id).values(study_id=study.id))
+def delete_tickets(storage: FencedStorage, study: StudyRef) -> None:
+    """Remove a study's tickets and epochs."""
+
+    def call(again: bool) -> None:
+        with storage.transaction() as session:
+            for table in (TICKET, EPOCH):
+                session.execute(sa.delete(table).where(table.c.study_key == study.key))
+
+    storage.persist(call)
+
+
+def lock_study(session: Session, study: StudyRef) -> None:
+    """Let nobody else change a study's tickets until this transaction ends; raises `StudyGoneError`."""
+    key, name = models.StudyModel.study_id, models.StudyModel.study_name
+    this = (key == study.id, name == study.name)
+    if session.connection().engine.name == "sqlite":  # the write lock is the lock
+        touched: Any = session.execute(sa.update(models.StudyModel).where(*this).values(study_id=study.id))
+        there = touched.rowcount == 1
     else:
-        session.execute(sa.select(key).where(key == study.id).with_for_update())
+        there = session.execute(sa.select(key).where(*this).with_for_update()).first() is not None
+    if not there:
+        raise StudyGoneError(study)
+
+
+def check_study(storage: FencedStorage, study: StudyRef) -> None:
+    """Raise `StudyGoneError` where a study is no longer in the store under its name."""
+
+    def call(again: bool) -> None:
+        with storage.transaction() as session:
+            _check_there(session, study)
+
+    storage.persist(call)
+
+
+def _check_there(session: Session, study: StudyRef) -> None:
+    """Raise `StudyGoneError` where a study's row is no longer there under its name."""
+    key, name = models.StudyModel.study_id, models.StudyModel.study_name
+    if session.execute(sa.select(key).where(key == study.id, name == study.name)).first() is None:
+        raise StudyGoneError(study)
+
+
+def _of(study: StudyRef) -> sa.ColumnElement[bool]:
+    return sa.and_(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
 
 
 def _read(session: Session, study: StudyRef) -> list[Ticket]:
-    rows = session.execute(
-        sa.select(*TICKET.c)
-        .where(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
-        .order_by(TICKET.c.number)
-    )
+    rows = session.execute(sa.select(*TICKET.c).where(_of(study)).order_by(TICKET.c.number))
     return [Ticket(**row) for row in rows.mappings()]
 
 
@@ -206,6 +358,7 @@ def _apply(session: Session, study: StudyRef, changes: Changes, batch: str, firs
             "sampler": new.sampler,
             "pruner": new.pruner,
             "fixed": dict(new.fixed),
+            "retry_of": new.retry_of,
         }
         for number, new in enumerate(changes.add, first)
     ]

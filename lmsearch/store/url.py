@@ -13,8 +13,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lmsearch.errors import StoreError
+from lmsearch.store.outages import is_crowded
 
-_LOCK_SECONDS = 60.0  # how long SQLite waits for another writer before it is asked again
+_LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is heard between
+_POOL_SECONDS = 120.0  # how long a thread waits for the connection that another one of its process uses
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "sslmode", "application_name", "connect_timeout")
 """What of a URL's query may be shown; anything else may be a secret, or one misspelt."""
@@ -78,7 +80,7 @@ def _hide(text: str) -> str:
 
 def engine_options(url: URL, connections: int) -> dict[str, Any]:
     """Give the arguments for `create_engine`: at most `connections` connections, kept alive."""
-    pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": 2 * _LOCK_SECONDS}
+    pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": _POOL_SECONDS}
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         return pool | {
@@ -136,4 +138,6 @@ def explain(url: URL, error: BaseException) -> str:
     reason = line[-1].strip() if line else type(cause).__name__
     if url.password:
         reason = reason.replace(str(url.password), "***")
+    if is_crowded(error):
+        reason += "; a worker needs one connection: raise the server's max_connections, or start fewer workers"
     return f"the store {redact(url)} cannot be used: {reason}"

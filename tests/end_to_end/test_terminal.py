@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bureau import wait_for
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_study
 
@@ -82,6 +83,7 @@ def test_ctrl_c_at_the_keyboard_saves_and_prints_the_command_that_goes_on(
     terminal.read(r"trial.*by.*epoch.*perplexity")
     terminal.read(r"\d+/400")
     assert "\x1b[" in terminal.seen
+    wait_for(lambda: "2 running" in cli("status", "tiny").stdout)
     terminal.type("\x03")
     terminal.read(r"interrupted; everything is saved, go on with: lmsearch run tiny.toml --workers 2")
     assert terminal.wait() == 130

@@ -7,7 +7,8 @@ import pytest
 
 from lmsearch.config import DataConfig
 from lmsearch.errors import ConfigError, LmsearchError, StudyError
-from lmsearch.search.begin import Request, begin, enqueue
+from lmsearch.search.begin import Request, begin
+from lmsearch.search.manage import enqueue
 from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study, read_study
 from lmsearch.store.storage import FencedStorage, open_storage
 from lmsearch.store.tables import Ticket

@@ -6,111 +6,16 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lmsearch.config import DataConfig
 from lmsearch.errors import LmsearchError, SearchFailedError
-from lmsearch.search.begin import Request, begin
-from lmsearch.search.launch import Launcher, Signals, Snapshot
-from lmsearch.store.records import StudyRecord, read_study
-from lmsearch.store.storage import open_storage
-from lmsearch.store.tables import DONE, OPEN, RUNNING
+from lmsearch.store.tables import OPEN, RUNNING
 from lmsearch.store.tickets import list_tickets
-from lmsearch.store.url import parse_url
-from lmsearch.text.corpus import open_corpus
-from tests.factories import TINY_STUDY, make_spec, write_corpus
-
-STUB = Path(__file__).parent.parent / "stub.py"
-
-
-class Bureau:
-    """A folder with a study, from which searches are run and gone on with."""
-
-    def __init__(self, folder: Path, url: str, text: str = TINY_STUDY, **request: Any) -> None:
-        self.folder = folder
-        self.url = url
-        self.storage = open_storage(parse_url(url))
-        write_corpus(folder / "corpus")
-        spec = make_spec(folder, text)
-        corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
-        self.info = begin(self.storage, "tiny", spec, str(folder), corpus, Request(**request))
-        self.signals = Signals()
-        self.started: list[subprocess.Popen[bytes]] = []
-        (folder / "notes").mkdir(exist_ok=True)
-
-    def environment(self, **stub: str) -> dict[str, str]:
-        notes = {"STUB_NOTES": str(self.folder / "notes"), "LMSEARCH_STORAGE": self.url}
-        return dict(os.environ) | notes | {f"STUB_{name.upper()}": value for name, value in stub.items()}
-
-    def command(self, name: str, device: str, pipe: int) -> Sequence[str]:
-        words = ["--name", name, "--device", device, "--parent-pipe", str(pipe), "--lease-seconds", "1"]
-        return [sys.executable, str(STUB), "tiny", *words]
-
-    def search(self, workers: int, **stub: str) -> Iterator[Snapshot]:
-        """Run workers in the bureau's folder, as `lmsearch run` does in the working folder."""
-        os.chdir(self.folder)
-        self.signals = Signals()
-        folder = self.folder / "runs" / "tiny"
-        launcher = Launcher(self.storage, self.info, folder, self.command, self.signals, self.environment(**stub))
-        return launcher.run(["cpu"] * workers)
-
-    def start_worker(self, *words: str, **stub: str) -> "subprocess.Popen[bytes]":
-        """Start a worker by hand."""
-        command = [sys.executable, str(STUB), "tiny", "--device", "cpu", "--lease-seconds", "1", *words]
-        log = (self.folder / "by-hand.log").open("ab")
-        self.started.append(
-            subprocess.Popen(
-                command, cwd=self.folder, env=self.environment(**stub), stdout=log, stderr=subprocess.STDOUT
-            )
-        )
-        return self.started[-1]
-
-    def close(self) -> None:
-        """Leave nothing running, whatever happened."""
-        for process in self.started:
-            process.kill()
-            process.wait()
-
-    def record(self) -> StudyRecord:
-        return read_study(self.storage, self.info, epochs=True)
-
-    def steps(self) -> list[list[int]]:
-        """Give the steps that were computed, for each configuration."""
-        return [list(map(int, path.read_text().split())) for path in sorted((self.folder / "notes").iterdir())]
-
-
-@pytest.fixture
-def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
-    """Give a bureau on each database in turn."""
-    monkeypatch.chdir(tmp_path)  # given back at the end
-    opened = Bureau(tmp_path, storage_url, trials=6)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
-    """Give a bureau for what does not depend on the database."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
-    opened = Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", trials=6)
-    yield opened
-    opened.close()
-
-
-def check_whole(record: StudyRecord, epochs: int = 3) -> None:
-    """Every ticket is answered by exactly one ended trial, which has every epoch once."""
-    assert record.done == record.total == len(record.trials)
-    assert sorted(ticket.trial_number or 0 for ticket in record.tickets) == list(range(record.total))
-    for trial in record.trials:
-        assert trial.outcome == "complete"
-        assert list(trial.curve) == [row.epoch for row in trial.epochs] == list(range(1, epochs + 1))
+from tests.bureau import STUB, Bureau, alive, check_whole, wait_for
+from tests.factories import write_corpus
 
 
 def test_workers_share_a_study_until_it_owes_nothing(bureau: Bureau) -> None:
@@ -169,13 +74,6 @@ def test_an_interrupted_search_goes_on_without_repeating_a_step(sqlite_bureau: B
     assert {ticket.number for ticket in bureau.record().tickets if ticket.attempts == 2} == waiting
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 def test_a_hand_started_worker_joins_and_a_lost_one_is_replaced_when_its_lease_runs_out(bureau: Bureau) -> None:
     first = bureau.start_worker(pause="0.3")
     wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
@@ -207,7 +105,7 @@ def test_the_workers_of_a_killed_parent_save_and_leave(bureau: Bureau) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from tests.search.test_processes import Bureau
+from tests.bureau import Bureau
 list(Bureau(Path({str(bureau.folder)!r}), {bureau.url!r}, trials=6).search(2, pause="0.2"))
 """
     environment = bureau.environment() | {"PYTHONPATH": str(STUB.parent.parent)}
@@ -216,20 +114,13 @@ list(Bureau(Path({str(bureau.folder)!r}), {bureau.url!r}, trials=6).search(2, pa
     workers = [t.process for t in list_tickets(bureau.storage, bureau.info.ref) if t.process]
     parent.kill()
     parent.wait()
-    wait_for(lambda: not any(_alive(process) for process in workers), 5)
+    wait_for(lambda: not any(alive(process) for process in workers), 5)
     tickets = list_tickets(bureau.storage, bureau.info.ref)
     assert RUNNING not in {ticket.state for ticket in tickets}
     assert any(ticket.checkpoint for ticket in tickets)
     list(bureau.search(2))
     check_whole(bureau.record())
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
-
-
-def _alive(process: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
 
 
 def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: Bureau) -> None:
@@ -250,13 +141,6 @@ def test_a_bug_in_some_trials_costs_those_trials_only(sqlite_bureau: Bureau) -> 
         dropout = trial.params["model.output_dropout"]
         assert trial.outcome == ("failed" if isinstance(dropout, float) and dropout > 0.25 else "complete")
     assert record.count("failed") and record.count("complete")
-
-
-@pytest.mark.slow
-def test_a_worker_that_always_dies_ends_the_search_with_the_name_of_its_log(sqlite_bureau: Bureau) -> None:
-    with pytest.raises(SearchFailedError, match=r"died 6 times in a row; its log is .*\.log"):
-        list(sqlite_bureau.search(1, fault="death"))
-    assert DONE not in {ticket.state for ticket in list_tickets(sqlite_bureau.storage, sqlite_bureau.info.ref)}
 
 
 def test_a_worker_with_another_text_refuses_to_join_and_names_both_fingerprints(sqlite_bureau: Bureau) -> None:

@@ -23,7 +23,7 @@ class LeasedStorage(FencedStorage):
         trial = super()._create_new_trial(study_id, template_trial)
         if trial.state.is_finished():
             return trial
-        study = StudyRef(name="kit", id=study_id, key=f"key{study_id}")
+        study = StudyRef(name=self.get_study_name_from_id(study_id), id=study_id, key=f"key{study_id}")
         new = NewTicket(origin="search", sampler="random", pruner="none")
         change_tickets(self, study, lambda _: Changes(add=[new]))
         ticket = claim(self, study, HOLDER)

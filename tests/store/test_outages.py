@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from lmsearch.errors import StoreGoneError
 from lmsearch.store import url as urls
-from lmsearch.store.storage import WaitUpTo, is_transient, open_storage
+from lmsearch.store.outages import Outage, WaitUpTo, is_transient
+from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import DONE, OPEN
 from lmsearch.store.tickets import list_tickets
 from tests.conftest import create_database, new_name
@@ -110,9 +111,9 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.
     held.execute("BEGIN IMMEDIATE")
     reasons: list[str] = []
 
-    def patience(seconds: float, reason: str) -> bool:
-        reasons.append(reason)
-        return seconds < 30
+    def patience(outage: Outage) -> bool:
+        reasons.append(outage.reason)
+        return outage.gone < 30
 
     bench.storage.patience = patience
     release = threading.Timer(1.5, lambda: held.execute("ROLLBACK"))

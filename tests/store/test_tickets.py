@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from lmsearch.store import tickets
-from lmsearch.store.records import _read_epochs
+from lmsearch.store.records import read_epochs
 from lmsearch.store.storage import LeaseLostError, open_storage
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, Progress
 from lmsearch.store.tickets import Changes, list_tickets
@@ -201,7 +201,7 @@ def test_an_epoch_is_reported_with_its_figures_its_progress_and_its_checkpoint_o
     trial = bench.ask(bench.take())
     bench.report(trial, 1, 3.5, "here:/one")
     bench.report(trial, 2, float("nan"), "here:/two")
-    rows = _read_epochs(bench.storage, bench.ref)[0]
+    rows = read_epochs(bench.storage, bench.ref)[0]
     assert [(row.epoch, row.tokens) for row in rows] == [(1, 10), (2, 10)]
     assert rows[0].valid_loss == 3.5 and rows[1].valid_loss != rows[1].valid_loss  # nan
     assert (only(bench).checkpoint, only(bench).epoch, only(bench).step) == ("here:/two", 2, 20)
@@ -221,7 +221,7 @@ def test_starting_again_forgets_the_epochs_of_the_earlier_attempt(storage_url: s
     assert again.number == trial.number and again.params == {"x": 0.5}
     other.report(again, 1, 4.5)
     assert other.optuna.get_trials()[0].intermediate_values == {1: 4.5}
-    assert _read_epochs(other.storage, other.ref)[0][0].valid_loss == 4.5
+    assert read_epochs(other.storage, other.ref)[0][0].valid_loss == 4.5
 
 
 def test_a_trial_ended_by_hand_answers_its_ticket(storage_url: str) -> None:
@@ -294,6 +294,7 @@ def test_a_worker_and_the_thread_that_renews_share_one_connection(postgres_url: 
     def renew() -> None:
         while not stop.is_set():
             assert bench.storage.renew(ticket, Progress(epoch=0, step=0, tokens_per_second=None))
+            time.sleep(0.001)  # else the other thread hardly ever finds the connection free
 
     thread = threading.Thread(target=renew)
     thread.start()

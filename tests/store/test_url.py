@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lmsearch.errors import StoreError, StoreGoneError
-from lmsearch.store.storage import WaitUpTo, open_storage
+from lmsearch.store.outages import Outage, WaitUpTo
+from lmsearch.store.storage import open_storage
 from lmsearch.store.url import full_text, has_password, parse_url, redact
 
 SECRET = "hunter2{}%40"
@@ -87,9 +88,9 @@ def test_a_server_that_does_not_answer_is_waited_for_and_then_given_up_with_exit
     url = parse_url(f"postgresql://me:{SECRET}@127.0.0.1:9/db")
     reasons: list[str] = []
 
-    def patience(seconds: float, reason: str) -> bool:
-        reasons.append(reason)
-        return seconds < 1
+    def patience(outage: Outage) -> bool:
+        reasons.append(outage.reason)
+        return outage.gone < 1
 
     with pytest.raises(StoreGoneError) as error:
         open_storage(url, patience=patience)

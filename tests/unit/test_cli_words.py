@@ -47,12 +47,18 @@ def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
 
 
 def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> None:
-    none = dict.fromkeys(("name", "sampler", "pruner", "trials", "workers", "hours", "more"))
+    names = ("name", "sampler", "pruner", "trials", "workers", "hours", "more", "source")
+    none = dict.fromkeys((*names, "checkpoints", "store_timeout", "max_failures"))
     options: dict[str, Any] = none | {"device": "auto", "quiet": False, "as_json": False}
+    options |= {"stall": 600.0, "lease_seconds": 30.0}
     assert _own_words("default", options) == ["lmsearch", "run"]
     given = options | {"sampler": "tpe", "more": 5, "workers": 4, "hours": 1.5, "device": "cuda", "quiet": True}
     assert " ".join(_own_words("x.toml", given)) == (
         "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5 --quiet"
+    )
+    looked_after = options | {"stall": 90.0, "store_timeout": 30.0, "max_failures": 5, "source": "old"}
+    assert " ".join(_own_words("x.toml", looked_after)) == (
+        "lmsearch run x.toml --from old --store-timeout 30s --stall 90s --max-failures 5"
     )
 
 
@@ -109,6 +115,7 @@ def make_trial(
         traceback="",
         parameters=500,
         model="",
+        origin_trial="",
         started=NOON,
         ended=NOON + timedelta(seconds=seconds),
         ticket=None,
@@ -133,6 +140,7 @@ def make_record(*trials: TrialRecord, left: int = 0, tmp: Any = None) -> StudyRe
         corpus="text",
         fingerprint="f",
         vocabulary_size=14,
+        home_id=1,
     )
     return StudyRecord(info=info, trials=trials, tickets=tickets(len(trials), left))
 

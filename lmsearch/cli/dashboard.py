@@ -1,0 +1,59 @@
+"""`lmsearch dashboard`."""
+
+import os
+from pathlib import Path
+
+import click
+
+from lmsearch.cli.options import open_store, storage_option
+
+
+@click.command()
+@storage_option
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The address to listen on; any but this machine's loopback needs a token.",
+)
+@click.option("--port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="The port to listen on.")
+@click.option(
+    "--token-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A file with the token that visitors must show. Also LMSEARCH_DASHBOARD_TOKEN.",
+)
+@click.option(
+    "--allow-host",
+    "allowed",
+    metavar="NAME",
+    multiple=True,
+    help="A name by which browsers may call it, such as a proxy's; may be given several times.",
+)
+@click.option("--read-only", is_flag=True, help="Let nobody change anything.")
+def dashboard(
+    storage: str,
+    store_timeout: float | None,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    allowed: tuple[str, ...],
+    read_only: bool,
+) -> None:
+    """Serve optuna-dashboard on the store, for a browser on this machine or, with a token, elsewhere.
+
+    \b
+    Examples:
+        lmsearch dashboard --port 8080
+        lmsearch dashboard --host 0.0.0.0 --allow-host search.example --token-file token
+    """
+    from lmsearch.dashboard import THREADS, Rules, serve
+
+    token = os.environ.get("LMSEARCH_DASHBOARD_TOKEN") if token_file is None else _read_token(token_file)
+    rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
+    opened = open_store(storage, store_timeout, connections=THREADS)
+    serve(opened, rules, click.echo)
+
+
+def _read_token(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace").strip()

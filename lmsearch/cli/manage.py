@@ -1,0 +1,142 @@
+"""`lmsearch enqueue`, `retry`, `fail`, `stop` and `delete`: what a person does to a study by hand."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from lmsearch.cli.options import (
+    RUNS,
+    check_name,
+    command_text,
+    open_store,
+    parse_storage,
+    spell_value,
+    storage_option,
+)
+from lmsearch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lmsearch.store.records import StudyInfo
+    from lmsearch.store.storage import FencedStorage
+    from lmsearch.store.tables import Ticket
+
+
+@click.command()
+@click.argument("study")
+@click.argument("values", nargs=-1, metavar="NAME=VALUE…")
+@storage_option
+def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: float | None) -> None:
+    """Add one trial with values of your own; it is begun before the others.
+
+    Values that are not named come from the study's sampler.
+
+    \b
+    Example:
+        lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
+    """
+    from lmsearch.search.manage import enqueue as owe
+    from lmsearch.spec import parse_value
+
+    named: dict[str, object] = {}
+    for text in values:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"{text!r} is not NAME=VALUE; write model.output_dropout=0.4")
+        named[path.strip()] = parse_value(value.strip())
+    opened = open_store(storage, store_timeout)
+    _tell_new(opened, storage, *owe(opened, study, named))
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=int)
+@storage_option
+def retry(study: str, trial: int, storage: str, store_timeout: float | None) -> None:
+    """Add one trial with the values of an ended one, such as one that failed.
+
+    \b
+    Example:
+        lmsearch retry default 7
+    """
+    from lmsearch.search.manage import retry as owe_again
+
+    opened = open_store(storage, store_timeout)
+    _tell_new(opened, storage, *owe_again(opened, study, trial))
+
+
+def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets: "Sequence[Ticket]") -> None:
+    from lmsearch.search.manage import workers_at_work
+
+    study, new = info.ref.name, tickets[-1]
+    fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
+    again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
+    click.echo(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
+    if not workers_at_work(opened, info):
+        run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
+        click.echo(f"no worker is at work; run it with: {run_it}")
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=int)
+@storage_option
+def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> None:
+    """End a running or waiting trial as failed; whoever runs it drops it.
+
+    \b
+    Example:
+        lmsearch fail default 7
+    """
+    from lmsearch.search.manage import fail as end
+
+    end(open_store(storage, store_timeout), study, trial)
+    click.echo(f"trial {trial} of {study} is failed; its worker takes the next one")
+
+
+@click.command()
+@click.argument("study")
+@storage_option
+def stop(study: str, storage: str, store_timeout: float | None) -> None:
+    """Let all workers of a study, on every host, save and leave; the next `lmsearch run` goes on.
+
+    \b
+    Example:
+        lmsearch stop default
+    """
+    from lmsearch.store.copies import open_own_study
+    from lmsearch.store.tickets import ask_to_stop, leases
+
+    opened = open_store(storage, store_timeout)
+    info = open_own_study(opened, study)
+    ask_to_stop(opened, info.ref, stopped=True)
+    at_work = leases(opened, info.ref)
+    hosts = sorted({ticket.host or "?" for ticket in at_work})
+    told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was at work"
+    click.echo(f"{study} is stopped: {told}; go on with: lmsearch run")
+
+
+@click.command()
+@click.argument("study")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@storage_option
+def delete(study: str, yes: bool, storage: str, store_timeout: float | None) -> None:
+    """Delete a study for good: its trials, and its checkpoints and files on this host.
+
+    \b
+    Example:
+        lmsearch delete default
+    """
+    from lmsearch.search.manage import check_idle
+    from lmsearch.search.manage import delete as remove
+    from lmsearch.store.url import redact
+
+    check_name(study)
+    opened = open_store(storage, store_timeout)
+    check_idle(opened, study)
+    if not yes:
+        place = redact(parse_storage(storage))
+        click.confirm(f"delete the study {study} in {place}, and {RUNS / study} here?", abort=True)
+    remove(opened, study, RUNS / study)
+    click.echo(f"{study} is deleted")

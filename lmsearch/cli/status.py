@@ -1,0 +1,153 @@
+"""`lmsearch status`: how far a study is, and who has what."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearch.cli.options import json_option, open_store, spell_seconds, storage_option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lmsearch.store.records import StudyRecord
+    from lmsearch.store.storage import FencedStorage
+    from lmsearch.store.tables import Ticket
+
+_WATCH_SECONDS = 2.0
+
+
+@click.command()
+@click.argument("study")
+@click.option("--watch", is_flag=True, help="Draw it anew every two seconds, until nothing is owed or Ctrl-C.")
+@storage_option
+@json_option
+def status(study: str, watch: bool, storage: str, store_timeout: float | None, as_json: bool) -> None:
+    """Say how far a study is, and who is at work on what.
+
+    A trial that waits was saved and given back; a worker takes it before any new one.
+
+    \b
+    Example:
+        lmsearch status default --watch
+    """
+    from rich.console import Console
+
+    from lmsearch.store.records import open_study, optuna_study, read_study
+
+    opened = open_store(storage, store_timeout)
+    info = open_study(opened, study)
+    cached = optuna_study(opened, study)  # reads ended trials once
+    record = read_study(opened, info, cached)
+    if as_json:
+        click.echo(json.dumps(status_document(record, _now(opened)), indent=2))
+        return
+    console = Console()
+    if not watch:
+        console.print(render_status(record, _now(opened)), end="")
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(render_status(record, _now(opened)), refresh=True)
+            if record.done == record.total:
+                return
+            time.sleep(_WATCH_SECONDS)
+            record = read_study(opened, info, cached)
+
+
+def _now(storage: "FencedStorage") -> tuple[float, str]:
+    from lmsearch.store.tickets import present
+
+    return present(storage)
+
+
+def status_document(record: "StudyRecord", now: tuple[float, str]) -> dict[str, Any]:
+    """Give a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
+    from lmsearch.store.records import OUTCOMES
+
+    best = record.best
+    return {
+        "study": record.info.ref.name,
+        "total": record.total,
+        "done": record.done,
+        "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
+        "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
+        "at_work": [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)],
+    }
+
+
+def _begun(ticket: "Ticket") -> bool:
+    return ticket.state == "running" or (ticket.state == "open" and ticket.trial_number is not None)
+
+
+def _holding(ticket: "Ticket", now: tuple[float, str]) -> dict[str, Any]:
+    running = ticket.state == "running"
+    return {
+        "trial": ticket.trial_number,
+        "state": "running" if running else "waiting",
+        "worker": ticket.worker if running else None,
+        "host": ticket.host,
+        "process": ticket.process if running else None,
+        "device": ticket.device,
+        "epoch": ticket.epoch,
+        "step": ticket.step,
+        "tokens_per_second": ticket.tokens_per_second,
+        "seconds_since_sign_of_life": _silence(ticket, now),
+        "attempts": ticket.attempts,
+        "alone": ticket.memory_failures == 1,
+    }
+
+
+def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
+    """Give the seconds since a ticket's holder was heard; None where the clock has begun anew since."""
+    if ticket.seen is None or ticket.boot != now[1]:
+        return None
+    return max(0.0, now[0] - ticket.seen)
+
+
+def count_line(record: "StudyRecord") -> str:
+    """Say in one line how far a study is."""
+    parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
+    for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
+        if count := record.count(outcome):
+            parts.append(f"{count} {outcome}")
+    if foreign := sum(trial.ticket is None for trial in record.trials):
+        parts.append(f"{foreign} taken over")
+    if best := record.best:
+        parts.append(f"best {best.perplexity:.2f} (trial {best.number})")
+    return ", ".join(parts)
+
+
+def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableType":
+    """Draw the counts, then a row for each trial that runs or waits."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    held = [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)]
+    line = Text(count_line(record))
+    if not held:
+        return Group(line)
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts"):
+        left = name in ("state", "host", "device")
+        rows.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
+    for row in held:
+        speed, silence = row["tokens_per_second"], row["seconds_since_sign_of_life"]
+        running = row["state"] == "running"
+        rows.add_row(
+            "-" if row["trial"] is None else str(row["trial"]),
+            row["state"] + (" (alone)" if row["alone"] else ""),
+            row["host"] or "",
+            str(row["process"] or ""),
+            row["device"] or "",
+            f"{row['epoch']}/{record.info.spec.epochs}",
+            str(row["step"]),
+            "" if speed is None or not running else f"{speed:,.0f}",
+            "" if silence is None else f"{spell_seconds(silence)} ago",
+            str(row["attempts"]),
+        )
+    return Group(line, rows)

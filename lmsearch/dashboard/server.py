@@ -1,0 +1,63 @@
+"""The server: optuna-dashboard on the store, our guard before it, and a few threads."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import bottle
+import optuna
+import optuna_dashboard
+import waitress
+
+from lmsearch.dashboard.guard import Guard, Rules
+from lmsearch.dashboard.leases import keep_leased
+from lmsearch.errors import LmsearchError
+from lmsearch.store.storage import FencedStorage
+
+THREADS = 4
+
+
+def serve(storage: FencedStorage, rules: Rules, say: Callable[[str], None]) -> None:
+    """Serve the dashboard until it is interrupted; `say` is told how to visit once it listens, and what is refused.
+
+    The storage should have a connection for each of the `THREADS`, so that none waits for another's.
+    """
+    # Cached: plain RDBStorage reads every ended trial again at each poll.
+    application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage))
+    keep_leased(application, storage, say)
+    application.install(_with_content)
+    try:
+        server = waitress.create_server(
+            Guard(application, rules),
+            host=rules.host,
+            port=rules.port,
+            threads=THREADS,
+            # From whomever: it decides nothing but whether a visitor's own cookie is for https alone.
+            trusted_proxy="*",
+            trusted_proxy_headers={"x-forwarded-proto"},
+        )
+    except (OSError, ValueError) as error:  # waitress: ValueError for a host that cannot be found
+        reason = getattr(error, "strerror", None) or "no such address"
+        raise LmsearchError(
+            f"{rules.host} port {rules.port} cannot be served: {reason}; name another with --port or --host"
+        ) from error
+    visit = rules.address + ("" if rules.token is None else "?token=…")
+    say(f"{visit}  (Ctrl-C stops it; the search does not need it)")
+    server.run()
+
+
+def _with_content(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer what was done with 200 instead of 204, No Content.
+
+    The page of optuna-dashboard 0.21 reads a document from each answer; where there is none it says that a deletion
+    that was done has failed.
+    """
+
+    @functools.wraps(callback)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        document = callback(*arguments, **named)
+        if bottle.response.status_code == 204:
+            bottle.response.status = 200
+        return document
+
+    return answer

@@ -1,0 +1,118 @@
+"""The ended trials of one study taken over by another whose space they fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lmsearch.config import RunConfig, Value
+from lmsearch.errors import ConfigError, StudyError
+from lmsearch.search.strategies import distribution
+from lmsearch.spec import StudySpec, differences
+from lmsearch.store.records import StudyInfo, open_study, read_epochs
+from lmsearch.store.storage import FencedStorage
+from lmsearch.text.corpus import Corpus
+
+_TAKEN = (TrialState.COMPLETE, TrialState.PRUNED)
+_MUST_AGREE = ("data.", "train.epochs", "train.eval_batch_size")
+_CONSTRAINTS = "constraints:"  # where Optuna keeps them among a trial's system attributes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """How many trials a study has from another, and how many do not fit its space."""
+
+    taken: int
+    unfit: int
+
+
+def check_source(storage: FencedStorage, source: str, name: str, spec: StudySpec, corpus: Corpus) -> None:
+    """Refuse, before anything is written, a source whose perplexities cannot be compared. Raises `StudyError`."""
+    if source == name:
+        raise StudyError(f"--from {source} names the study itself; give the new one another --name")
+    info = open_study(storage, source)
+    if info.fingerprint != corpus.fingerprint:
+        raise StudyError(
+            f"study {source!r} was begun on {info.corpus} (fingerprint {info.fingerprint}), the file names "
+            f"{corpus.description} (fingerprint {corpus.fingerprint}): their perplexities cannot be compared, "
+            "so leave --from out"
+        )
+    for line in differences(info.spec, spec):
+        if line.startswith(_MUST_AGREE) and not line.startswith("data.corpus "):
+            raise StudyError(
+                f"study {source!r} was started with {line}: their perplexities cannot be compared, so leave --from out"
+            )
+
+
+def take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
+    """Add the complete and pruned trials of `source` that are points of this study's space, each once.
+
+    They get this study's distributions, since TPE's joint model is empty over unequal ones, and are marked with
+    where they come from. They answer no ticket.
+    """
+    origin = open_study(storage, source)
+    epochs = read_epochs(storage, origin.ref)
+    there = {
+        trial.user_attrs["from"]: trial
+        for trial in storage.get_all_trials(info.ref.id, deepcopy=False)
+        if "from" in trial.user_attrs and "ticket" not in trial.user_attrs
+    }
+    taken = unfit = 0
+    for trial in storage.get_all_trials(origin.ref.id, deepcopy=False):
+        if trial.state not in _TAKEN:
+            continue
+        mark = f"{source}/{trial.number}"
+        params = fitting_params(trial.params, origin, info)
+        if params is None:
+            unfit += 1
+            continue
+        trial_id = (
+            there[mark]._trial_id
+            if mark in there
+            else storage.create_new_trial(info.ref.id, _copy_of(trial, params, info, mark))
+        )
+        storage.add_epochs(info.ref, trial_id, epochs.get(trial.number, ()))
+        taken += 1
+    return Taken(taken=taken, unfit=unfit)
+
+
+def fitting_params(params: Mapping[str, Any], origin: StudyInfo, info: StudyInfo) -> dict[str, Value] | None:
+    """Give a trial's values as a point of another space: its closed config must be one; None where it is not."""
+    size = info.vocabulary_size
+    try:
+        config = origin.spec.close(params, size)
+        closed = {
+            f"{table}.{name}": value for table, values in config.as_tables().items() for name, value in values.items()
+        }
+        point = info.spec.check_point({path: closed[path] for path in info.spec.open})
+        same = _comparable(info.spec.close(point, size)) == _comparable(config)
+    except ConfigError:
+        return None
+    return point if same else None
+
+
+def _value(tables: Mapping[str, Mapping[str, Value]], path: str) -> Value:
+    table, _, name = path.partition(".")
+    return tables[table][name]
+
+
+def _comparable(config: RunConfig) -> RunConfig:
+    # The same text may lie elsewhere by now: its fingerprint has been compared.
+    return replace(config, data=replace(config.data, corpus="python-docs"))
+
+
+def _copy_of(trial: FrozenTrial, params: Mapping[str, Value], info: StudyInfo, mark: str) -> optuna.trial.FrozenTrial:
+    kept = {name: value for name, value in trial.user_attrs.items() if name != "ticket"}
+    copied = create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=dict(params),
+        distributions={path: distribution(info.spec.open[path]) for path in params},
+        user_attrs=kept | {"from": mark},
+        system_attrs={name: value for name, value in trial.system_attrs.items() if name.startswith(_CONSTRAINTS)},
+        intermediate_values=trial.intermediate_values,
+    )
+    copied.datetime_start, copied.datetime_complete = trial.datetime_start, trial.datetime_complete
+    return copied
