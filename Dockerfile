@@ -16,9 +16,9 @@ RUN pip install --no-cache-dir . -c constraints.txt
 
 # Volumes take the owner of the folder that they are mounted on.
 RUN useradd --uid 10001 --create-home lmsearch \
-    && mkdir -p /corpora /checkpoints /work/runs \
-    && chown -R lmsearch /corpora /checkpoints /work
+    && mkdir -p /corpora /checkpoints /search/runs \
+    && chown -R lmsearch /corpora /checkpoints /search
 USER lmsearch
-WORKDIR /work
+WORKDIR /search
 ENV LMSEARCH_CACHE=/corpora PYTHONUNBUFFERED=1
 CMD ["lmsearch", "--help"]

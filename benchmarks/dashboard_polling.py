@@ -8,9 +8,10 @@ deletes them afterwards. A password belongs in PGPASSWORD, not in the URL: `optu
 argument that everybody can read.
 
 Each server is started afresh and asked what a browser asks: the list of studies, all trials of one (after=0), and the
-trials since the last look (after=N). `cold` is the first request of its kind, `warm` the median of five more, and
+trials since the last look (after=N). `cold` is the first request of its kind, `warm` the median of three more, and
 `poll` is after=N again when what the page keeps (10 s) has grown old, which is what an open page asks for all day. The
-servers alternate, the medians over the repeats are printed.
+servers alternate, the medians over the repeats are printed: the time until the answer is there, and of it the time that
+the server's process had a CPU, which says the same on a machine that does other things too (Linux only).
 """
 
 import argparse
@@ -28,7 +29,8 @@ import tempfile
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +130,28 @@ def _attributes(number: int, id: int) -> Iterator[dict[str, Any]]:
         yield {"trial_id": id, "key": key, "value_json": value}
 
 
+@dataclass(frozen=True)
+class Server:
+    """A dashboard that listens."""
+
+    origin: str
+    process: int
+
+    def ask(self, path: str) -> tuple[float, float]:
+        """Ask once; give how many seconds it took to have all of the answer, and how many of them on a CPU."""
+        began, worked = time.perf_counter(), self._cpu_seconds()
+        with urllib.request.urlopen(self.origin + path, timeout=300) as answer:
+            answer.read()
+        return time.perf_counter() - began, self._cpu_seconds() - worked
+
+    def _cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
+
+
 @contextlib.contextmanager
-def server(kind: str, url: str) -> Iterator[str]:
-    """Serve a store; give where."""
+def server(kind: str, url: str) -> Iterator[Server]:
+    """Serve a store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -144,7 +165,7 @@ def server(kind: str, url: str) -> Iterator[str]:
     )
     try:
         _wait(process, port)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -159,27 +180,24 @@ def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
     raise SystemExit(f"{process.args} does not listen")
 
 
-def seconds(url: str) -> float:
-    """Ask once; give how long it took to have all of the answer."""
-    began = time.perf_counter()
-    with urllib.request.urlopen(url, timeout=300) as answer:
-        answer.read()
-    return time.perf_counter() - began
-
-
-def measure(kind: str, url: str, study_id: int, count: int) -> Iterator[tuple[str, str, float]]:
-    """Give request, moment and seconds, for one fresh server."""
+def measure(kind: str, url: str, study_id: int, count: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
+    """Give request, moment and both kinds of seconds, for one fresh server."""
     paths = {"list of studies": "/api/studies"}
     paths |= {
         f"trials, {after}": f"/api/studies/{study_id}?after={after[6:]}" for after in ("after=0", f"after={count}")
     }
-    with server(kind, url) as origin:
+    with server(kind, url) as asked:
         for name, path in paths.items():
-            yield name, "cold", seconds(origin + path)
+            yield name, "cold", asked.ask(path)
         for name, path in paths.items():
-            yield name, "warm", statistics.median(seconds(origin + path) for _ in range(5))
+            yield name, "warm", medians([asked.ask(path) for _ in range(3)])
         time.sleep(KEPT_SECONDS)
-        yield name, "poll", seconds(origin + path)
+        yield name, "poll", asked.ask(path)
+
+
+def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    first, second = (statistics.median(values) for values in zip(*pairs, strict=True))
+    return first, second
 
 
 def compare(label: str, url: str, count: int, repeats: int) -> None:
@@ -189,20 +207,19 @@ def compare(label: str, url: str, count: int, repeats: int) -> None:
     study_id = storage.create_new_study([optuna.study.StudyDirection.MINIMIZE], f"polling-{secrets.token_hex(8)}")
     try:
         fill_study(storage, study_id, count)
-        found: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        found: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for _ in range(repeats):
             for kind in SERVERS:
                 for request, moment, taken in measure(kind, full_text(parsed), study_id, count):
-                    found[request, moment][kind].append(1e3 * taken)
+                    found[request, moment][kind].append(taken)
     finally:
         storage.delete_study(study_id)
         storage.engine.dispose()
     for (request, moment), times in found.items():
-        plain, ours = (statistics.median(times[kind]) for kind in SERVERS)
-        print(
-            f"{label:10}  {count:6,}  {request:19}  {moment:6}  {plain:8.0f}  {ours:7.0f}  {plain / ours:5.1f}",
-            flush=True,
-        )
+        (plain, plain_cpu), (ours, ours_cpu) = (medians(times[kind]) for kind in SERVERS)
+        row = f"{label:10}  {count:6,}  {request:19}  {moment:6}"
+        row += f"  {1e3 * plain:8.0f}  {1e3 * ours:7.0f}  {1e3 * plain_cpu:9.0f}  {1e3 * ours_cpu:8.0f}"
+        print(row, flush=True)
 
 
 def processor() -> str:
@@ -220,7 +237,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores of {processor()}, {datetime.date.today()}, {arguments.repeats} repeats")
-    print("store       trials  request              moment  plain ms  ours ms  ratio", flush=True)
+    print("store       trials  request              moment  plain ms  ours ms  plain CPU  ours CPU", flush=True)
     for count in arguments.trials:
         with tempfile.TemporaryDirectory() as folder:
             compare("SQLite", f"sqlite:///{folder}/store.db", count, arguments.repeats)

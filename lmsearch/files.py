@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` so that a crash leaves the old file or the new one, never half of one."""
+    """Write `content` to `path` so that a crash leaves the old file or the new one, never half of one.
+
+    Raises `OSError` with the file's name.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
@@ -16,6 +19,9 @@ def replace_file(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
     finally:
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)

@@ -1,7 +1,8 @@
 """`lmsearch studies` and `best`."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,13 @@ from lmsearch.cli.options import (
     storage_option,
 )
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.errors import ResultsError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from lmsearch.results.best import ResultFiles
+    from lmsearch.store.records import StudyRecord
 
 
 @click.command()
@@ -52,7 +60,7 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     Example:
         lmsearch best default
     """
-    from lmsearch.results.best import best_config, require_best, write_results
+    from lmsearch.results.best import best_config, require_best
     from lmsearch.store.records import open_study, read_study
 
     url = parse_storage(storage)
@@ -60,7 +68,7 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     record = read_study(opened, open_study(opened, study))
     found = require_best(record)
     command = command_text(["lmsearch", "best", study], url)
-    files = write_results(record, RUNS / study, command)
+    files = write_files(record, RUNS / study, command, url)
     if as_json:
         click.echo(json.dumps(best_config(record, found, RUNS / study, command), indent=2))
         return
@@ -71,7 +79,20 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
         click.echo(line)
 
 
-def file_lines(files: Any) -> list[str]:
+def write_files(record: "StudyRecord", folder: Path, command: str, url: "URL") -> "ResultFiles":
+    """Write the result files of a study; raises `ResultsError`, with the command that writes them again."""
+    from lmsearch.results.best import write_results
+
+    try:
+        return write_results(record, folder, command)
+    except OSError as error:
+        raise ResultsError(
+            f"the results cannot be written: {error}; nothing is lost, write them again with: "
+            f"{command_text(['lmsearch', 'best', record.info.ref.name], url)}"
+        ) from error
+
+
+def file_lines(files: "ResultFiles") -> list[str]:
     """Say where the results are, and which command makes what is missing here."""
     lines = [f"  {path}" for path in (files.best_config, files.best_model, files.trials) if path is not None]
     if files.best_config is not None and files.best_model is None:

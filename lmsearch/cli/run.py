@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import file_lines
+from lmsearch.cli.look import file_lines, write_files
 from lmsearch.cli.options import (
     RUNS,
     WORK_STORE_SECONDS,
@@ -24,7 +24,7 @@ from lmsearch.cli.options import (
     work_words,
 )
 from lmsearch.cli.status import count_line, status_document
-from lmsearch.errors import ConfigError, ResultsError, SearchFailedError, StoreGoneError, nearest
+from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
@@ -221,11 +221,27 @@ def _listen(signals: Any) -> None:
 
     def handle(number: int, frame: Any) -> None:
         signals.received.append(number)
+        if number == signal.SIGHUP:
+            _leave_terminal()
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, handle)
+
+
+def _leave_terminal() -> None:
+    """Say nothing more where the terminal is closed: each word would be an error there."""
+    import errno
+    import os
+    import termios
+
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def _print_plan(setup: _Setup, devices: list[str]) -> None:
@@ -264,15 +280,7 @@ def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":
 
 def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any]) -> int:
     """Write the results, say what was found, and give the exit code."""
-    from lmsearch.results.best import write_results
-
-    try:
-        files = write_results(record, setup.folder, command)
-    except OSError as error:
-        raise ResultsError(
-            f"the results cannot be written: {error}; nothing is lost, write them again with: "
-            f"{command_text(['lmsearch', 'best', record.info.ref.name], setup.url)}"
-        ) from error
+    files = write_files(record, setup.folder, command, setup.url)
     if options["as_json"]:
         click.echo(json.dumps(_document(setup, record, files), indent=2))
     else:

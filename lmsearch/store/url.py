@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,9 @@ def check_place(url: URL, create: bool) -> None:
         raise StoreError(f"there is no store {path}; start a search with: lmsearch run, or name --storage")
     if path.is_dir():
         raise StoreError(f"the store {path} is a folder; name a file")
+    for place in (path.parent, path):  # SQLite writes beside the file, also to read it
+        if place.exists() and not os.access(place, os.W_OK):
+            raise StoreError(f"the store {path} cannot be used: {place} is read-only, or not yours to write")
 
 
 @contextlib.contextmanager

@@ -72,7 +72,13 @@ def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> C
     with filelock.FileLock(f"{folder}.lock"):
         opened = _load(folder, reader.describe())
         if opened is None:
-            _encode(reader, config, folder)
+            try:
+                _encode(reader, config, folder)
+            except OSError as error:  # the reader tells of its own as CorpusError
+                raise CorpusError(
+                    f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
+                    "folder in LMSEARCH_CACHE"
+                ) from error
             opened = _load(folder, reader.describe())
     if opened is None:
         raise CorpusError(f"the cache {folder} cannot be read back right after it was written")

@@ -202,11 +202,11 @@ class Host:
     ) -> "subprocess.Popen[bytes]":
         """Start what `docker compose up SERVICE` starts, or what `docker compose run SERVICE WORDS` does."""
         words = [self._here(word) for word in words or self._services[service]["command"]]
-        work = self._folder / "work"
-        work.mkdir(exist_ok=True)
+        search = self._folder / "search"
+        search.mkdir(exist_ok=True)
         with log.open("a") as output:
             return subprocess.Popen(
-                words, cwd=work, env=self.environment(service) | environment, stdout=output, stderr=subprocess.STDOUT
+                words, cwd=search, env=self.environment(service) | environment, stdout=output, stderr=subprocess.STDOUT
             )
 
     def run_until_done(self, service: str, log: Path) -> None:
@@ -246,8 +246,8 @@ def test_the_services_search_together_and_the_dashboard_is_healthy(own_postgres:
     assert search.wait(timeout=120) == 0, log.read_text()
     assert "tiny: 8 of 8 trials" in log.read_text()
     assert all("joined tiny on cpu" in log.read_text() for log in logs)
-    assert (tmp_path / "work/runs/tiny/best-config.json").exists()
-    assert (tmp_path / "work/runs/tiny/best-model").exists()
+    assert (tmp_path / "search/runs/tiny/best-config.json").exists()
+    assert (tmp_path / "search/runs/tiny/best-model").exists()
     assert list((tmp_path / "corpora").iterdir()) and list((tmp_path / "checkpoints").iterdir())
 
     (more,) = (words for _, words in documented_commands() if "--more" in words)
