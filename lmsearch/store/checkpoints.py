@@ -122,14 +122,22 @@ class Checkpoints:
 
     def sweep(self, study_key: str, done: Container[int]) -> int:
         """Remove checkpoints that a death left behind, of tickets that are `done`; give their number."""
-        left = [
-            path
-            for path in self.folder.glob(f"{study_key[:12]}-*.checkpoint")
-            if (match := _NAME.fullmatch(path.name)) and int(match["number"]) in done
-        ]
+        left = self.left_behind(study_key, done)
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
+
+    def left_behind(self, study_key: str, done: Container[int]) -> list[Path]:
+        """List checkpoints of tickets that are `done`."""
+        return [
+            path
+            for path in self.of_study(study_key)
+            if (match := _NAME.fullmatch(path.name)) and int(match["number"]) in done
+        ]
+
+    def of_study(self, study_key: str) -> list[Path]:
+        """List a study's checkpoints."""
+        return sorted(self.folder.glob(f"{study_key[:12]}-*.checkpoint"))
 
     def _named(self, ticket: Ticket) -> _Place | None:
         """Find the file that the ticket names: in this folder, which may be shared, or elsewhere on this host."""

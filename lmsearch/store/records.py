@@ -117,6 +117,13 @@ def lmsearch_studies(storage: FencedStorage) -> list[str]:
     return [study.study_name for study in storage.get_all_studies() if _ATTRIBUTE in study.user_attrs]
 
 
+def study_keys(storage: FencedStorage) -> set[str]:
+    """Give the keys of all studies that lmsearch made; a copy has that of its original until it is adopted."""
+    return {
+        study.user_attrs[_ATTRIBUTE]["key"] for study in storage.get_all_studies() if _ATTRIBUTE in study.user_attrs
+    }
+
+
 def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
     """Open a study; None where there is none of that name. Raises `StudyError` for another program's."""
     found = [study for study in storage.get_all_studies() if study.study_name == name]
