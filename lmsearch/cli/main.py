@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import click
 
 from lmsearch import __version__
+from lmsearch.cli.chaos import chaos
 from lmsearch.cli.dashboard import dashboard
+from lmsearch.cli.doctor import doctor
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
 from lmsearch.cli.run import run
@@ -20,6 +22,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, stop, retry, fail, delete),
     "look": (status, studies, best, dashboard),
     "model": (train,),
+    "keep": (doctor, chaos),
 }
 """The commands in the order in which they are shown."""
 

@@ -139,7 +139,7 @@ def explain(url: URL, error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error.__cause__ or error
     cause = getattr(cause, "orig", None) or cause
     line = str(cause).strip().splitlines()
-    reason = line[-1].strip() if line else type(cause).__name__
+    reason = line[0].strip() if line else type(cause).__name__
     if url.password:
         reason = reason.replace(str(url.password), "***")
     if is_crowded(error):

@@ -1,7 +1,6 @@
 """Disks of a test's own, which it may fill and make read-only."""
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,9 @@ class Disk:
     def __init__(self, path: Path, megabytes: int) -> None:
         self.path = path
         path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "lmsearch-test", str(path)], check=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "lmsearch-test", str(path)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            pytest.skip("not tested: full and read-only disks, since nothing may be mounted here")
 
     def fill(self) -> None:
         """Leave no byte free."""
@@ -38,8 +39,6 @@ class Disk:
 @pytest.fixture
 def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
     """Mount small disks."""
-    if os.geteuid() != 0:
-        pytest.skip("not tested: full and read-only disks, which only root may mount")
     mounted: list[Disk] = []
 
     def make(megabytes: int) -> Disk:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -283,6 +284,8 @@ def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so
 
 def on_host(name: str) -> tuple[str, ...]:
     """Give the command under which a process finds itself on a host of that name."""
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("not tested: checkpoints between hosts, since no host name of its own may be given here")
     return ("unshare", "--uts", "sh", "-c", f'hostname {name} && exec "$@"', "sh")
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import re
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,3 +206,14 @@ def test_the_live_table_fits_its_terminal(width: int) -> None:
     assert all(len(line) <= width for line in drawn.splitlines())
     for expected in ("1/5", "1:01", "2:05 left", "4 workers", "51.00", "12,346", "2/3", "1 complete, 1 running"):
         assert expected in drawn, expected
+
+
+def test_every_fault_in_the_reliability_table_names_tests_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    table = (root / "docs/reliability.md").read_text()
+    tests = "".join(path.read_text() for path in (root / "tests").rglob("test_*.py"))
+    assert {int(number) for number in re.findall(r"^\| (\d+) ", table, re.MULTILINE)} == set(range(1, 23))
+    named = set(re.findall(r"row_\d+_\w*", table))
+    assert len(named) > 20 and not [name for name in named if f"def test_{name}" not in tests]
+    files = set(re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", table))
+    assert len(files) > 6 and files <= {path.name for path in (root / "tests").rglob("test_*.py")}

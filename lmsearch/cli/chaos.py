@@ -1,0 +1,84 @@
+"""`lmsearch chaos`: a self-test that disturbs a search of its own."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmsearch.cli.options import RUNS, json_option, parse_storage
+
+if TYPE_CHECKING:
+    from lmsearch.search.chaos import Outcome
+
+
+@click.command()
+@click.option("--minutes", type=click.FloatRange(0.1, 1e4), default=2.0, show_default=True, help="How long to disturb.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which faults, in which order.")
+@click.option("--workers", type=click.IntRange(min=2), default=3, show_default=True, help="Processes that train.")
+@click.option(
+    "--storage",
+    metavar="URL",
+    envvar="LMSEARCH_STORAGE",
+    help="The store to test; a new SQLite file by default. Also LMSEARCH_STORAGE.",
+)
+@json_option
+def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json: bool) -> int:
+    """Test on your own machine and store that nothing is lost: kill, freeze and cut off a search, then count.
+
+    It makes a study and a folder of its own and removes both. No server is stopped and no connection ended but its
+    own; a SQLite file that is named is locked for 30 s at a time.
+
+    \b
+    Example:
+        lmsearch chaos --minutes 10 --storage postgresql://me@db.example/lmsearch
+    """
+    from lmsearch.search.chaos import Chaos, ChaosOptions
+    from lmsearch.store.outages import WaitUpTo
+    from lmsearch.store.storage import open_storage
+
+    folder = (RUNS / f"chaos-{seed}-{os.getpid()}").resolve()
+    url = parse_storage(storage or f"sqlite:///{folder}/store.db")
+    opened = open_storage(url, create=True, patience=WaitUpTo(90.0))  # longer than the lock that it holds itself
+    folder.mkdir(parents=True, exist_ok=True)
+    say = (lambda line: None) if as_json else click.echo
+    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers), say)
+    say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
+    try:
+        outcome = disturbed.disturb()
+    finally:
+        disturbed.close()
+        opened.engine.dispose()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(outcome) | {"holds": outcome.holds}, indent=2))
+    else:
+        _print(outcome)
+    if outcome.holds:
+        _remove(folder)
+        return 0
+    click.echo(f"what was said is kept in {folder}", err=True)
+    return 1
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+
+
+def _print(outcome: "Outcome") -> None:
+    click.echo()
+    click.echo(f"{sum(outcome.faults.values())} faults")
+    for fault, count in outcome.faults.items():
+        click.echo(f"  {count:4}  {fault}")
+    for invariant in outcome.invariants:
+        mark = "holds " if not invariant.broken else "BROKEN"
+        click.echo(f"{invariant.name} {mark} {invariant.promise}: {invariant.checked} checked, {invariant.detail}")
+    click.echo(
+        f"{outcome.trials} trials: {outcome.lost} lost, {outcome.doubled} doubled; "
+        f"{outcome.trained_twice} epochs trained twice that a checkpoint had; "
+        f"{len(outcome.unexplained)} unexplained exits"
+    )

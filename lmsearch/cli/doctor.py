@@ -1,0 +1,87 @@
+"""`lmsearch doctor`."""
+
+import json
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+from lmsearch.cli.options import (
+    DEFAULT_STORAGE,
+    RUNS,
+    STORE_SECONDS,
+    command_text,
+    json_option,
+    parse_storage,
+    storage_option,
+)
+
+if TYPE_CHECKING:
+    from lmsearch.search.findings import Finding
+
+_COLOURS = {"ok": "green", "note": "cyan", "repaired": "yellow", "problem": "red", "unchecked": "magenta"}
+_INDENT = 23  # of a sentence, after its state and its check
+
+
+@click.command()
+@storage_option
+@click.option("--dry-run", is_flag=True, help="Only say what is wrong; repair nothing.")
+@json_option
+def doctor(storage: str, store_timeout: float | None, dry_run: bool, as_json: bool) -> int:
+    """Look at store, leases, disk, corpora, devices and versions, and repair what is safe to repair.
+
+    Run it where you run `lmsearch run`. It exits with 0 where nothing is left wrong. Nothing that could be gone on with
+    is ever removed, and what a live worker holds is left alone.
+
+    \b
+    Example:
+        lmsearch doctor --dry-run
+    """
+    from lmsearch.search.doctor import Options, examine
+    from lmsearch.store.outages import WaitUpTo
+    from lmsearch.text.corpus import cache_folder
+
+    url = parse_storage(storage)
+    options = Options(
+        storage=url,
+        patience=WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout),
+        runs=RUNS,
+        cache=cache_folder(),
+        repair=not dry_run,
+        expected=url != parse_storage(DEFAULT_STORAGE),
+        command=lambda words: command_text(words, url),
+    )
+    found = []
+    for finding in examine(options):
+        found.append(finding)
+        if not as_json:
+            click.echo(_line(finding))
+    states = [finding.state for finding in found]
+    problems, repaired = states.count("problem"), states.count("repaired")
+    if as_json:
+        checks = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
+        click.echo(json.dumps({"problems": problems, "repaired": repaired, "checks": checks}, indent=2))
+    else:
+        click.echo(_summary(problems, repaired))
+    return 1 if problems else 0
+
+
+def _line(finding: "Finding") -> str:
+    """Write a finding on one line; for a person at a terminal, on as many as it takes there."""
+    head = click.style(f"{finding.state:<9}", fg=_COLOURS[finding.state])
+    text = finding.text
+    if sys.stdout.isatty():
+        width = max(_INDENT + 20, shutil.get_terminal_size().columns)
+        filled = textwrap.wrap(text, width - _INDENT, break_long_words=False, break_on_hyphens=False)
+        text = f"\n{' ' * _INDENT}".join(filled)
+    return f"{head}  {finding.check:<11} {text}"
+
+
+def _summary(problems: int, repaired: int) -> str:
+    mended = f", {repaired} repaired" if repaired else ""
+    left = (
+        "nothing is wrong" if not problems else f"{problems} {'problem is' if problems == 1 else 'problems are'} left"
+    )
+    return left + mended

@@ -1,0 +1,446 @@
+"""A search disturbed on purpose: workers and parents killed, frozen and stopped, the store cut off, at random.
+
+It runs in a throw-away study and a folder of its own. Only processes and connections of its own search are touched:
+before a PostgreSQL it puts a proxy, which alone fails.
+"""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import optuna
+
+from lmsearch.errors import StudyError
+from lmsearch.search.invariants import (
+    Invariant,
+    Watch,
+    curves_are_undisturbed,
+    doubled,
+    each_answered_once,
+    ended_by_itself,
+    ends_are_explained,
+    epochs_trained_twice,
+    nothing_lost,
+    tracebacks,
+)
+from lmsearch.search.manage import delete
+from lmsearch.search.proxy import Mode, Proxy, server_address
+from lmsearch.store import url as urls
+from lmsearch.store.records import StudyInfo, StudyRecord, find_study, optuna_study, read_study
+from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import RUNNING
+from lmsearch.store.tickets import ask_to_stop, leases
+
+_LEASE_SECONDS = 5.0
+_ORPHAN_SECONDS = 5.0  # within which workers leave when their parent is killed
+_LOCK_SECONDS = 30.0  # of SQLite's write lock
+_LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
+_LOOK_SECONDS = 0.25
+_TRIALS_A_WORKER = 3  # owed at a time; more are owed until the time is over
+
+_STUDY = """\
+# A small search that `lmsearch chaos` disturbs.
+format = 1
+
+[study]
+trials = {trials}
+sampler = "tpe"
+pruner = "none"
+
+[data]
+corpus = "corpus"
+
+[model]
+embedding_size = 16
+hidden_size = 16
+num_layers = 1
+tie_weights = {{ choices = [true, false] }}
+output_dropout = {{ low = 0.0, high = 0.5 }}
+weight_dropout = {{ low = 0.0, high = 0.5 }}
+
+[train]
+optimizer = "adam"
+learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
+batch_size = 4
+eval_batch_size = 4
+bptt = 10
+epochs = 4
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChaosOptions:
+    """What is disturbed, for how long, and by which draw."""
+
+    storage: FencedStorage  # straight to the store, past the proxy
+    folder: Path  # of its own; what it needs is written there
+    minutes: float
+    seed: int
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was done to the search, and what it did."""
+
+    faults: dict[str, int]
+    invariants: tuple[Invariant, ...]
+    trials: int
+    lost: int
+    doubled: int
+    trained_twice: int
+    unexplained: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether every promise was kept."""
+        return not any(invariant.broken for invariant in self.invariants) and self.trained_twice == 0
+
+
+@dataclass
+class _Run:
+    """One `lmsearch run` while it lives."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    told: set[int] = field(default_factory=set)  # exit codes that it may end with for what was done to it
+
+
+class Chaos:
+    """One disturbed search."""
+
+    def __init__(self, options: ChaosOptions, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._storage = options.storage
+        self._say = say
+        self._random = random.Random(options.seed)
+        self.name = f"chaos-{options.seed}-{os.getpid()}"
+        self._began = time.monotonic()
+        self._watch = Watch()
+        self._faults: Counter[str] = Counter()
+        self._ends: list[str] = []
+        self._unexplained: list[str] = []
+        self._kills = 0  # of workers
+        self._run: _Run | None = None
+        self._threads: list[threading.Thread] = []
+        self._store_free_at = 0.0  # monotonic: until then the store is left alone
+        self._calm_at = 0.0  # monotonic: when all that was done so far is undone
+        self._study: optuna.Study | None = None
+        self._over = threading.Event()
+        url = options.storage.place
+        self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
+        self._url = url if self._proxy is None else self._proxy.url(url)
+        _write_inputs(options.folder, options.workers)
+
+    # The whole of it.
+
+    def disturb(self) -> Outcome:
+        """Disturb the search until the time is over, let it end, and count."""
+        until = self._began + 60 * self._options.minutes
+        next_fault = self._began + 3.0
+        more = False
+        while time.monotonic() < until:
+            if self._run is None:
+                self._run = self._start(more)
+                more = False
+            if self._ended():
+                more = True
+            self._look()
+            if time.monotonic() >= next_fault and self._run is not None and self._workers():
+                self._do_harm()
+                next_fault = time.monotonic() + self._random.uniform(1.0, 4.0)
+            time.sleep(_LOOK_SECONDS)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._calm_store()
+        last = time.monotonic()
+        in_time = self._let_it_end()
+        return self._count(in_time, time.monotonic() - last)
+
+    def close(self) -> None:
+        """Leave nothing behind: no process, no connection, no study. Raises `StudyError` where it is still at work."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._calm_store()
+        if self._run is not None:
+            _signal(self._run.process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._run.process.wait(60)
+            self._run.process.kill()
+            self._run.process.wait()
+        if self._proxy is not None:
+            self._proxy.close()
+        info = find_study(self._storage, self.name)
+        if info is not None:
+            self._let_all_leave(info)
+            delete(self._storage, self.name, self._options.folder / "runs" / self.name)
+
+    def _let_all_leave(self, info: StudyInfo) -> None:
+        ask_to_stop(self._storage, info.ref, stopped=True)
+        end = time.monotonic() + 4 * _LEASE_SECONDS
+        while leases(self._storage, info.ref) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+
+    # The search.
+
+    def _start(self, more: bool) -> _Run:
+        owed = _TRIALS_A_WORKER * self._options.workers
+        words = ["run", "chaos.toml", "--name", self.name, "--workers", str(self._options.workers), "--device", "cpu"]
+        words += ["--lease-seconds", f"{_LEASE_SECONDS:g}", "--store-timeout", "10m"]
+        words += ["--more", str(owed)] if more else []
+        log = self._options.folder / f"run-{len(self._ends)}.log"
+        with log.open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lmsearch.cli.main", *words],
+                cwd=self._options.folder,
+                env=dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(self._url)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for this process, which ends the search itself
+            )
+        return _Run(process, log)
+
+    def _ended(self) -> bool:
+        """Take note of a run that has ended; tell whether it had answered all that was owed."""
+        run = self._run
+        if run is None or (code := run.process.poll()) is None:
+            return False
+        self._run = None
+        said = run.log.read_text(errors="replace")
+        self._ends.append(f"exit {code}")
+        if code not in run.told | {0}:
+            self._unexplained.append(f"{run.log.name}: exit {code}")
+        if code > 0 and "go on with: lmsearch run" not in said:
+            self._unexplained.append(f"{run.log.name}: exit {code} without a command that goes on")
+        if "Traceback (most recent call last)" in said:
+            self._unexplained.append(f"{run.log.name}: a traceback")
+        return code == 0
+
+    def _look(self) -> StudyRecord | None:
+        record = self._record()
+        if record is not None:
+            self._watch.look(record)
+        return record
+
+    def _record(self, epochs: bool = False) -> StudyRecord | None:
+        info = find_study(self._storage, self.name)
+        if info is None:
+            return None
+        if self._study is None:
+            self._study = optuna_study(self._storage, self.name)  # a cache of ended trials
+        return read_study(self._storage, info, self._study, epochs)
+
+    def _workers(self) -> list[int]:
+        """Give the processes that are at work on a trial."""
+        record = self._record()
+        tickets = () if record is None else record.tickets
+        return [
+            ticket.process
+            for ticket in tickets
+            if ticket.state == RUNNING and ticket.process and ticket.host == socket.gethostname()
+        ]
+
+    # The faults.
+
+    def _do_harm(self) -> None:
+        faults: list[Callable[[], str | None]] = [
+            self._kill_worker,
+            self._kill_worker,
+            self._kill_parent,
+            self._interrupt,
+            self._freeze_worker,
+            self._disturb_store,
+            self._disturb_store,
+        ]
+        done = self._random.choice(faults)()
+        if done is not None:
+            self._faults[done] += 1
+            self._say(f"{time.monotonic() - self._began:5.0f} s  {done}")
+
+    def _kill_worker(self) -> str | None:
+        process = self._random.choice(self._workers() or [0])
+        if not process or not _signal(process, signal.SIGKILL):
+            return None
+        self._kills += 1
+        return "kill -9 of a worker"
+
+    def _kill_parent(self) -> str | None:
+        run, workers = self._run, self._workers()
+        if run is None or not _signal(run.process.pid, signal.SIGKILL):
+            return None
+        run.told.add(-signal.SIGKILL)
+        run.process.wait()
+        end = time.monotonic() + _ORPHAN_SECONDS + self._store_away()
+        while any(map(_lives, workers)) and time.monotonic() < end:
+            time.sleep(_LOOK_SECONDS)
+        if orphans := sum(map(_lives, workers)):
+            self._unexplained.append(f"{orphans} workers outlived their parent")
+        return "kill -9 of the parent"
+
+    def _store_away(self) -> float:
+        """Give how long the store, or a frozen worker, may still keep a worker from leaving."""
+        return max(0.0, self._calm_at - time.monotonic())
+
+    def _interrupt(self) -> str | None:
+        number = self._random.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        twice = self._random.random() < 0.3
+        run = self._run
+        if run is None or not _signal(run.process.pid, number):
+            return None
+        run.told |= {128 + number, -number}  # by the signal itself where it has hardly begun
+        if twice:
+            time.sleep(self._random.random())
+            _signal(run.process.pid, number)
+        return number.name + (", twice" if twice else "")
+
+    def _freeze_worker(self) -> str | None:
+        process = self._random.choice(self._workers() or [0])
+        seconds = self._random.uniform(1.0, 3 * _LEASE_SECONDS)
+        if not process or not _signal(process, signal.SIGSTOP):
+            return None
+        self._later(seconds, lambda: _signal(process, signal.SIGCONT))
+        return "a worker frozen" + (" beyond its lease" if seconds > _LEASE_SECONDS else "")
+
+    def _disturb_store(self) -> str | None:
+        if time.monotonic() < self._store_free_at:
+            return None
+        return self._lock_file() if self._proxy is None else self._cut_network(self._proxy)
+
+    def _lock_file(self) -> str:
+        """Hold SQLite's write lock; half a minute later others have had their time."""
+        self._store_free_at = time.monotonic() + 2 * _LOCK_SECONDS
+        place = str(self._storage.place.database)
+        connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("BEGIN IMMEDIATE")
+        self._later(_LOCK_SECONDS, connection.close)
+        return f"SQLite locked for {_LOCK_SECONDS:.0f} s"
+
+    def _cut_network(self, proxy: Proxy) -> str:
+        kind = self._random.choice(["gone", "gone", "cut", "cut", "answers", "answers", "slow", "half-open"])
+        seconds = self._random.choice([0.0, 2.0, 5.0, 10.0])
+        self._store_free_at = time.monotonic() + 5.0 + seconds
+        if kind == "gone":
+            proxy.mode = Mode.REFUSE
+            proxy.cut()
+            self._later(seconds, self._calm_store)
+            return f"the database gone for {seconds:.0f} s"
+        if kind == "cut":
+            proxy.cut()
+            return "all connections cut"
+        if kind == "answers":
+            proxy.commits_to_cut = 3
+            return "the answers to three commits lost"
+        if kind == "slow":
+            proxy.delay = 0.25
+            self._later(seconds, self._calm_store)
+            return "half a second of latency"
+        self._store_free_at = time.monotonic() + 60.0
+        proxy.mode = Mode.SWALLOW
+        self._later(35.0, self._calm_store)
+        return "connections half-open for 35 s"
+
+    def _calm_store(self) -> None:
+        if self._proxy is None:
+            return
+        if self._proxy.mode is Mode.SWALLOW:
+            self._proxy.cut()
+        self._proxy.mode, self._proxy.delay, self._proxy.commits_to_cut = Mode.FORWARD, 0.0, 0
+
+    def _later(self, seconds: float, undo: Callable[[], object]) -> None:
+        """Undo a fault after some time, or once all is over."""
+        self._calm_at = max(self._calm_at, time.monotonic() + seconds)
+
+        def wait() -> None:
+            self._over.wait(seconds)
+            undo()
+
+        self._threads.append(threading.Thread(target=wait, name="undo", daemon=True))
+        self._threads[-1].start()
+
+    # The end.
+
+    def _let_it_end(self) -> bool:
+        """Let the search answer all it owes, undisturbed; tell whether it did in time."""
+        end = time.monotonic() + _LAST_SECONDS
+        complete = False
+        while not complete and time.monotonic() < end:
+            self._run = self._run or self._start(more=False)
+            complete = self._ended()
+            self._look()
+            time.sleep(_LOOK_SECONDS)
+        return complete
+
+    def _count(self, in_time: bool, seconds: float) -> Outcome:
+        record = self._record(epochs=True)
+        if record is None:
+            raise StudyError(f"the search did not begin; see {self._options.folder / 'run-0.log'}")
+        logs = self._options.folder / "runs" / self.name / "logs"
+        self._unexplained += tracebacks(logs)
+        deaths = sum(
+            len(re.findall(r"a worker died \((.*?)\)", path.read_text(errors="replace")))
+            for path in self._options.folder.glob("run-*.log")
+        )
+        if deaths > self._kills:
+            self._unexplained.append(f"{deaths} workers died, {self._kills} were killed")
+        self._say("each trial is trained again, in one go, to compare its curve")
+        answered = each_answered_once(record)
+        return Outcome(
+            faults=dict(sorted(self._faults.items())),
+            invariants=(
+                nothing_lost(self._watch),
+                answered,
+                curves_are_undisturbed(record, self._options.workers),
+                ended_by_itself(in_time, seconds),
+                ends_are_explained(self._ends, self._unexplained),
+            ),
+            trials=len(record.trials),
+            lost=self._watch.lost,
+            doubled=doubled(record),
+            trained_twice=epochs_trained_twice(logs),
+            unexplained=tuple(self._unexplained),
+        )
+
+
+def _signal(process: int, number: int) -> bool:
+    """Send a signal; tell whether there was anybody to send it to."""
+    try:
+        os.kill(process, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _lives(process: int) -> bool:
+    return _signal(process, 0)
+
+
+def _write_inputs(folder: Path, workers: int) -> None:
+    """Write the study and its text, in which each word hints at the next, so that there is something to learn."""
+    (folder / "chaos.toml").write_text(_STUDY.format(trials=_TRIALS_A_WORKER * workers))
+    rng = random.Random(0)
+    words = [f"word{number}" for number in range(40)]
+    for split, lines in (("train", 900), ("valid", 100), ("test", 100)):
+        text, at = [], 0
+        for _ in range(lines):
+            line = []
+            for _ in range(20):
+                at = (at + 1) % len(words) if rng.random() < 0.7 else rng.randrange(len(words))
+                line.append(words[at])
+            text.append(" ".join(line))
+        (folder / "corpus").mkdir(exist_ok=True)
+        (folder / "corpus" / f"{split}.txt").write_text("\n".join(text) + "\n")

@@ -1,0 +1,284 @@
+"""`lmsearch doctor`: looks at everything that a search stands on, and repairs what can be repaired without a loss."""
+
+import os
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from lmsearch.errors import LmsearchError
+from lmsearch.search.disk import (
+    Owing,
+    check_checkpoints,
+    check_corpora,
+    check_drafts,
+    check_foreign_files,
+    check_room,
+    checkpoint_folders,
+    largest_checkpoint,
+)
+from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, guarded, listed, mend
+from lmsearch.search.machine import check_devices, check_versions
+from lmsearch.store import health
+from lmsearch.store import url as urls
+from lmsearch.store.copies import is_copy
+from lmsearch.store.outages import Patience
+from lmsearch.store.records import StudyInfo, lmsearch_studies, open_study, study_keys
+from lmsearch.store.storage import FencedStorage, creating, open_storage
+from lmsearch.store.tables import DONE, RUNNING, Ticket
+from lmsearch.store.tickets import close_ended, list_tickets, present
+
+_SILENT = 0.5  # of a lease's length without a sign of life: a live holder gives one each third
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where to look, and whether to repair."""
+
+    storage: URL
+    patience: Patience
+    runs: Path
+    cache: Path
+    repair: bool
+    expected: bool  # the store was named, so that one that is not there is wrong
+    command: Callable[[list[str]], str]  # gives a command to copy, with how it finds the store
+
+
+def examine(options: Options) -> Iterator[Finding]:
+    """Look at everything, one finding after the other; a repair is made before its finding is given."""
+    storage = yield from _store(options)
+    if storage is None:
+        for check in ("connections", "leases", "corpora"):
+            yield Finding(check=check, state=UNCHECKED, text="this is not known without the store")
+        yield from guarded("disk", check_room((options.runs, options.cache), 0))
+        yield from guarded("disk", check_drafts((options.runs, options.cache), options.repair))
+    else:
+        try:
+            yield from _stored(storage, options)
+        finally:
+            storage.engine.dispose()  # one connection more for a worker
+    yield from guarded("devices", check_devices())
+    yield from guarded("versions", check_versions())
+
+
+def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
+    """Look at what needs the store."""
+    studies: list[Owing] = []
+    yield from guarded("connections", _connections(storage))
+    yield from guarded("leases", _studies(storage, options, studies))
+    yield from guarded("disk", _disk(storage, options, studies))
+    yield from guarded("corpora", check_corpora(options.cache, studies, options.repair))
+
+
+def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
+    """Open the store and try it; None where it is not to be relied on."""
+    url = options.storage
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        state = PROBLEM if options.expected else NOTE
+        text = f"there is no store {url.database} yet; begin a study with: lmsearch run"
+        yield Finding(check="store", state=state, text=text)
+        return None
+    try:
+        storage = open_storage(url, patience=options.patience)
+        yield from _tables(storage, options)
+        damage = health.damage(storage) if storage.engine.name == "sqlite" else []
+        if not damage:
+            yield from _tried(storage)
+            return storage
+        text = f"{url.database} is damaged ({damage[0]}); stop all workers, keep a copy, and save what can be read with"
+        yield Finding(check="store", state=PROBLEM, text=f"{text}: {_recovery(url)}")
+    except LmsearchError as error:
+        hint = f"; save what can be read with: {_recovery(url)}" if "malformed" in str(error) else ""
+        yield Finding(check="store", state=PROBLEM, text=f"{error}{hint}")
+    return None
+
+
+def _recovery(url: URL) -> str:
+    return f"sqlite3 {url.database} .recover | sqlite3 recovered.db"
+
+
+def _tables(storage: FencedStorage, options: Options) -> Iterator[Finding]:
+    missing = health.missing_columns(storage)
+    if missing:
+        wrong = f"the tables are of an earlier lmsearch: {listed(missing)} missing"
+        yield mend("store", options.repair, wrong, "added", lambda: health.add_missing_columns(storage))
+        if not options.repair:
+            raise LmsearchError("the tables cannot be looked at before they have those columns")
+    text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's"
+    yield Finding(check="store", state=OK, text=f"{urls.redact(storage.place)} opens: {health.server(storage)}, {text}")
+
+
+def _tried(storage: FencedStorage) -> Iterator[Finding]:
+    trip, write = health.round_trip(storage), health.write_and_remove(storage)
+    text = f"it answers in {1e3 * trip:.1f} ms and writes in {1e3 * write:.1f} ms"
+    if storage.engine.name == "sqlite":
+        mode = health.journal_mode(storage)
+        text += f"; its file is whole, its journal mode {mode}"
+        if mode != "wal":
+            text += ", which makes readers and writers wait: put it on a local disk that is no network folder"
+            yield Finding(check="store", state=PROBLEM, text=text)
+            return
+    yield Finding(check="store", state=OK, text=text)
+
+
+def _connections(storage: FencedStorage) -> Iterator[Finding]:
+    limits = health.connection_limits(storage)
+    if not limits:
+        text = "SQLite has no limit: all processes of this host, and of no other, may use it"
+        yield Finding(check="connections", state=OK, text=text)
+        return
+    least = limits[0]
+    room = least.allowed - least.used
+    text = f"{least.used} of {least.allowed} that {least.name} allows are in use, {least.ours} by lmsearch"
+    if room <= 0:
+        text += "; no worker more can join: raise it, or start fewer workers"
+        yield Finding(check="connections", state=PROBLEM, text=text)
+        return
+    yield Finding(check="connections", state=OK, text=f"{text}; {count(room, 'worker')} more can join")
+
+
+def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> Iterator[Finding]:
+    """Look at each study's tickets and at rows of none; `studies` gets those that can be read."""
+    names = lmsearch_studies(storage)
+    for name in names:
+        try:
+            info = open_study(storage, name)
+        except LmsearchError as error:
+            text = f"{name} cannot be read: {error}; another lmsearch may have begun it: use that one"
+            yield Finding(check="leases", state=PROBLEM, text=text)
+            continue
+        if is_copy(storage, info):
+            text = f"{name} was copied or renamed by another program; its first worker makes it a study of its own"
+            yield Finding(check="leases", state=NOTE, text=text)
+            continue
+        yield from _study(storage, info, options)
+        studies.append(Owing(info=info, tickets=tuple(list_tickets(storage, info.ref))))
+    if strays := health.count_strays(storage, study_keys(storage)):
+        wrong = f"{count(strays, 'row')} of tickets and epochs whose studies are gone"
+        yield mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
+    if not names:
+        yield Finding(check="leases", state=OK, text="the store has no study yet; begin one with: lmsearch run")
+
+
+def _remove_strays(storage: FencedStorage) -> None:
+    with creating(storage):
+        health.remove_strays(storage, study_keys(storage))
+
+
+def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
+    name = info.ref.name
+    if ended := health.ended_from_outside(storage, info.ref):
+        wrong = f"{name}: {_trials(ended)} ended from outside, with the ticket still open"
+        yield mend("leases", options.repair, wrong, "closed", lambda: close_ended(storage, info.ref))
+    now, boot = present(storage)
+    held = [ticket for ticket in list_tickets(storage, info.ref) if ticket.state == RUNNING]
+    for ticket in held:
+        if _is_gone(ticket, boot):
+            yield _dead(storage, info, ticket, now, options)
+        elif not _is_live(ticket, now, boot):
+            text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker goes on"
+            text += f" with it: {options.command(['lmsearch', 'worker', name])}"
+            yield Finding(check="leases", state=NOTE, text=text)
+    yield from _adrift(storage, info, options)
+    yield _at_work(storage, info, now, boot)
+
+
+def _is_live(ticket: Ticket, now: float, boot: str) -> bool:
+    return ticket.boot == boot and ticket.expires is not None and ticket.expires >= now
+
+
+def _is_gone(ticket: Ticket, boot: str) -> bool:
+    """Tell whether a ticket's holder was a process of this host, and of this boot, that is no more.
+
+    Where any process has its number now, be it another one, this is false.
+    """
+    return (
+        ticket.host == socket.gethostname()
+        and ticket.boot == boot
+        and ticket.process is not None
+        and not _exists(ticket.process)
+    )
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:  # one that died and was not buried by its parent does nothing any more
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
+def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, options: Options) -> Finding:
+    """Give back what a dead process held, once it has been silent for longer than a live one ever is.
+
+    Two hosts, or a host and a container on it, may have one name: then the process lives where this one cannot look.
+    """
+    name = info.ref.name
+    wrong = f"{name}: process {ticket.process} of this host, which held {_of(ticket)}, is gone"
+    assert ticket.seen is not None and ticket.expires is not None
+    wait = (ticket.expires - ticket.seen) * _SILENT - (now - ticket.seen)
+    if wait > 0:
+        text = f"{wrong}, not long since; run this again in {max(1.0, wait):.0f} s"
+        return Finding(check="leases", state=PROBLEM, text=text)
+    if options.repair and not health.give_back_silent(storage, ticket):
+        return Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} went on meanwhile")
+    remedy = "given back, to go on from its last checkpoint"
+    return mend("leases", options.repair, wrong, remedy, lambda: None)
+
+
+def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
+    name = info.ref.name
+    found = health.adrift(storage, info.ref)
+    foreign = [trial.number for trial in found if not trial.is_ours and not trial.has_ticket]
+    if foreign:
+        text = f"{name}: {_trials(foreign)} RUNNING without a ticket, for another program, which must end them itself"
+        yield Finding(check="leases", state=NOTE, text=text)
+    for trial in found:
+        if trial.number in foreign:
+            continue
+        why = "its ticket is done" if trial.has_ticket else "its ticket is not there"
+        end = options.command(["lmsearch", "fail", name, str(trial.number)])
+        text = f"{name}: trial {trial.number} is RUNNING though {why}; end it with: {end}"
+        yield Finding(check="leases", state=PROBLEM, text=text)
+
+
+def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> Finding:
+    tickets = list_tickets(storage, info.ref)
+    done = sum(ticket.state == DONE for ticket in tickets)
+    live = [ticket for ticket in tickets if ticket.state == RUNNING and _is_live(ticket, now, boot)]
+    told = [f"{_of(t)} ({_holder(t)}, heard {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
+    text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "
+    return Finding(check="leases", state=OK, text=text + (f"at work: {listed(told)}" if told else "nobody is at work"))
+
+
+def _holder(ticket: Ticket) -> str:
+    return f"{ticket.host}, process {ticket.process}, {ticket.device}"
+
+
+def _of(ticket: Ticket) -> str:
+    return f"ticket {ticket.number}" if ticket.trial_number is None else f"trial {ticket.trial_number}"
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial {numbers[0]} is" if len(numbers) == 1 else f"trials {listed(numbers)} are"
+
+
+def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) -> Iterator[Finding]:
+    host, runs = socket.gethostname(), options.runs
+    folders = checkpoint_folders(runs, host, studies)
+    elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]
+    rooms = [runs, options.cache, *elsewhere]
+    if storage.engine.name == "sqlite" and (place := Path(str(storage.place.database)).parent) != runs.resolve():
+        rooms.append(place)
+    yield from check_room(rooms, largest_checkpoint(folders))
+    models = [folder.parent / "models" for folder in elsewhere]
+    yield from check_drafts([runs, options.cache, *elsewhere, *models], options.repair)
+    yield from check_checkpoints(folders, host, studies, options.repair)
+    yield from check_foreign_files(folders, study_keys(storage))

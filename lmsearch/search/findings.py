@@ -1,0 +1,55 @@
+"""What `lmsearch doctor` says: one sentence for each thing that it looked at."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lmsearch.errors import LmsearchError
+
+OK, NOTE, REPAIRED, PROBLEM, UNCHECKED = "ok", "note", "repaired", "problem", "unchecked"
+"""A note is worth knowing and not wrong; what is unchecked could not be looked at here."""
+
+CHECKS = ("store", "connections", "leases", "disk", "corpora", "devices", "versions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at: how it is, and what to do about it where it is wrong."""
+
+    check: str  # one of CHECKS
+    state: str
+    text: str
+
+
+def mend(check: str, repair: bool, wrong: str, remedy: str, act: Callable[[], object]) -> Finding:
+    """Do what heals, or, where nothing may be changed, say what would be done; `remedy` is a participle: removed."""
+    if not repair:
+        return Finding(check=check, state=PROBLEM, text=f"{wrong}; without --dry-run: {remedy}")
+    act()
+    return Finding(check=check, state=REPAIRED, text=f"{wrong}; {remedy}")
+
+
+def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Give the findings of one check; what keeps it from being made is a finding too."""
+    try:
+        yield from findings
+    except (LmsearchError, OSError) as error:
+        yield Finding(check=check, state=PROBLEM, text=f"this cannot be checked: {error}")
+
+
+def count(number: int, singular: str, plural: str = "") -> str:
+    """Write a number with its word."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def listed(things: Sequence[object], most: int = 6) -> str:
+    """Write the first few of a list, and how many more there are."""
+    told = ", ".join(map(str, things[:most]))
+    return told if len(things) <= most else f"{told} and {len(things) - most} more"
+
+
+def spell_bytes(size: float) -> str:
+    """Write a size for a person: 3.2 GB, 45 MB, 12 kB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size / 1e3:,.0f} kB"

@@ -1,0 +1,148 @@
+"""What must hold of a search whatever befell it, counted: nothing lost, nothing doubled, no curve changed."""
+
+import multiprocessing
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from lmsearch.config import Value
+from lmsearch.lm.train import Epoch, train
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+from lmsearch.store.tables import DONE
+from lmsearch.text.corpus import cache_folder, open_corpus
+
+_EPOCH_LINE = re.compile(r"trial (\d+): epoch (\d+), perplexity")
+_TRACEBACK = "Traceback (most recent call last)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invariant:
+    """One promise, how often it was put to the test, and how often it was broken."""
+
+    name: str
+    promise: str
+    checked: int
+    broken: int
+    detail: str = ""
+
+
+@dataclass
+class Watch:
+    """Ended trials as they were first seen; what is lost or changed afterwards is noticed."""
+
+    seen: dict[int, tuple[object, ...]] = field(default_factory=dict)
+    lost: int = 0
+    changed: int = 0
+
+    def look(self, record: StudyRecord) -> None:
+        """Compare the ended trials with how they were seen before."""
+        now = {trial.number: _as_ended(trial) for trial in record.trials if trial.ended is not None}
+        self.lost += len(self.seen.keys() - now.keys())
+        self.changed += sum(self.seen[number] != now[number] for number in self.seen.keys() & now.keys())
+        self.seen = now
+
+
+def _as_ended(trial: TrialRecord) -> tuple[object, ...]:
+    return trial.outcome, trial.params, trial.curve, trial.ended
+
+
+def nothing_lost(watch: Watch) -> Invariant:
+    """I1: no ended trial is lost or changed."""
+    return Invariant(
+        name="I1",
+        promise="no ended trial is lost or changed",
+        checked=len(watch.seen),
+        broken=watch.lost + watch.changed,
+        detail=f"{watch.lost} lost, {watch.changed} changed",
+    )
+
+
+def each_answered_once(record: StudyRecord) -> Invariant:
+    """I2: every ticket is answered by exactly one ended trial."""
+    ended = {trial.number for trial in record.trials if trial.ended is not None}
+    unanswered = sum(ticket.state != DONE or ticket.trial_number not in ended for ticket in record.tickets)
+    twice = doubled(record)
+    return Invariant(
+        name="I2",
+        promise="every ticket is answered by exactly one ended trial",
+        checked=len(record.tickets),
+        broken=unanswered + twice,
+        detail=f"{unanswered} unanswered, {twice} doubled",
+    )
+
+
+def doubled(record: StudyRecord) -> int:
+    """Count the trials beyond one a ticket, and the tickets beyond one a trial."""
+    answers = Counter(ticket.trial_number for ticket in record.tickets if ticket.trial_number is not None)
+    return sum(count - 1 for count in answers.values()) + sum(trial.ticket is None for trial in record.trials)
+
+
+def curves_are_undisturbed(record: StudyRecord, workers: int) -> Invariant:
+    """I3: every epoch is there once, and each curve is that of the same config trained in one go, bit for bit."""
+    trials = [trial for trial in record.trials if trial.outcome == "complete"]
+    torn = sum([row.epoch for row in trial.epochs] != list(range(1, len(trial.epochs) + 1)) for trial in trials)
+    context = multiprocessing.get_context("spawn")  # PyTorch's threads do not survive a fork
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        undisturbed = pool.map(train_in_one_go, [record.info] * len(trials), [trial.params for trial in trials])
+        other = sum(
+            [row.valid_loss for row in trial.epochs] != curve for trial, curve in zip(trials, undisturbed, strict=True)
+        )
+    continued = sum(trial.ticket is not None and trial.ticket.attempts > 1 for trial in trials)
+    return Invariant(
+        name="I3",
+        promise="every epoch once, and each curve that of an undisturbed training, bit for bit",
+        checked=len(trials),
+        broken=torn + other,
+        detail=f"{continued} of them continued; {torn} with an epoch missing or twice, {other} with another curve",
+    )
+
+
+def train_in_one_go(info: StudyInfo, params: Mapping[str, Value]) -> list[float]:
+    """Train one point of a study's space, and give the validation loss of each epoch."""
+    config = info.spec.close(params, info.vocabulary_size)
+    corpus = open_corpus(config.data, cache_folder())
+    events = train(config, corpus, torch.device("cpu"), None)
+    return [event.valid_loss for event in events if isinstance(event, Epoch)]
+
+
+def ended_by_itself(in_time: bool, seconds: float) -> Invariant:
+    """I4: the search ends by itself once nobody disturbs it."""
+    return Invariant(
+        name="I4",
+        promise="the search ends by itself",
+        checked=1,
+        broken=int(not in_time),
+        detail=f"{seconds:.0f} s after the last fault",
+    )
+
+
+def ends_are_explained(ends: Sequence[str], unexplained: Iterable[str]) -> Invariant:
+    """I5: each process ended as it was told to, or says in one sentence why."""
+    odd = list(unexplained)
+    return Invariant(
+        name="I5",
+        promise="the exit code and one sentence tell the truth",
+        checked=len(ends),
+        broken=len(odd),
+        detail="; ".join(odd) or "no unexplained exit",
+    )
+
+
+def epochs_trained_twice(logs: Path) -> int:
+    """Count the epochs that were trained again though a checkpoint had them: it is written before the epoch is told."""
+    told = Counter(match.groups() for text in _texts(logs) for match in _EPOCH_LINE.finditer(text))
+    return sum(count - 1 for count in told.values())
+
+
+def tracebacks(logs: Path) -> list[str]:
+    """Name the logs that hold a traceback: a worker that left without a sentence."""
+    return [f"a traceback in {path.name}" for path in sorted(logs.glob("*.log")) if _TRACEBACK in path.read_text()]
+
+
+def _texts(logs: Path) -> list[str]:
+    return [path.read_text(errors="replace") for path in logs.glob("*.log")]

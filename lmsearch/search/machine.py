@@ -1,0 +1,172 @@
+"""What this machine gives to a search: processors, memory, GPUs, and the versions of what is installed."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, listed, spell_bytes
+
+_TORCH_SECONDS = 120.0
+_LEAST_MEMORY = 5e8  # bytes for one worker: PyTorch alone takes half of it
+_SHOWN = ("optuna", "torch", "sqlalchemy", "psycopg")
+
+# In a process of its own: PyTorch takes seconds to load, and a broken one may end its process.
+_ASK_TORCH = """
+import json, torch
+def room(number):
+    try:
+        return torch.cuda.mem_get_info(number)[0]
+    except RuntimeError:
+        return None  # so full that not even asking has room
+gpus = [(torch.cuda.get_device_name(n), room(n)) for n in range(torch.cuda.device_count())]
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}))
+"""
+
+
+def check_devices() -> Iterator[Finding]:
+    """Look at processors, memory, PyTorch and its GPUs."""
+    yield _processors()
+    yield _memory()
+    yield _torch()
+
+
+def _processors() -> Finding:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    text = f"{count(usable, 'processor')} for this process, so `lmsearch run` starts as many workers on the CPU"
+    limit = cpu_limit()
+    if limit is not None and limit < usable:
+        wanted = max(1, int(limit))
+        text += f", but its control group may use {limit:g} at a time: give it --workers {wanted}"
+        return Finding(check="devices", state=NOTE, text=text)
+    return Finding(check="devices", state=OK, text=text)
+
+
+def _memory() -> Finding:
+    free, where = free_memory(), "memory"
+    limit = memory_left()
+    if limit is not None and (free is None or limit < free):
+        free, where = limit, "memory in its control group"
+    if free is None:
+        return Finding(
+            check="devices", state=UNCHECKED, text=f"free memory: {platform.system()} does not say it in /proc/meminfo"
+        )
+    if free < _LEAST_MEMORY:
+        text = f"{spell_bytes(free)} of {where} are free, which is little for one worker; end something else"
+        return Finding(check="devices", state=PROBLEM, text=text)
+    return Finding(check="devices", state=OK, text=f"{spell_bytes(free)} of {where} are free")
+
+
+def _torch() -> Finding:
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False, timeout=_TORCH_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        text = f"PyTorch was not there after {_TORCH_SECONDS:.0f} s; is the disk that it lies on slow?"
+        return Finding(check="devices", state=PROBLEM, text=text)
+    if asked.returncode != 0:
+        words = asked.stderr.strip().splitlines() or [f"its process ended with {asked.returncode}"]
+        text = f"PyTorch cannot be loaded ({words[-1]}); install it anew with: pip install --force-reinstall torch"
+        return Finding(check="devices", state=PROBLEM, text=text)
+    told: dict[str, Any] = json.loads(asked.stdout)
+    gpus = [
+        f"cuda:{number} {name}" + ("" if room is None else f" ({spell_bytes(room)} free)")
+        for number, (name, room) in enumerate(told["gpus"])
+    ]
+    if gpus:
+        return Finding(check="devices", state=OK, text=f"PyTorch {told['version']} uses {listed(gpus)}")
+    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
+        text = f"PyTorch {told['version']} loads; no NVIDIA GPU is here, so trials run on the CPU"
+        return Finding(check="devices", state=OK, text=text)
+    why = "is built without CUDA: install one with it" if told["cuda"] is None else "finds none: look at nvidia-smi"
+    text = f"NVIDIA's driver is here, but PyTorch {told['version']} {why}"
+    return Finding(check="devices", state=PROBLEM, text=text)
+
+
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Give the bytes that new processes may have; None where the system does not say."""
+    if not meminfo.is_file():
+        return None
+    found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    return None if found is None else 1024.0 * int(found[1])
+
+
+def cpu_limit(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Give how many processors this control group may use at a time; None without a limit."""
+    # Version 2 has both numbers in one file, version 1 has a file for each.
+    words = _of_group("", "cpu.max", control, root).split() or [
+        _of_group("cpu", "cpu.cfs_quota_us", control, root),
+        _of_group("cpu", "cpu.cfs_period_us", control, root),
+    ]
+    return int(words[0]) / int(words[1]) if all(word.isdecimal() for word in words[:2]) else None
+
+
+def memory_left(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Give the bytes that this control group may still take; None without a limit."""
+    for controller, limit, used in (
+        ("", "memory.max", "memory.current"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        words = [_of_group(controller, name, control, root) for name in (limit, used)]
+        # Version 1 writes "no limit" as a number beyond any memory.
+        if all(word.isdecimal() for word in words) and int(words[0]) < 1 << 60:
+            return float(max(0, int(words[0]) - int(words[1])))
+    return None
+
+
+def _of_group(controller: str, name: str, control: Path, root: Path) -> str:
+    """Read a file of this process's control group; "" where there is none."""
+    lines = control.read_text().splitlines() if control.is_file() else []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controller in controllers.split(","):
+            # Inside a container the group's own folder may be the root of what is mounted.
+            for place in (root / controller / group.lstrip("/") / name, root / controller / name):
+                if place.is_file():
+                    return place.read_text().strip()
+    return ""
+
+
+def check_versions() -> Iterator[Finding]:
+    """Compare what is installed with what lmsearch asks for."""
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        itself = importlib.metadata.metadata("lmsearch")
+    except importlib.metadata.PackageNotFoundError:
+        text = "lmsearch itself is not installed, so what it asks for is not known here; install it with: pip install ."
+        yield Finding(check="versions", state=UNCHECKED, text=text)
+        return
+    python = platform.python_version()
+    asked = itself["Requires-Python"]
+    wrong = [] if SpecifierSet(asked).contains(python) else [f"Python {python} is not {asked}"]
+    told, missing = {}, []
+    needed = [Requirement(text) for text in importlib.metadata.requires("lmsearch") or ()]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    for one in needed:
+        try:
+            told[one.name] = version = importlib.metadata.version(one.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{one.name} is missing")
+            missing.append(f"{one}")
+            continue
+        if not one.specifier.contains(version, prereleases=True):
+            wrong.append(f"{one.name} {version} is not {one.specifier}")
+            missing.append(f"{one}")
+    if wrong:
+        remedy = f"pip install {' '.join(map(repr, missing))}" if missing else f"another Python, {asked}"
+        text = f"{listed(wrong)}, which lmsearch {itself['Version']} asks for; get it with: {remedy}"
+        yield Finding(check="versions", state=PROBLEM, text=text)
+    shown = ", ".join(f"{name} {told[name]}" for name in _SHOWN if name in told)
+    text = f"lmsearch {itself['Version']}, Python {python}, {shown}"
+    text += "" if wrong else f"; all {len(needed)} packages are in the ranges it asks for"
+    yield Finding(check="versions", state=NOTE if wrong else OK, text=text)

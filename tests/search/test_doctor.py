@@ -1,0 +1,549 @@
+"""The doctor: damage is told, repaired where that loses nothing, and what is alive is left alone."""
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psycopg
+import pytest
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from lmsearch.search import disk, machine
+from lmsearch.search.begin import Request, begin
+from lmsearch.search.doctor import Options, examine
+from lmsearch.search.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
+from lmsearch.search.manage import fail
+from lmsearch.store.checkpoints import Checkpoints
+from lmsearch.store.outages import WaitUpTo
+from lmsearch.store.records import open_study
+from lmsearch.store.storage import open_storage
+from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET
+from lmsearch.store.url import parse_url
+from tests.bureau import Bureau, check_whole, wait_for
+from tests.conftest import Cli, create_database, new_name
+from tests.factories import write_corpus
+from tests.servers import Server
+from tests.store.test_checkpoints import make_checkpoint, make_ticket
+
+CACHE = "LMSEARCH_CACHE"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test encoded corpora of its own, to damage."""
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def doctor(folder: Path, url: str, repair: bool = True, **options: Any) -> list[Finding]:
+    """Look at everything but the machine, which takes seconds and is the same each time."""
+    given: dict[str, Any] = {"patience": WaitUpTo(5), "expected": True, "command": " ".join}
+    given |= {"runs": folder / "runs", "cache": Path(os.environ[CACHE])} | options
+    findings = examine(Options(storage=parse_url(url), repair=repair, **given))
+    return list(itertools.takewhile(lambda finding: finding.check != "devices", findings))
+
+
+def told(findings: list[Finding], *states: str) -> list[str]:
+    return [finding.text for finding in findings if finding.state in (states or (PROBLEM, REPAIRED))]
+
+
+def examined(bureau: Bureau, repair: bool = True) -> list[Finding]:
+    return doctor(bureau.folder, bureau.url, repair)
+
+
+def lease_of(bureau: Bureau) -> Any:
+    (ticket,) = [ticket for ticket in bureau.tickets() if ticket.state == RUNNING]
+    return ticket
+
+
+def start_and_wait_for_an_epoch(bureau: Bureau, pause: str = "0.05") -> Any:
+    worker = bureau.start_worker(pause=pause)
+    wait_for(lambda: any(ticket.epoch for ticket in bureau.tickets()))
+    return worker
+
+
+def change_ticket(bureau: Bureau, number: int, **values: Any) -> None:
+    with bureau.storage.engine.begin() as connection:
+        connection.execute(sa.update(TICKET).where(TICKET.c.number == number).values(values))
+
+
+def rows(bureau: Bureau) -> dict[str, list[Any]]:
+    """Give all rows of our tables."""
+    with bureau.storage.engine.connect() as connection:
+        return {table.name: sorted(map(str, connection.execute(sa.select(*table.c)))) for table in (TICKET, EPOCH)}
+
+
+# Leases.
+
+
+def test_a_sound_store_has_nothing_to_repair_and_a_second_look_finds_the_same(bureau: Bureau) -> None:
+    before = rows(bureau)
+    findings = examined(bureau)
+    assert {finding.state for finding in findings} == {OK}
+    assert "tiny: 0 of 6 trials are done; nobody is at work" in told(findings, OK)
+    assert [f.check for f in findings] == [f.check for f in examined(bureau)]
+    assert rows(bureau) == before
+
+
+def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:
+    worker = start_and_wait_for_an_epoch(bureau)
+    before = lease_of(bureau)
+    findings = examined(bureau)
+    assert told(findings) == []
+    (line,) = [text for text in told(findings, OK) if "at work" in text]
+    assert f"trial {before.trial_number} ({before.host}, process {worker.pid}, cpu, heard 0 s ago)" in line
+    assert worker.wait(timeout=60) == 0
+    check_whole(bureau.record())
+    assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to begin anything anew
+    assert all(steps == list(range(1, 16)) for steps in bureau.steps())
+
+
+def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint(bureau: Bureau) -> None:
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.kill()
+    worker.wait()
+    held = lease_of(bureau)
+    wait_for(lambda: "not long since" not in "".join(told(examined(bureau, repair=False))))
+    (problem,) = told(examined(bureau, repair=False))
+    assert problem == (
+        f"tiny: process {worker.pid} of this host, which held trial {held.trial_number}, is gone; "
+        "without --dry-run: given back, to go on from its last checkpoint"
+    )
+    assert lease_of(bureau) == held  # a dry run changes nothing
+    (repaired,) = told(examined(bureau))
+    assert repaired.endswith("is gone; given back, to go on from its last checkpoint")
+    (ticket,) = [ticket for ticket in bureau.tickets() if ticket.number == held.number]
+    assert ticket == dataclasses.replace(held, state=OPEN, expires=None, deaths=held.deaths + 1)
+    assert told(examined(bureau)) == []
+    list(bureau.search(2))
+    check_whole(bureau.record())  # lost: nothing but the epoch in progress
+    again = [steps for steps in bureau.steps() if steps != list(range(1, 16))]
+    assert all(len(steps) - len(set(steps)) < 5 for steps in again)
+
+
+def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite_bureau: Bureau) -> None:
+    bureau = sqlite_bureau
+    worker = bureau.start_worker("--lease-seconds", "60", pause="0.1")
+    wait_for(lambda: any(ticket.epoch for ticket in bureau.tickets()))
+    worker.kill()
+    worker.wait()
+    held = lease_of(bureau)
+    (problem,) = told(examined(bureau))
+    assert "is gone, not long since; run this again in" in problem
+    assert lease_of(bureau) == held
+
+
+def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> None:
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.send_signal(signal.SIGSTOP)
+    held = lease_of(bureau)
+    wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
+    findings = examined(bureau)
+    assert told(findings) == [] and lease_of(bureau) == held
+    assert "the next free worker goes on with it: lmsearch worker tiny" in told(findings, NOTE)[0]
+    worker.send_signal(signal.SIGCONT)
+    assert worker.wait(timeout=60) == 0
+    check_whole(bureau.record())
+
+
+def test_a_lease_whose_process_might_be_another_one_is_left_to_the_next_worker(bureau: Bureau) -> None:
+    """A process number that is used again, another host, and an earlier boot prove nothing."""
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.kill()
+    worker.wait()
+    first = lease_of(bureau)
+    for changed in ({"process": os.getpid()}, {"host": "elsewhere"}, {"boot": "an earlier one"}):
+        change_ticket(bureau, first.number, **changed)
+        held = lease_of(bureau)
+        wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
+        assert told(examined(bureau)) == [] and lease_of(bureau) == held
+        change_ticket(bureau, first.number, process=first.process, host=first.host, boot=first.boot)
+    list(bureau.search(2))
+    check_whole(bureau.record())
+
+
+def test_the_ticket_of_a_trial_that_was_ended_from_outside_is_closed(bureau: Bureau) -> None:
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.terminate()
+    worker.wait()
+    (waiting,) = [ticket for ticket in bureau.tickets() if ticket.state == OPEN and ticket.trial_id is not None]
+    assert waiting.trial_id is not None
+    plain = RDBStorage(bureau.url.replace("postgresql://", "postgresql+psycopg://"))
+    plain.set_trial_state_values(waiting.trial_id, TrialState.FAIL)
+    wrong = f"tiny: trial {waiting.trial_number} is ended from outside, with the ticket still open"
+    assert told(examined(bureau, repair=False), PROBLEM) == [f"{wrong}; without --dry-run: closed"]
+    findings = examined(bureau)
+    assert told(findings)[0] == f"{wrong}; closed"
+    assert " of ended trials take" in told(findings)[1]
+    list(bureau.search(2))
+    record = bureau.record()
+    assert (record.done, record.count("failed"), record.count("complete")) == (6, 1, 5)
+
+
+def test_running_trials_of_other_programs_are_told_and_ours_without_a_ticket_are_ended_by_hand(bureau: Bureau) -> None:
+    plain = optuna.load_study(study_name="tiny", storage=bureau.storage)
+    plain.ask()
+    findings = examined(bureau)
+    assert told(findings) == []
+    assert told(findings, NOTE) == [
+        "tiny: trial 0 is RUNNING without a ticket, for another program, which must end them itself"
+    ]
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.terminate()
+    worker.wait()
+    (waiting,) = [ticket for ticket in bureau.tickets() if ticket.state == OPEN and ticket.trial_id is not None]
+    change_ticket(bureau, waiting.number, state=DONE)
+    (problem,) = [text for text in told(examined(bureau, repair=False)) if "RUNNING" in text]
+    number = waiting.trial_number
+    assert problem == (
+        f"tiny: trial {number} is RUNNING though its ticket is done; end it with: lmsearch fail tiny {number}"
+    )
+    fail(bureau.storage, "tiny", number or -1)
+    assert [text for text in told(examined(bureau)) if "RUNNING" in text] == []
+
+
+# Rows of studies that are gone.
+
+
+def test_rows_of_a_deleted_study_are_removed_and_those_of_others_stay(bureau: Bureau) -> None:
+    list(bureau.search(2))
+    other = begin(bureau.storage, "other", bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=4))
+    optuna.delete_study(study_name="tiny", storage=bureau.storage)
+    before = rows(bureau)
+    wrong = "24 rows of tickets and epochs whose studies are gone"
+    assert told(examined(bureau, repair=False)) == [f"{wrong}; without --dry-run: removed"]
+    assert rows(bureau) == before
+    assert told(examined(bureau)) == [f"{wrong}; removed"]
+    kept = [row for row in before["lmsearch_ticket"] if other.ref.key in row]
+    assert rows(bureau) == {"lmsearch_ticket": kept, "lmsearch_epoch": []} and len(kept) == 4
+    assert told(examined(bureau)) == []
+
+
+def test_a_renamed_study_still_knows_what_it_owed(bureau: Bureau) -> None:
+    """A rename copies and deletes: the rows of the deleted one are all that tells what the copy owes."""
+    storage = bureau.storage
+    optuna.copy_study(from_study_name="tiny", from_storage=storage, to_storage=storage, to_study_name="renamed")
+    optuna.delete_study(study_name="tiny", storage=storage)
+    before = rows(bureau)
+    findings = examined(bureau)
+    assert told(findings) == [] and rows(bureau) == before
+    assert told(findings, NOTE)[0].startswith("renamed was copied or renamed by another program")
+    info = begin(storage, "renamed", bureau.info.spec, bureau.info.folder, bureau.corpus, Request())
+    assert told(examined(bureau)) == ["6 rows of tickets and epochs whose studies are gone; removed"]
+    bureau.info = info
+    assert len(bureau.tickets()) == 6
+
+
+# Disk.
+
+
+def age(path: Path, seconds: float = 7_200) -> None:
+    for place in (path, *path.rglob("*")):
+        os.utime(place, (time.time() - seconds,) * 2)
+
+
+def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: Bureau) -> None:
+    runs = sqlite_bureau.folder / "runs/tiny/checkpoints"
+    models = sqlite_bureau.folder / "runs/tiny/models/.m.0123abcd.draft"
+    models.mkdir(parents=True)
+    runs.mkdir()
+    (models / ".config.json.0123abcd.draft").write_text("{")
+    old, young = runs / ".a.checkpoint.0123abcd.draft", runs / ".b.checkpoint.0123abcd.draft"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    age(old)
+    age(models)
+    half_new = sqlite_bureau.folder / "runs/tiny/models/.n.0123abcd.draft"
+    half_new.mkdir()
+    age(half_new)
+    (half_new / "model.safetensors").write_bytes(b"being written")
+    assert len(told(examined(sqlite_bureau, repair=False))) == 1 and old.exists()
+    (repaired,) = told(examined(sqlite_bureau))
+    assert repaired == f"2 drafts never finished: {old}, {models}; removed"
+    assert (old.exists(), models.exists(), young.exists(), half_new.exists()) == (False, False, True, True)
+
+
+def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path) -> None:
+    import filelock
+
+    draft = cache / "corpora/00ff.0123abcd.draft"
+    draft.mkdir(parents=True)
+    age(draft)
+    with filelock.FileLock(cache / "corpora/00ff.lock"):
+        assert disk.forgotten_drafts(cache) == []
+    assert disk.forgotten_drafts(cache) == [draft]
+
+
+def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sqlite_bureau: Bureau) -> None:
+    bureau = sqlite_bureau
+    worker = start_and_wait_for_an_epoch(bureau)
+    wait_for(lambda: sum(ticket.state == DONE for ticket in bureau.tickets()) >= 1)
+    worker.terminate()
+    worker.wait()
+    folder = bureau.folder / "runs/tiny/checkpoints"
+    needed = sorted(folder.iterdir())
+    assert needed
+    done = next(ticket for ticket in bureau.tickets() if ticket.state == DONE)
+    left = Path(Checkpoints(folder, "here").save(done, 3, 15, make_checkpoint()).partition(":")[2])
+    foreign = Path(Checkpoints(folder, "here").save(make_ticket(), 3, 15, make_checkpoint()).partition(":")[2])
+    assert [text for text in told(examined(bureau, repair=False)) if "1 checkpoint of ended trials" in text]
+    assert left.exists()
+    (repaired,) = told(findings := examined(bureau))
+    assert repaired.startswith("tiny: 1 checkpoint of ended trials take") and repaired.endswith("; removed")
+    assert sorted(folder.iterdir()) == sorted([*needed, foreign])
+    assert "of no study in this store; remove them if no other store has it" in told(findings, NOTE)[0]
+    list(bureau.search(2))
+    check_whole(bureau.record())
+
+
+def test_a_damaged_checkpoint_is_named_and_the_trial_goes_on_without_it(sqlite_bureau: Bureau) -> None:
+    bureau = sqlite_bureau
+    worker = start_and_wait_for_an_epoch(bureau)
+    worker.terminate()
+    worker.wait()
+    newest = max((bureau.folder / "runs/tiny/checkpoints").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    content = bytearray(newest.read_bytes())
+    content[-2] ^= 1
+    newest.write_bytes(content)
+    (problem,) = told(examined(bureau))
+    assert f"the checksum of {newest} fails; it is never used" in problem
+    list(bureau.search(2))
+    check_whole(bureau.record())
+    assert told(examined(bureau)) == []
+
+
+def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau: Bureau) -> None:
+    shared = sqlite_bureau.folder / "shared"
+    worker = sqlite_bureau.start_worker("--checkpoints", str(shared), pause="0.1")
+    wait_for(lambda: any(ticket.checkpoint for ticket in sqlite_bureau.tickets()))
+    worker.terminate()
+    worker.wait()
+    said = " ".join(told(examined(sqlite_bureau), OK))
+    assert f"{shared / 'tiny/checkpoints'} can be written to" in said and "of trials to go on with" in said
+
+
+def test_a_folder_without_room_or_without_permission_is_a_problem(tmp_path: Path) -> None:
+    (full,) = disk.check_room([tmp_path], largest=10**15)
+    assert (
+        full.state == PROBLEM and "the largest checkpoint takes 1,000,000 GB, and a trial needs room for 3" in full.text
+    )
+    (closed,) = disk.check_room([Path("/proc")], largest=0)
+    assert closed.state == PROBLEM and closed.text.startswith("/proc cannot be written to (")
+    (absent,) = disk.check_room([tmp_path / "a/b"], largest=0)
+    assert absent.state == OK and not (tmp_path / "a").exists()
+
+
+# Corpora.
+
+
+def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cache: Path) -> None:
+    (folder,) = [path for path in (cache / "corpora").iterdir() if path.is_dir()]
+    whole = (folder / "train.npy").read_bytes()
+    (folder / "train.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    dry = examined(sqlite_bureau, repair=False)
+    assert told(dry) == [
+        f"the checksum fails of {folder}; without --dry-run: removed, and encoded anew from the text where it is here"
+    ]
+    assert len(told(dry, UNCHECKED)) == 1 and (folder / "train.npy").read_bytes() != whole
+    findings = examined(sqlite_bureau)
+    assert told(findings) == [
+        f"the checksum fails of {folder}; removed, and encoded anew from the text where it is here"
+    ]
+    assert (folder / "train.npy").read_bytes() == whole
+    assert any("corpus is here, fingerprint" in text for text in told(findings, OK))
+
+
+def test_a_text_that_is_another_or_missing_is_a_problem_while_something_is_owed(sqlite_bureau: Bureau) -> None:
+    bureau = sqlite_bureau
+    write_corpus(bureau.folder / "corpus", seed=1)
+    (problem,) = told(examined(bureau))
+    assert f"fingerprint {bureau.info.fingerprint}; say where that text lies with: lmsearch worker tiny" in problem
+    shutil.rmtree(bureau.folder / "corpus")
+    (problem,) = told(examined(bureau))
+    assert problem.startswith("tiny: there is no corpus 'corpus'")
+    change = sa.update(TICKET).values(state=DONE)
+    with bureau.storage.engine.begin() as connection:
+        connection.execute(change)
+    findings = examined(bureau)
+    assert told(findings) == [] and "nothing is owed, so no worker asks for it" in told(findings, NOTE)[0]
+
+
+# The store.
+
+
+def test_a_store_that_is_not_there_is_told_with_how_to_begin(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/runs/none.db"
+    for expected, state in ((True, PROBLEM), (False, NOTE)):
+        first, *rest = doctor(tmp_path, url, expected=expected)
+        assert (first.state, first.text) == (
+            state,
+            f"there is no store {tmp_path}/runs/none.db yet; begin a study with: lmsearch run",
+        )
+        assert [f.check for f in rest if f.state == UNCHECKED] == ["connections", "leases", "corpora"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_is_no_store_and_one_of_another_program_are_problems(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"this is no database" * 100)
+    assert "file is not a database" in told(doctor(tmp_path, f"sqlite:///{tmp_path}/x.db"))[0]
+    RDBStorage(f"sqlite:///{tmp_path}/plain.db")
+    (problem,) = told(doctor(tmp_path, f"sqlite:///{tmp_path}/plain.db"))
+    assert "was not made by lmsearch; `lmsearch run` adds what is missing" in problem
+
+
+def test_a_damaged_sqlite_file_is_told_and_nothing_in_it_is_repaired(sqlite_bureau: Bureau) -> None:
+    list(sqlite_bureau.search(2))
+    sqlite_bureau.storage.engine.dispose()
+    path = sqlite_bureau.folder / "store.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_trials_study_id'").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+    (problem, *_) = told(doctor(sqlite_bureau.folder, sqlite_bureau.url))
+    assert f"sqlite3 {path} .recover | sqlite3 recovered.db" in problem
+
+
+def test_a_store_of_an_earlier_lmsearch_gets_the_columns_that_it_lacks(bureau: Bureau) -> None:
+    list(bureau.search(2))
+    before = bureau.record()
+    with bureau.storage.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE lmsearch_ticket DROP COLUMN stalls")
+    assert told(examined(bureau, repair=False))[0] == (
+        "the tables are of an earlier lmsearch: lmsearch_ticket.stalls missing; without --dry-run: added"
+    )
+    assert told(examined(bureau)) == ["the tables are of an earlier lmsearch: lmsearch_ticket.stalls missing; added"]
+    assert bureau.record() == before
+
+
+def test_connections_are_counted_against_the_server_and_the_role(postgres: str, tmp_path: Path) -> None:
+    name, role = new_name(), new_name()
+    create_database(postgres, name, "prepared")
+    with psycopg.connect(postgres.format(name), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2".encode())
+        connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}".encode())
+    url = postgres.format(name)
+    (line,) = [f.text for f in doctor(tmp_path, url) if f.check == "connections"]
+    assert "that the server's max_connections allows are in use" in line
+    limited = url.replace("postgres@", f"{role}@")
+    (line,) = [f.text for f in doctor(tmp_path, limited) if f.check == "connections"]
+    assert line == (
+        f"0 of 2 that the CONNECTION LIMIT of the role {role} allows are in use, 0 by lmsearch; 2 workers more can join"
+    )
+    worker = open_storage(parse_url(limited))
+    (line,) = [f.text for f in doctor(tmp_path, limited) if f.check == "connections"]
+    assert line.startswith("1 of 2 ") and line.endswith("in use, 1 by lmsearch; 1 worker more can join")
+    worker.engine.dispose()
+
+
+def test_a_server_without_a_free_connection_is_told_with_what_to_raise(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = start_server(max_connections=6, superuser_reserved_connections=1)
+    held = [psycopg.connect(server.url) for _ in range(5)]
+    (finding,) = [f for f in doctor(tmp_path, server.url) if f.check == "connections"]
+    assert finding.state == PROBLEM
+    assert finding.text.startswith(
+        "5 of 5 that the server's max_connections allows are in use, 0 by lmsearch; no worker"
+    )
+    held.append(psycopg.connect(server.url))
+    findings = doctor(tmp_path, server.url, patience=WaitUpTo(0.5))
+    assert "raise the server's max_connections, or start fewer workers" in told(findings)[0]
+    for connection in held:
+        connection.close()
+    server.stop()
+    assert told(doctor(tmp_path, server.url, patience=WaitUpTo(0.5)))[0].startswith("the store postgresql://postgres@")
+
+
+def test_a_study_that_cannot_be_read_is_told_and_the_others_are_looked_at(sqlite_bureau: Bureau) -> None:
+    bureau = sqlite_bureau
+    begin(bureau.storage, "other", bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=4))
+    stored = bureau.storage.get_study_user_attrs(bureau.info.ref.id)["lmsearch"]
+    changed = stored | {"text": stored["text"].replace("format = 1", "format = 99")}
+    bureau.storage.set_study_user_attr(bureau.info.ref.id, "lmsearch", changed)
+    findings = examined(bureau)
+    assert told(findings)[0].startswith("tiny cannot be read: ")
+    assert "other: 0 of 4 trials are done; nobody is at work" in told(findings, OK)
+    assert len(bureau.tickets()) == 6 and open_study(bureau.storage, "other").ref.name == "other"
+
+
+# The machine.
+
+
+def test_limits_of_a_control_group_are_found_in_both_versions(tmp_path: Path) -> None:
+    control, root = tmp_path / "cgroup", tmp_path / "fs"
+    control.write_text("0::/mine\n")
+    assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (None, None)
+    second = root / "mine"
+    second.mkdir(parents=True)
+    for name, text in {"cpu.max": "150000 100000", "memory.max": "5000", "memory.current": "2000"}.items():
+        (second / name).write_text(text + "\n")
+    assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (1.5, 3000)
+    (second / "cpu.max").write_text("max 100000\n")
+    (second / "memory.max").write_text("max\n")
+    assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (None, None)
+    control.write_text("4:memory:/mine\n1:cpu,cpuacct:/mine\n")
+    for place, text in {
+        "cpu/cpu.cfs_quota_us": "200000",
+        "cpu/cpu.cfs_period_us": "100000",
+        "memory/memory.limit_in_bytes": "9223372036854771712",
+        "memory/memory.usage_in_bytes": "1",
+    }.items():
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).write_text(text + "\n")
+    assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (2.0, None)
+
+
+def test_devices_are_told_by_a_process_of_their_own() -> None:
+    findings = list(machine.check_devices())
+    assert len(findings) == 3 and findings[2].text.startswith(f"PyTorch {importlib.metadata.version('torch')} ")
+
+
+def test_a_package_outside_its_range_is_a_problem_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    (sound,) = machine.check_versions()
+    assert sound.state == OK and f"optuna {optuna.__version__}" in sound.text
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.9.0" if name == "optuna" else real(name))
+    problem, shown = machine.check_versions()
+    assert problem.state == PROBLEM and problem.text.startswith("optuna 4.9.0 is not <6,>=5.0, which lmsearch")
+    assert problem.text.endswith("pip install 'optuna<6,>=5.0'") and "optuna 4.9.0" in shown.text
+
+
+# The command.
+
+
+def test_the_command_ends_with_0_where_nothing_is_left_wrong_and_else_with_1(cli: Cli, tmp_path: Path) -> None:
+    fresh = cli("doctor")
+    assert fresh.returncode == 0 and fresh.stdout.splitlines()[-1] == "nothing is wrong"
+    assert all(len(line.split(maxsplit=2)) == 3 for line in fresh.stdout.splitlines()[:-1])
+    assert not (tmp_path / "runs").exists()
+    said = cli("doctor", "--json", "--storage", "sqlite:///none.db")
+    document = json.loads(said.stdout)
+    assert (said.returncode, document["problems"], document["repaired"]) == (1, 1, 0)
+    assert document["checks"][0]["text"].startswith("there is no store")
+    away = cli("doctor", "--storage", "postgresql://me:hunter2@127.0.0.1:1/db", "--store-timeout", "0.2s")
+    assert away.returncode == 1 and "hunter2" not in away.stdout + away.stderr
+    assert away.stdout.splitlines()[-1] == "1 problem is left"
+
+
+def test_the_command_says_what_it_repaired(sqlite_bureau: Bureau, cli: Cli) -> None:
+    optuna.delete_study(study_name="tiny", storage=sqlite_bureau.storage)
+    dry = cli("doctor", "--dry-run", "--storage", sqlite_bureau.url)
+    assert dry.returncode == 1 and "without --dry-run: removed" in dry.stdout
+    said = cli("doctor", "--storage", sqlite_bureau.url)
+    assert said.returncode == 0 and said.stdout.splitlines()[-1] == "nothing is wrong, 1 repaired"
