@@ -41,7 +41,8 @@ from optuna.distributions import distribution_to_json as to_json
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from lmsearch.store.storage import FencedStorage, open_storage
+from lmsearch.store.opening import open_storage
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.url import full_text, parse_url
 
 SPACE: dict[str, BaseDistribution] = {

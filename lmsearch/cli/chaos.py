@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +39,8 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
         lmsearch chaos --minutes 10 --storage postgresql://me@db.example/lmsearch
     """
     from lmsearch.search.chaos import Chaos, ChaosOptions
+    from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
-    from lmsearch.store.storage import open_storage
 
     folder = (RUNS / f"chaos-{seed}-{os.getpid()}").resolve()
     url = parse_storage(storage or f"sqlite:///{folder}/store.db")
@@ -47,11 +49,19 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     say = (lambda line: None) if as_json else click.echo
     disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers), say)
     say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    interrupted = False
     try:
         outcome = disturbed.disturb()
+    except SystemExit:
+        interrupted = True
+        raise
     finally:
         disturbed.close()
         opened.engine.dispose()
+        if interrupted:
+            _remove(folder)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(outcome) | {"holds": outcome.holds}, indent=2))
     else:
@@ -61,6 +71,12 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
         return 0
     click.echo(f"what was said is kept in {folder}", err=True)
     return 1
+
+
+def _interrupt(number: int, frame: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # cleaning up is not interrupted
+    sys.exit(128 + number)
 
 
 def _remove(folder: Path) -> None:

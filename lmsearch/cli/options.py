@@ -62,8 +62,8 @@ def open_store(
     storage: str, store_timeout: float | None, create: bool = False, connections: int = 1
 ) -> "FencedStorage":
     """Open the store that --storage names, waiting for it as long as --store-timeout says."""
+    from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
-    from lmsearch.store.storage import open_storage
 
     patience = WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout)
     return open_storage(parse_storage(storage), create=create, connections=connections, patience=patience)

@@ -142,7 +142,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
-    from lmsearch.search.launch import default_devices
+    from lmsearch.search.host import default_devices
     from lmsearch.search.take_over import check_source, take_over
     from lmsearch.spec import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus

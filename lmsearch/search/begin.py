@@ -8,8 +8,9 @@ from lmsearch.config import RunConfig
 from lmsearch.errors import StudyError
 from lmsearch.spec import StudySpec, differences
 from lmsearch.store.copies import adopt_copy, is_copy
+from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, create_study, find_study, store_info
-from lmsearch.store.storage import FencedStorage, creating
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import (
     Changes,

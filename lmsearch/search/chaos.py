@@ -23,6 +23,7 @@ from pathlib import Path
 import optuna
 
 from lmsearch.errors import StudyError
+from lmsearch.search.chaos_study import write_inputs
 from lmsearch.search.invariants import (
     Invariant,
     Watch,
@@ -49,35 +50,6 @@ _LOCK_SECONDS = 30.0  # of SQLite's write lock
 _LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
 _LOOK_SECONDS = 0.25
 _TRIALS_A_WORKER = 3  # owed at a time; more are owed until the time is over
-
-_STUDY = """\
-# A small search that `lmsearch chaos` disturbs.
-format = 1
-
-[study]
-trials = {trials}
-sampler = "tpe"
-pruner = "none"
-
-[data]
-corpus = "corpus"
-
-[model]
-embedding_size = 16
-hidden_size = 16
-num_layers = 1
-tie_weights = {{ choices = [true, false] }}
-output_dropout = {{ low = 0.0, high = 0.5 }}
-weight_dropout = {{ low = 0.0, high = 0.5 }}
-
-[train]
-optimizer = "adam"
-learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
-batch_size = 4
-eval_batch_size = 4
-bptt = 10
-epochs = 4
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +114,7 @@ class Chaos:
         url = options.storage.place
         self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
         self._url = url if self._proxy is None else self._proxy.url(url)
-        _write_inputs(options.folder, options.workers)
+        write_inputs(options.folder, _TRIALS_A_WORKER * options.workers)
 
     # The whole of it.
 
@@ -427,20 +399,3 @@ def _signal(process: int, number: int) -> bool:
 
 def _lives(process: int) -> bool:
     return _signal(process, 0)
-
-
-def _write_inputs(folder: Path, workers: int) -> None:
-    """Write the study and its text, in which each word hints at the next, so that there is something to learn."""
-    (folder / "chaos.toml").write_text(_STUDY.format(trials=_TRIALS_A_WORKER * workers))
-    rng = random.Random(0)
-    words = [f"word{number}" for number in range(40)]
-    for split, lines in (("train", 900), ("valid", 100), ("test", 100)):
-        text, at = [], 0
-        for _ in range(lines):
-            line = []
-            for _ in range(20):
-                at = (at + 1) % len(words) if rng.random() < 0.7 else rng.randrange(len(words))
-                line.append(words[at])
-            text.append(" ".join(line))
-        (folder / "corpus").mkdir(exist_ok=True)
-        (folder / "corpus" / f"{split}.txt").write_text("\n".join(text) + "\n")

@@ -24,9 +24,10 @@ from lmsearch.search.machine import check_devices, check_versions
 from lmsearch.store import health
 from lmsearch.store import url as urls
 from lmsearch.store.copies import is_copy
+from lmsearch.store.opening import creating, open_storage
 from lmsearch.store.outages import Patience
 from lmsearch.store.records import StudyInfo, lmsearch_studies, open_study, study_keys
-from lmsearch.store.storage import FencedStorage, creating, open_storage
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, RUNNING, Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from lmsearch.config import DEVICES
-from lmsearch.errors import STALLED, DeviceError, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.search.host import count_oom_kills
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
@@ -81,51 +79,6 @@ class _End:
 
     code: int  # negative: a signal
     peak_memory: int  # bytes
-
-
-def default_devices(device: str, workers: int | None) -> list[str]:
-    """Give each worker its device: the GPUs in turn, else the CPU; one worker for each by default.
-
-    Raises `DeviceError` for a device that is not there.
-    """
-    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
-        raise DeviceError(f"no device is called {device!r}; there are: {', '.join(DEVICES)}")
-    gpus = [] if device == "cpu" else [f"cuda:{number}" for number in range(_count_gpus())]
-    if device in gpus:
-        names = [device]
-    elif device.startswith("cuda:") or (device == "cuda" and not gpus):
-        raise DeviceError(f"the device {device} was asked for, and this machine has {len(gpus)} CUDA devices")
-    else:
-        names = gpus or ["cpu"]
-    default = len(names) if names[0].startswith("cuda") else _usable_cpus()
-    return [names[number % len(names)] for number in range(workers or default)]
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _count_gpus() -> int:
-    """Count the GPUs this process may use, in a child, since only PyTorch knows and it takes seconds to load."""
-    if shutil.which("nvidia-smi") is None and not Path("/dev/nvidiactl").exists():
-        return 0
-    code = "import torch; print(torch.cuda.device_count())"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    return int(asked.stdout) if asked.returncode == 0 else 0
-
-
-def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count the processes of this control group that the kernel ended for want of memory; 0 where it does not say."""
-    with contextlib.suppress(OSError):
-        for line in control.read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            folder, name = ("memory", "memory.oom_control") if controllers == "memory" else ("", "memory.events")
-            # Inside a container the group's own folder may be the root of what is mounted.
-            for place in (root / folder / group.lstrip("/") / name, root / folder / name):
-                found = re.search(r"^oom_kill (\d+)$", place.read_text() if place.is_file() else "", re.MULTILINE)
-                if found is not None:
-                    return int(found[1])
-    return 0
 
 
 class Launcher:

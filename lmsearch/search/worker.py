@@ -24,9 +24,10 @@ from lmsearch.search.trial import DroppedError, GiveBackError, OutOfMemoryError,
 from lmsearch.store import tickets
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.copies import open_own_study
+from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
 from lmsearch.store.records import StudyInfo, optuna_study
-from lmsearch.store.storage import FencedStorage, LeaseLostError, open_storage
+from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import Progress, StudyRef, Ticket
 from lmsearch.text.corpus import Corpus, open_corpus
 

@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
+from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, open_study, store_info
-from lmsearch.store.storage import FencedStorage, creating
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EPOCH, OPEN, TICKET, StudyRef, Ticket
 from lmsearch.store.tickets import list_tickets
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from lmsearch.store.storage import FencedStorage, creating, trouble_values
+from lmsearch.store.opening import creating
+from lmsearch.store.storage import FencedStorage, trouble_values
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket, create_tables
 
 

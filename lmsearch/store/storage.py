@@ -1,4 +1,4 @@
-"""Optuna's relational storage with every write of a leased trial fenced, and every call repeated over outages.
+"""Every write of a leased trial fenced.
 
 The scheme: before Optuna's own statements, and in the same transaction, a write renews the lease on the trial's
 ticket. Where that finds no row, someone else holds the ticket, and the write is rolled back. Parts of
@@ -7,31 +7,22 @@ ticket. Where that finds no row, someone else holds the ticket, and the write is
 
 import contextlib
 import math
-import sqlite3
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import optuna
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from lmsearch.errors import LmsearchError, StoreError, StoreGoneError
-from lmsearch.store import url as urls
-from lmsearch.store.outages import Outage, Patience, WaitUpTo, database_error, is_transient
+from lmsearch.errors import LmsearchError
+from lmsearch.store.outages import Patience
+from lmsearch.store.repeating import RepeatingStorage
 from lmsearch.store.tables import (
     DONE,
     EPOCH,
@@ -43,9 +34,7 @@ from lmsearch.store.tables import (
     Progress,
     StudyRef,
     Ticket,
-    create_tables,
 )
-from lmsearch.store.watchdog import Watchdog
 
 R = TypeVar("R")
 
@@ -58,104 +47,21 @@ class _AlreadyCreatedError(Exception):
     """The ticket has its trial: the reply to an earlier attempt was lost."""
 
 
-class FencedStorage(RDBStorage):
+class FencedStorage(RepeatingStorage):
     """Optuna's storage, under leases.
 
     `leases` maps a trial to the ticket under which this process writes to it: a lost lease stays there, so that
-    later writes are refused too. Between `begin_asking` and `end_asking` the next trial that is created is that of a
-    ticket. Every call is one transaction; it is repeated until `patience` ends, then `StoreGoneError` is raised.
+    later writes are refused too. Within `asking` the next trial that is created is that of a ticket.
     """
 
     def __init__(
         self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
     ) -> None:
-        self.place = url
         self.leases: dict[int, Ticket] = {}
         self.lease_seconds = 30.0
-        self.patience: Patience = patience or WaitUpTo(10.0)
-        self.connected_since: float | None = None  # monotonic; None while the store does not answer
-        self.waiting = False  # a call that failed is being repeated
         self._asking: tuple[Ticket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
-        urls.check_place(url, create)
-        super().__init__(
-            urls.full_text(url),
-            urls.engine_options(url, connections),
-            skip_compatibility_check=not create,
-            skip_table_creation=not create,
-        )
-        if url.get_backend_name() != "sqlite":
-            Watchdog(self.engine)
-        if create:
-            create_tables(self.engine)
-
-    @staticmethod
-    def _fill_storage_url_template(template: str) -> str:
-        # Optuna runs str.format on the URL, which a brace in a password breaks.
-        return template
-
-    # One call, one transaction, repeated until it is done.
-
-    def persist(self, call: Callable[[bool], R]) -> R:
-        """Run `call`, again after errors that pass; it is told whether it may have been done before."""
-        outage = Outage()
-        while True:
-            try:
-                result = call(outage.attempts > 0)
-            except Exception as error:
-                self.scoped_session.remove()
-                if not is_transient(error):
-                    self._raise_readable(error)
-                    raise
-                self.connected_since = None
-                self.waiting = True
-                outage.note(error, urls.explain(self.place, error))
-                if not self.patience(outage):
-                    raise StoreGoneError(outage.reason) from error
-                outage.wait()
-            else:
-                self.waiting = False
-                self._is_connected()
-                return result
-
-    def _is_connected(self) -> None:
-        if self.connected_since is None:
-            self.connected_since = time.monotonic()
-
-    def _raise_readable(self, error: Exception) -> None:
-        cause = database_error(error)
-        unusable = ("SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_PERM")
-        name = getattr(cause, "sqlite_errorname", "") or ""
-        state = getattr(cause, "sqlstate", None) or ""
-        if name.startswith(unusable) or state.startswith(("28", "3D", "42501")):
-            raise StoreError(urls.explain(self.place, error)) from error
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Give this thread's session; commit at the end, roll back on an error."""
-        session = self.scoped_session()
-        try:
-            yield session
-            session.commit()
-        except BaseException:
-            session.rollback()
-            raise
-        finally:
-            session.close()
-
-    # The clock of leases: the server's; on SQLite, which is one host, the host's since its boot.
-
-    def clock(self) -> sa.ColumnElement[float]:
-        """Give the present time as an expression, in seconds."""
-        if self.engine.name == "sqlite":
-            return sa.literal(time.monotonic(), sa.Float(53))
-        return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
-
-    def boot(self) -> str:
-        """Name the boot that the clock counts from."""
-        return _boot_id() if self.engine.name == "sqlite" else "server"
-
-    # Leases.
+        super().__init__(url, create=create, connections=connections, patience=patience)
 
     def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
         """Give the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
@@ -224,7 +130,7 @@ class FencedStorage(RDBStorage):
             if trial_id is None:
                 raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
             self.leases[trial_id] = ticket
-            return super(FencedStorage, self).get_trial(trial_id)
+            return RDBStorage.get_trial(self, trial_id)
 
         return self.persist(call)
 
@@ -356,7 +262,7 @@ class FencedStorage(RDBStorage):
         return self.persist(call)
 
     def _is_ended_so(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
-        trial = super().get_trial(trial_id)
+        trial = RDBStorage.get_trial(self, trial_id)
         return trial.state == state and (values is None or list(values) == trial.values)
 
     def restart(self, ticket: Ticket) -> None:
@@ -422,147 +328,8 @@ class FencedStorage(RDBStorage):
         except Exception:
             self.connected_since = None
             raise
-        self._is_connected()
+        self.note_connected()
         return found
-
-    # Everything else of Optuna's: the same, repeated over outages.
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """Create a study."""
-        return self.persist(lambda again: super(FencedStorage, self).create_new_study(directions, study_name))
-
-    def delete_study(self, study_id: int) -> None:
-        """Delete a study."""
-        self.persist(lambda again: super(FencedStorage, self).delete_study(study_id))
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Store one attribute of a study."""
-        self.persist(lambda again: super(FencedStorage, self).set_study_user_attr(study_id, key, value))
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Store one attribute of a study."""
-        self.persist(lambda again: super(FencedStorage, self).set_study_system_attr(study_id, key, value))
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """Find a study."""
-        return self.persist(lambda again: super(FencedStorage, self).get_study_id_from_name(study_name))
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """Name a study."""
-        return self.persist(lambda again: super(FencedStorage, self).get_study_name_from_id(study_id))
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Give a study's directions."""
-        return self.persist(lambda again: super(FencedStorage, self).get_study_directions(study_id))
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Give a study's attributes."""
-        return self.persist(lambda again: super(FencedStorage, self).get_study_user_attrs(study_id))
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Give a study's attributes."""
-        return self.persist(lambda again: super(FencedStorage, self).get_study_system_attrs(study_id))
-
-    def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
-        """Give a trial's attributes."""
-        return self.persist(lambda again: super(FencedStorage, self).get_trial_user_attrs(trial_id))
-
-    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
-        """Give a trial's attributes."""
-        return self.persist(lambda again: super(FencedStorage, self).get_trial_system_attrs(trial_id))
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """List the studies."""
-        return self.persist(lambda again: super(FencedStorage, self).get_all_studies())
-
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """Find a trial."""
-        read = super().get_trial_id_from_study_id_trial_number
-        return self.persist(lambda again: read(study_id, trial_number))
-
-    def get_trial_param(self, trial_id: int, param_name: str) -> float:
-        """Give one value of a trial."""
-        return self.persist(lambda again: super(FencedStorage, self).get_trial_param(trial_id, param_name))
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Give one trial."""
-        return self.persist(lambda again: super(FencedStorage, self).get_trial(trial_id))
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        read = super()._get_trials
-        return self.persist(lambda again: read(study_id, states, included_trial_ids, trial_id_greater_than))
-
-    def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
-        return self.persist(lambda again: super(FencedStorage, self)._get_best_trial_id(study_id, direction))
-
-
-def open_storage(
-    url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
-) -> FencedStorage:
-    """Open a store; `create` makes it where it is missing. Raises `StoreError` where it cannot be used."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a process that opens a store is ours
-    patience = patience or WaitUpTo(10.0)
-    outage = Outage()
-    while True:
-        try:
-            if create:
-                urls.check_place(url, create)
-                with urls.creation_lock(url):
-                    # Optuna's checks open a second connection inside the first.
-                    FencedStorage(url, create=True, connections=2).engine.dispose()
-            return _opened(url, connections, patience)
-        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
-            reason = urls.explain(url, error)
-            if not is_transient(error):
-                raise StoreError(reason) from error
-            outage.note(error, reason)
-            if not patience(outage):
-                raise StoreGoneError(reason) from error
-            outage.wait()
-        except RuntimeError as error:  # Optuna: made by another version
-            raise StoreError(f"the store {urls.redact(url)} cannot be used: {_other_version(url, error)}") from error
-
-
-@contextlib.contextmanager
-def creating(storage: FencedStorage) -> Iterator[None]:
-    """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
-    with contextlib.ExitStack() as held:
-        # A connection of its own: the lock of PostgreSQL ends with it, whatever becomes of this process.
-        storage.persist(lambda again: held.enter_context(urls.creation_lock(storage.place)))
-        yield
-
-
-def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
-    storage = FencedStorage(url, connections=connections, patience=patience)
-    storage.persist(lambda again: _look(storage))
-    return storage
-
-
-def _look(storage: FencedStorage) -> None:
-    with storage.transaction() as session:
-        connection = session.connection()
-        if not sa.inspect(connection).has_table(TICKET.name):
-            raise StoreError(
-                f"the store {urls.redact(storage.place)} was not made by lmsearch; `lmsearch run` adds what is missing"
-            )
-        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if revision != storage.get_head_version():
-            older = " (older: storage upgrade)" if revision in storage.get_all_versions() else ""
-            raise RuntimeError(f"its tables are of revision {revision}{older}")
-
-
-def _other_version(url: URL, error: RuntimeError) -> str:
-    """Name the upgrade: of Optuna where the store is newer, of the store where it is older."""
-    mine = f"made by another Optuna than the {optuna.__version__} here ({error})"
-    if "storage upgrade" in str(error):
-        return f"{mine}; upgrade it with: optuna storage upgrade --storage {urls.redact(url)}"
-    return f"{mine}; upgrade Optuna with: pip install -U optuna"
 
 
 def trouble_values(trouble: str, peak_memory: int | None = None) -> dict[str, Any]:
@@ -586,21 +353,3 @@ def _progress_values(progress: Progress) -> dict[str, Any]:
 
 def _rowcount(result: Any) -> int:
     return int(result.rowcount)
-
-
-_boot_lock = threading.Lock()
-_boot: list[str] = []
-
-
-def _boot_id() -> str:
-    """Name this host's boot, so that a monotonic clock of an earlier one is never compared with."""
-    with _boot_lock:
-        if not _boot:
-            path = Path("/proc/sys/kernel/random/boot_id")
-            _boot.append(path.read_text().strip() if path.exists() else _mac_boot_id())
-        return _boot[0]
-
-
-def _mac_boot_id() -> str:
-    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"

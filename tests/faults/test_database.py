@@ -14,7 +14,7 @@ import pytest
 from lmsearch.errors import StoreGoneError
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.proxy import Mode, Proxy, server_address
-from lmsearch.store.storage import open_storage
+from lmsearch.store.opening import open_storage
 from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import full_text, parse_url

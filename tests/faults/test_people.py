@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import delete, fail, retry
-from lmsearch.store.storage import open_storage
+from lmsearch.store.opening import open_storage
 from lmsearch.store.tables import DONE, RUNNING
 from lmsearch.store.tickets import StudyGoneError, ask_to_stop, list_tickets
 from lmsearch.store.url import parse_url

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from lmsearch.store.opening import open_storage
 from lmsearch.store.records import open_study, read_study
-from lmsearch.store.storage import open_storage
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli
@@ -63,7 +63,7 @@ def test_row_16_sixteen_processes_open_a_fresh_database_at_once(
     url = f"sqlite:///{tmp_path}/new/fresh.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
     program = f"""
 import sys, time
-from lmsearch.store.storage import open_storage
+from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
 from lmsearch.store.outages import WaitUpTo
 print("ready", flush=True)

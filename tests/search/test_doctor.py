@@ -26,9 +26,9 @@ from lmsearch.search.doctor import Options, examine
 from lmsearch.search.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.search.manage import fail
 from lmsearch.store.checkpoints import Checkpoints
+from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.records import open_study
-from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
@@ -68,9 +68,14 @@ def lease_of(bureau: Bureau) -> Any:
     return ticket
 
 
-def start_and_wait_for_an_epoch(bureau: Bureau, pause: str = "0.05") -> Any:
+def is_amid_a_trial(bureau: Bureau) -> bool:
+    """Tell whether a trial has its first epoch behind it and two before it, which take 2 s at a pause of 0.2."""
+    return any(ticket.state == RUNNING and ticket.epoch == 1 for ticket in bureau.tickets())
+
+
+def start_and_wait_for_an_epoch(bureau: Bureau, pause: str = "0.2") -> Any:
     worker = bureau.start_worker(pause=pause)
-    wait_for(lambda: any(ticket.epoch for ticket in bureau.tickets()))
+    wait_for(lambda: is_amid_a_trial(bureau))
     return worker
 
 
@@ -98,7 +103,7 @@ def test_a_sound_store_has_nothing_to_repair_and_a_second_look_finds_the_same(bu
 
 
 def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:
-    worker = start_and_wait_for_an_epoch(bureau)
+    worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
     findings = examined(bureau)
     assert told(findings) == []
@@ -135,8 +140,8 @@ def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint
 
 def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
-    worker = bureau.start_worker("--lease-seconds", "60", pause="0.1")
-    wait_for(lambda: any(ticket.epoch for ticket in bureau.tickets()))
+    worker = bureau.start_worker("--lease-seconds", "60", pause="0.2")
+    wait_for(lambda: is_amid_a_trial(bureau))
     worker.kill()
     worker.wait()
     held = lease_of(bureau)
@@ -146,7 +151,7 @@ def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite
 
 
 def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> None:
-    worker = start_and_wait_for_an_epoch(bureau)
+    worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     worker.send_signal(signal.SIGSTOP)
     held = lease_of(bureau)
     wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
@@ -289,7 +294,7 @@ def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path) -> Non
 def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
-    wait_for(lambda: sum(ticket.state == DONE for ticket in bureau.tickets()) >= 1)
+    wait_for(lambda: any(ticket.state == DONE for ticket in bureau.tickets()) and is_amid_a_trial(bureau))
     worker.terminate()
     worker.wait()
     folder = bureau.folder / "runs/tiny/checkpoints"
@@ -326,8 +331,8 @@ def test_a_damaged_checkpoint_is_named_and_the_trial_goes_on_without_it(sqlite_b
 
 def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau: Bureau) -> None:
     shared = sqlite_bureau.folder / "shared"
-    worker = sqlite_bureau.start_worker("--checkpoints", str(shared), pause="0.1")
-    wait_for(lambda: any(ticket.checkpoint for ticket in sqlite_bureau.tickets()))
+    worker = sqlite_bureau.start_worker("--checkpoints", str(shared), pause="0.2")
+    wait_for(lambda: is_amid_a_trial(sqlite_bureau))
     worker.terminate()
     worker.wait()
     said = " ".join(told(examined(sqlite_bureau), OK))

@@ -13,8 +13,8 @@ from lmsearch.lm.train import Event
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.trial import GiveBackError, TrialRunner
 from lmsearch.store.checkpoints import Checkpoints
+from lmsearch.store.opening import open_storage
 from lmsearch.store.records import TrialRecord, optuna_study, read_study
-from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import Progress
 from lmsearch.store.tickets import Holder, claim, release_worker
 from lmsearch.store.url import parse_url

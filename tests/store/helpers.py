@@ -6,7 +6,8 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lmsearch.store.storage import FencedStorage, open_storage
+from lmsearch.store.opening import open_storage
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import EpochRow, Progress, StudyRef, Ticket
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim
 from lmsearch.store.url import parse_url

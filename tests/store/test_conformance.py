@@ -8,7 +8,8 @@ from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial
 
-from lmsearch.store.storage import FencedStorage, open_storage
+from lmsearch.store.opening import open_storage
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import StudyRef
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim
 from lmsearch.store.url import parse_url

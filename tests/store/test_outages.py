@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from lmsearch.errors import StoreGoneError
 from lmsearch.store import url as urls
+from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, WaitUpTo, is_transient
-from lmsearch.store.storage import open_storage
 from lmsearch.store.tables import DONE, OPEN
 from lmsearch.store.tickets import list_tickets
 from tests.conftest import create_database, new_name

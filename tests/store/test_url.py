@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from lmsearch.errors import StoreError, StoreGoneError
+from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, WaitUpTo
-from lmsearch.store.storage import open_storage
 from lmsearch.store.url import full_text, has_password, parse_url, redact
 
 SECRET = "hunter2{}%40"

@@ -14,8 +14,9 @@ from lmsearch.cli.options import check_name, command_text, duration, parse_stora
 from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.results.best import trials_csv
-from lmsearch.search import launch
-from lmsearch.search.launch import Snapshot, default_devices, last_failures, seconds_left
+from lmsearch.search import host
+from lmsearch.search.host import default_devices
+from lmsearch.search.launch import Snapshot, last_failures, seconds_left
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket
 from tests.factories import TINY_STUDY
@@ -89,13 +90,13 @@ def test_three_studies_travel_with_lmsearch() -> None:
 def test_gpus_are_handed_out_in_turn(
     monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, workers: int | None, devices: list[str]
 ) -> None:
-    monkeypatch.setattr(launch, "_count_gpus", lambda: gpus)
+    monkeypatch.setattr(host, "_count_gpus", lambda: gpus)
     assert default_devices(device, workers) == devices
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2"), (2, "gpu"), (2, "mps")])
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, gpus: int, device: str) -> None:
-    monkeypatch.setattr(launch, "_count_gpus", lambda: gpus)
+    monkeypatch.setattr(host, "_count_gpus", lambda: gpus)
     with pytest.raises(DeviceError, match=device):
         default_devices(device, None)
 
