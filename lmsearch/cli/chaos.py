@@ -51,26 +51,25 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    interrupted = False
+    keep = True
     try:
         outcome = disturbed.disturb()
+        keep = not outcome.holds
     except SystemExit:
-        interrupted = True
+        keep = False
         raise
     finally:
-        disturbed.close()
+        disturbed.close(keep_files=keep)
         opened.engine.dispose()
-        if interrupted:
+        if not keep:
             _remove(folder)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(outcome) | {"holds": outcome.holds}, indent=2))
     else:
         _print(outcome)
-    if outcome.holds:
-        _remove(folder)
-        return 0
-    click.echo(f"what was said is kept in {folder}", err=True)
-    return 1
+    if keep:
+        click.echo(f"what was said is kept in {folder}", err=True)
+    return int(keep)
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -45,7 +45,7 @@ from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import ask_to_stop, leases
 
 _LEASE_SECONDS = 5.0
-_ORPHAN_SECONDS = 5.0  # within which workers leave when their parent is killed
+_ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: they notice at once, and end under load
 _LOCK_SECONDS = 30.0  # of SQLite's write lock
 _LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
 _LOOK_SECONDS = 0.25
@@ -132,7 +132,7 @@ class Chaos:
             self._look()
             if time.monotonic() >= next_fault and self._run is not None and self._workers():
                 self._do_harm()
-                next_fault = time.monotonic() + self._random.uniform(1.0, 4.0)
+                next_fault = time.monotonic() + self._random.uniform(2.0, 6.0)
             time.sleep(_LOOK_SECONDS)
         self._over.set()
         for thread in self._threads:
@@ -142,7 +142,7 @@ class Chaos:
         in_time = self._let_it_end()
         return self._count(in_time, time.monotonic() - last)
 
-    def close(self) -> None:
+    def close(self, keep_files: bool) -> None:
         """Leave nothing behind: no process, no connection, no study. Raises `StudyError` where it is still at work."""
         self._over.set()
         for thread in self._threads:
@@ -159,7 +159,7 @@ class Chaos:
         info = find_study(self._storage, self.name)
         if info is not None:
             self._let_all_leave(info)
-            delete(self._storage, self.name, self._options.folder / "runs" / self.name)
+            delete(self._storage, self.name, None if keep_files else self._options.folder / "runs" / self.name)
 
     def _let_all_leave(self, info: StudyInfo) -> None:
         ask_to_stop(self._storage, info.ref, stopped=True)
@@ -233,9 +233,11 @@ class Chaos:
         faults: list[Callable[[], str | None]] = [
             self._kill_worker,
             self._kill_worker,
+            self._kill_worker,
             self._kill_parent,
             self._interrupt,
             self._freeze_worker,
+            self._disturb_store,
             self._disturb_store,
             self._disturb_store,
         ]

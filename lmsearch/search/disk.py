@@ -18,7 +18,7 @@ from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, coun
 from lmsearch.store.checkpoints import Checkpoints, read_checkpoint
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.tables import DONE, Ticket
-from lmsearch.text.corpus import Corpus, _load, open_corpus
+from lmsearch.text.corpus import Corpus, load_cached, open_corpus
 
 _DRAFT_SECONDS = 3600.0  # after which nobody is still writing a draft
 _LEAST_ROOM = 1e8  # bytes, where no checkpoint says how large one is
@@ -238,12 +238,12 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
 def damaged_corpora(cache: Path) -> list[Path]:
     """List the encoded corpora whose checksum fails, or that cannot be read."""
     folders = [path for path in (cache / "corpora").glob("*") if path.is_dir() and path.suffix != ".draft"]
-    return sorted(folder for folder in folders if _load(folder, "") is None and folder.exists())
+    return sorted(folder for folder in folders if load_cached(folder, "") is None and folder.exists())
 
 
 def _remove_damaged(folders: Sequence[Path]) -> None:
     """Remove encoded corpora unless a worker has made them anew meanwhile; who reads one keeps what is open."""
     for folder in folders:
         with filelock.FileLock(f"{folder}.lock"):
-            if _load(folder, "") is None:
+            if load_cached(folder, "") is None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -61,11 +61,16 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     return info
 
 
-def delete(storage: FencedStorage, name: str, folder: Path) -> None:
-    """Delete a study that nobody works on: trials, tickets, and its files in `folder` on this host."""
+def delete(storage: FencedStorage, name: str, folder: Path | None) -> None:
+    """Delete a study that nobody works on: trials, tickets, and its files in `folder` on this host, if it is named."""
     info = check_idle(storage, name)
     storage.delete_study(info.ref.id)
     delete_tickets(storage, info.ref)
+    if folder is not None:
+        _delete_files(info, folder)
+
+
+def _delete_files(info: StudyInfo, folder: Path) -> None:
     stem = info.ref.key[:12]
     for path in [*folder.glob(f"checkpoints/{stem}-*"), *folder.glob(f"models/{stem}-*")]:
         if path.is_dir():

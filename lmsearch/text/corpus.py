@@ -66,11 +66,11 @@ def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> C
         raise CorpusError(
             f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
         ) from error
-    opened = _load(folder, reader.describe())
+    opened = load_cached(folder, reader.describe())
     if opened is not None:
         return opened
     with filelock.FileLock(f"{folder}.lock"):
-        opened = _load(folder, reader.describe())
+        opened = load_cached(folder, reader.describe())
         if opened is None:
             try:
                 _encode(reader, config, folder)
@@ -79,7 +79,7 @@ def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> C
                     f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
                     "folder in LMSEARCH_CACHE"
                 ) from error
-            opened = _load(folder, reader.describe())
+            opened = load_cached(folder, reader.describe())
     if opened is None:
         raise CorpusError(f"the cache {folder} cannot be read back right after it was written")
     return opened
@@ -149,7 +149,7 @@ def _read_split(folder: Path, split: str) -> Text:
     )
 
 
-def _load(folder: Path, description: str) -> Corpus | None:
+def load_cached(folder: Path, description: str) -> Corpus | None:
     """Open an encoded corpus, or give None where there is none or where it is damaged."""
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
