@@ -23,6 +23,8 @@ from tests.conftest import Cli, create_database, new_name
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
 
+pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+
 StartServer = Callable[..., Server]
 OpenBureau = Callable[..., Bureau]
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
@@ -62,9 +64,7 @@ def through(proxy: Proxy, direct: str) -> str:
     return full_text(proxy.url(parse_url(direct)))
 
 
-@pytest.mark.parametrize(
-    "seconds", [0, 5, pytest.param(20, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seconds", [0, 5, 20, 60])
 def test_row_5_a_crashed_server_costs_eight_workers_nothing_and_gives_an_idle_ninth_nothing(
     start_server: StartServer, open_bureau: OpenBureau, seconds: int
 ) -> None:
@@ -145,7 +145,6 @@ def test_row_6_a_commit_whose_answer_is_lost_is_recognised_as_done(
     assert not any("died" in notice for notice in notices)
 
 
-@pytest.mark.slow
 def test_row_6_half_a_second_of_latency_costs_time_alone(proxy: Proxy, direct: str, open_bureau: OpenBureau) -> None:
     bureau = open_bureau(through(proxy, direct), trials=4)
     proxy.delay = 0.25  # each way
@@ -155,7 +154,6 @@ def test_row_6_half_a_second_of_latency_costs_time_alone(proxy: Proxy, direct: s
     assert all(steps == ONCE for steps in bureau.steps()) and notices == []
 
 
-@pytest.mark.slow
 def test_row_6_a_peer_that_never_answers_is_noticed_within_30_s(
     proxy: Proxy, direct: str, open_bureau: OpenBureau
 ) -> None:

@@ -25,11 +25,13 @@ from tests.factories import TINY_STUDY, write_study
 from tests.faults.conftest import Disk
 from tests.servers import Server
 
+pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+
 MountDisk = Callable[[int], Disk]
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [8, 30])
 def test_row_9_a_locked_file_is_waited_for(sqlite_bureau: Bureau, seconds: int) -> None:
     """I2, I3 and I5; another process holds the write lock."""
     program = f"""
@@ -192,7 +194,6 @@ def test_row_10_a_sqlite_file_that_stays_full_is_a_store_gone(disk_bureau: tuple
     check_whole(bureau.record())
 
 
-@pytest.mark.slow
 def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
     tmp_path: Path,
     mount_disk: MountDisk,

@@ -20,6 +20,8 @@ from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus, write_study
 
+pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
 
 
@@ -204,7 +206,6 @@ def crowd(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     opened.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_row_19_thirty_two_workers_answer_a_thousand_tickets_once_each(crowd: Bureau, postgres: str) -> None:
     """I2: budget exact, no number and no point of the grid twice, no deadlock; the overhead is printed."""

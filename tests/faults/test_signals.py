@@ -20,6 +20,8 @@ from tests.bureau import alive, wait_for
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_study
 
+pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -50,7 +52,7 @@ def at_work(cli: Cli, study: str) -> list[dict[str, Any]]:
 
 def begun(cli: Cli, study: str, count: int = 2) -> list[dict[str, Any]]:
     """Give the trials at work, once so many have made a step."""
-    found = [row for row in at_work(cli, study) if row["state"] == "running" and row["step"]]
+    found = [row for row in at_work(cli, study) if row["state"] == "running" and (row["step"] or row["epoch"])]
     return found if len(found) >= count else []
 
 

@@ -17,6 +17,8 @@ from lmsearch.store.tables import DONE, OPEN, RUNNING
 from tests.bureau import STUB, Bureau, alive, check_whole, ended, wait_for
 from tests.factories import TINY_STUDY
 
+pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+
 LINES = [
     "after-claim",
     "mid-ask",
@@ -51,7 +53,6 @@ def test_row_1_a_worker_killed_at_any_line_costs_at_most_its_epoch(bureau: Burea
     assert list((bureau.folder / "runs/tiny/checkpoints").glob("*.checkpoint")) == []
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bureau: Bureau) -> None:
     spec = bureau.info.spec
