@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from tests.bureau import Bureau
 from tests.servers import Server
 
 pytest.register_assert_rewrite("optuna.testing.pytest_storages")
+
+# Under nohup the tests would have it ignored by whatever they start.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

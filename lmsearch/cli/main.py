@@ -1,5 +1,6 @@
 """The command `lmsearch`."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except LmsearchError as error:
-        click.echo(f"lmsearch: {error}", err=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -75,10 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        click.echo(f"lmsearch: {error.filename} cannot be used: {error.strerror}", err=True)
+        _complain(f"{error.filename} cannot be used: {error.strerror}")
         sys.exit(LmsearchError.exit_code)
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk costs the sentence, not the exit code
+        click.echo(f"lmsearch: {sentence}", err=True)
 
 
 def _flush() -> None:

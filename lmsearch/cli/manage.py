@@ -1,5 +1,6 @@
 """`lmsearch enqueue`, `retry`, `fail`, `stop` and `delete`: what a person does to a study by hand."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -114,14 +115,19 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
     told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was at work"
-    click.echo(f"{study} is stopped: {told}; go on with: lmsearch run")
+    click.echo(f"{study} is stopped: {told}; the next lmsearch run of its file goes on")
 
 
 @click.command()
 @click.argument("study")
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder that its workers were given as --checkpoints: its files there go too.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
-def delete(study: str, yes: bool, storage: str, store_timeout: float | None) -> None:
+def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_timeout: float | None) -> None:
     """Delete a study for good: its trials, and its checkpoints and files on this host.
 
     \b
@@ -135,8 +141,10 @@ def delete(study: str, yes: bool, storage: str, store_timeout: float | None) -> 
     check_name(study)
     opened = open_store(storage, store_timeout)
     check_idle(opened, study)
+    folders = [RUNS / study] + ([] if checkpoints is None else [checkpoints / study])
     if not yes:
         place = redact(parse_storage(storage))
-        click.confirm(f"delete the study {study} in {place}, and {RUNS / study} here?", abort=True)
-    remove(opened, study, RUNS / study)
+        folders_told = " and ".join(map(str, folders))
+        click.confirm(f"delete the study {study} in {place}, and {folders_told} here?", abort=True)
+    remove(opened, study, folders)
     click.echo(f"{study} is deleted")

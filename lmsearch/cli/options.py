@@ -38,6 +38,14 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     return 3600 * hours + 60 * minutes + seconds
 
 
+def positive_duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Read a duration that is more than nothing."""
+    seconds = duration(context, parameter, value)
+    if seconds == 0:
+        raise ConfigError(f"{value!r} is no time at all; write 10m or 90s")
+    return seconds
+
+
 def storage_option(function: F) -> F:
     """Add --storage and --store-timeout."""
     timeout = click.option(
@@ -136,7 +144,7 @@ def work_options(function: F) -> F:
             "--stall",
             metavar="10m",
             default=f"{STALL_SECONDS:.0f}s",
-            callback=duration,
+            callback=positive_duration,
             help="End a worker whose trial made no step for so long, with its stack in its log. [default: 10m]",
         ),
         click.option(

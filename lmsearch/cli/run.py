@@ -20,6 +20,7 @@ from lmsearch.cli.options import (
     parse_storage,
     spell_value,
     storage_option,
+    timestamped,
     work_options,
     work_words,
 )
@@ -108,6 +109,7 @@ class _Setup:
             os.environ,
             store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
             max_failures=self.options["max_failures"],
+            say=None if self.options["quiet"] or self.options["as_json"] else timestamped,
         )
 
     def tickets(self) -> list["Ticket"]:
@@ -230,18 +232,37 @@ def _listen(signals: Any) -> None:
         signal.signal(signal.SIGHUP, handle)
 
 
+def _bear(error: OSError) -> None:
+    """Go on where the terminal is closed and its closing was ignored; any other error is one."""
+    import errno
+
+    if error.errno != errno.EIO:
+        raise error
+    _leave_terminal()
+
+
 def _leave_terminal() -> None:
     """Say nothing more where the terminal is closed: each word would be an error there."""
-    import errno
     import os
-    import termios
 
     for descriptor in (1, 2):
-        try:
-            termios.tcgetattr(descriptor)
-        except termios.error as error:
-            if error.args[0] == errno.EIO:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        if _is_closed_terminal(descriptor):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _is_closed_terminal(descriptor: int) -> bool:
+    import errno
+    import os
+    import stat
+    import termios
+
+    if not stat.S_ISCHR(os.fstat(descriptor).st_mode):
+        return False
+    try:
+        termios.tcgetattr(descriptor)
+    except termios.error as error:
+        return bool(error.args[0] != errno.ENOTTY)
+    return False
 
 
 def _print_plan(setup: _Setup, devices: list[str]) -> None:
@@ -271,9 +292,15 @@ def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":
     """Draw the search until it ends; give what the store has then."""
     from lmsearch.cli.live import open_view
 
-    with open_view(quiet) as view:
-        for snapshot in snapshots:
-            view.show(snapshot)
+    try:
+        with open_view(quiet) as view:
+            for snapshot in snapshots:
+                try:
+                    view.show(snapshot)
+                except OSError as error:
+                    _bear(error)
+    except OSError as error:
+        _bear(error)
     record: StudyRecord = snapshot.record
     return record
 

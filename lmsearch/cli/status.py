@@ -35,6 +35,7 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     from rich.console import Console
 
     from lmsearch.store.records import open_study, optuna_study, read_study
+    from lmsearch.store.tickets import check_study
 
     opened = open_store(storage, store_timeout)
     info = open_study(opened, study)
@@ -55,7 +56,11 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
             if record.done == record.total:
                 return
             time.sleep(_WATCH_SECONDS)
-            record = read_study(opened, info, cached)
+            try:
+                record = read_study(opened, info, cached)
+            except KeyError:  # what Optuna raises where the study is gone
+                check_study(opened, info.ref)
+                raise
 
 
 def _now(storage: "FencedStorage") -> tuple[float, str]:

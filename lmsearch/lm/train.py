@@ -100,6 +100,7 @@ def open_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
+        device = torch.device("cuda", device.index or 0)  # one name for one device
         torch.set_float32_matmul_precision("high")  # TF32 products
     elif device.type != "cpu":
         raise DeviceError(f"the device {name!r} is not supported; there are: {', '.join(DEVICES)}")

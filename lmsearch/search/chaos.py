@@ -159,7 +159,7 @@ class Chaos:
         info = find_study(self._storage, self.name)
         if info is not None:
             self._let_all_leave(info)
-            delete(self._storage, self.name, None if keep_files else self._options.folder / "runs" / self.name)
+            delete(self._storage, self.name, [] if keep_files else [self._options.folder / "runs" / self.name])
 
     def _let_all_leave(self, info: StudyInfo) -> None:
         ask_to_stop(self._storage, info.ref, stopped=True)
@@ -318,7 +318,7 @@ class Chaos:
             return "all connections cut"
         if kind == "answers":
             proxy.commits_to_cut = 3
-            return "the answers to three commits lost"
+            return "the next three commits are to lose their answers"
         if kind == "slow":
             proxy.delay = 0.25
             self._later(seconds, self._calm_store)
@@ -371,6 +371,8 @@ class Chaos:
         )
         if deaths > self._kills:
             self._unexplained.append(f"{deaths} workers died, {self._kills} were killed")
+        if self._proxy is not None:
+            self._faults["the answer to a commit lost"] = self._proxy.commits_cut  # none where TLS hides commits
         self._say("each trial is trained again, in one go, to compare its curve")
         answered = each_answered_once(record)
         return Outcome(

@@ -33,6 +33,8 @@ from lmsearch.store.tickets import close_ended, list_tickets, present
 
 _SILENT = 0.5  # of a lease's length without a sign of life: a live holder gives one each third
 
+_FIRST_NAMESPACE = "pid:[4026531836]"  # Linux gives it to the processes that are in no container
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -196,11 +198,22 @@ def _is_gone(ticket: Ticket, boot: str) -> bool:
     Where any process has its number now, be it another one, this is false.
     """
     return (
-        ticket.host == socket.gethostname()
+        _sees_every_process(boot)
+        and ticket.host == socket.gethostname()
         and ticket.boot == boot
         and ticket.process is not None
         and not _exists(ticket.process)
     )
+
+
+def _sees_every_process(boot: str) -> bool:
+    """Tell whether a process of this host cannot hide: containers may have one host name and processes of their own."""
+    if boot != "server":
+        return True  # SQLite: whoever has the file is here
+    try:
+        return Path("/proc/self/ns/pid").readlink().name == _FIRST_NAMESPACE
+    except OSError:
+        return False
 
 
 def _exists(process: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -29,6 +30,7 @@ _RESTARTS = 5  # of one place in a row without a trial ended in between
 _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
 _OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worker that left by itself
+_OOM_SECONDS = 5.0  # between the kernel's count of a kill and the end of the process
 _LOG_TAIL = 4_000  # bytes of a log that are looked through for the last words of a worker
 
 Command = Callable[[str, str, int], Sequence[str]]
@@ -95,6 +97,7 @@ class Launcher:
         store_timeout: float = 600.0,
         max_failures: int | None = None,
         oom_kills: Callable[[], int] = count_oom_kills,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.storage = storage
         self.info = info
@@ -107,10 +110,13 @@ class Launcher:
             "OMP_NUM_THREADS": "1",  # a trial sets its own number of threads
         }
         self.notices: list[str] = []
+        self._say = say or self.notices.append  # for what cannot wait for the next snapshot
         self._store_timeout = store_timeout
         self._max_failures = max_failures or info.spec.settings.max_failures
         self._oom_kills = oom_kills
         self._oom_seen = oom_kills()
+        self._oom_at = -_OOM_SECONDS  # monotonic: when the count last rose
+        self._oom_rises = 0  # that no death of ours has answered yet
         self._study = optuna_study(storage, info.ref.name)
         self._began = time.monotonic()
         self._error: LmsearchError | None = None
@@ -136,6 +142,7 @@ class Launcher:
         try:
             while not all(place.left for place in places):
                 self._pass_on(places)
+                self._count_oom()
                 for place in places:
                     self._look_after(place)
                 if time.monotonic() - looked >= _LOOK:
@@ -178,7 +185,7 @@ class Launcher:
     def _wait_on(self, outage: Outage) -> bool:
         """Wait for the store as long as the workers do, or until a signal; for a free connection without limit."""
         if outage.attempts == 1:
-            self.notices.append(f"waiting for the store: {outage.reason}")
+            self._say(f"waiting for the store: {outage.reason}")
         return outage.gone < self._store_timeout and not self.signals.received
 
     def _start(self, device: str) -> _Child:
@@ -221,7 +228,7 @@ class Launcher:
         child, place.child = place.child, None
         os.close(child.pipe)
         asked = bool(self.signals.received) or self._error is not None
-        trouble = None if asked or end.code in _OWN_ENDS else self._trouble(end)
+        trouble = None if asked or end.code in _OWN_ENDS else self._trouble(end, child.log)
         with contextlib.suppress(StoreGoneError):  # the lease then runs out by itself
             release_worker(self.storage, self.info.ref, child.name, trouble, end.peak_memory if trouble else None)
         if end.code == 0 or asked:
@@ -237,12 +244,23 @@ class Launcher:
         place.start_at = time.monotonic() + pause
         self.notices.append(f"a worker {_spell_end(end.code, trouble)}; it is started again; its log is {child.log}")
 
-    def _trouble(self, end: _End) -> str:
+    def _count_oom(self) -> None:
+        """Note a rise of the kernel's count; one that no death of ours follows was somebody else's."""
+        count = self._oom_kills()
+        if time.monotonic() - self._oom_at > _OOM_SECONDS:
+            self._oom_rises = 0
+        if count > self._oom_seen:
+            self._oom_at = time.monotonic()
+            self._oom_rises += count - self._oom_seen
+        self._oom_seen = count
+
+    def _trouble(self, end: _End, log: Path) -> str:
         """Tell what a worker died of, as its ticket counts it."""
-        if end.code == -signal.SIGKILL and self._oom_seen < self._oom_kills():
-            self._oom_seen += 1
+        self._count_oom()
+        if end.code == -signal.SIGKILL and self._oom_rises > 0:
+            self._oom_rises -= 1
             return "memory"
-        return "stall" if end.code == STALLED else "death"
+        return "stall" if end.code == STALLED or (end.code == 1 and _ended_by_faulthandler(log)) else "death"
 
     def _ends_the_search(self, code: int, child: _Child, restarts: int) -> LmsearchError | None:
         words = _last_words(child.log)
@@ -368,11 +386,23 @@ def _wall_seconds(trial: TrialRecord) -> float:
     return max(0.0, ((trial.ended or datetime.now()) - trial.started).total_seconds())
 
 
+def _ended_by_faulthandler(log: Path) -> bool:
+    """Tell whether the C runtime ended a worker, whose interpreter a library held."""
+    return re.search(r"^Timeout \(\d+:", _tail(log, 25 * _LOG_TAIL), re.MULTILINE) is not None
+
+
+def _tail(log: Path, size: int) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _last_words(log: Path) -> str:
     """Give what a worker said last: its error sentence, or the end of its traceback."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL))
-        lines = file.read().decode(errors="replace").splitlines()
+    lines = _tail(log, _LOG_TAIL).splitlines()
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith("lmsearch: "):
             return "\n".join(lines[number:])

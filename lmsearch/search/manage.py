@@ -1,9 +1,10 @@
 """What a person does to a study by hand: add, try again, fail and delete."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.errors import StudyError
@@ -44,8 +45,11 @@ def fail(storage: FencedStorage, name: str, number: int) -> None:
     trial = _trial(storage, info, number)
     if trial.state.is_finished():
         raise StudyError(f"trial {number} of {name} is {trial.state.name.lower()} already; what is ended stays")
-    storage.set_trial_user_attr(trial._trial_id, "reason", "failed by hand")
-    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    try:
+        storage.set_trial_user_attr(trial._trial_id, "reason", "failed by hand")
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError as error:
+        raise StudyError(f"trial {number} of {name} has just ended by itself; what is ended stays") from error
     close_ended(storage, info.ref)
 
 
@@ -61,12 +65,12 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     return info
 
 
-def delete(storage: FencedStorage, name: str, folder: Path | None) -> None:
-    """Delete a study that nobody works on: trials, tickets, and its files in `folder` on this host, if it is named."""
+def delete(storage: FencedStorage, name: str, folders: Sequence[Path]) -> None:
+    """Delete a study that nobody works on: trials, tickets, and its files in `folders` of this host."""
     info = check_idle(storage, name)
     storage.delete_study(info.ref.id)
     delete_tickets(storage, info.ref)
-    if folder is not None:
+    for folder in folders:
         _delete_files(info, folder)
 
 

@@ -11,6 +11,7 @@ from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError, StudyError
 from lmsearch.search.strategies import distribution
 from lmsearch.spec import StudySpec, differences
+from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, open_study, read_epochs
 from lmsearch.store.storage import FencedStorage
 from lmsearch.text.corpus import Corpus
@@ -52,6 +53,11 @@ def take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
     They get this study's distributions, since TPE's joint model is empty over unequal ones, and are marked with
     where they come from. They answer no ticket.
     """
+    with creating(storage):  # two commands that take over at once would else take each trial twice
+        return _take_over(storage, source, info)
+
+
+def _take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
     origin = open_study(storage, source)
     epochs = read_epochs(storage, origin.ref)
     there = {
@@ -91,11 +97,6 @@ def fitting_params(params: Mapping[str, Any], origin: StudyInfo, info: StudyInfo
     except ConfigError:
         return None
     return point if same else None
-
-
-def _value(tables: Mapping[str, Mapping[str, Value]], path: str) -> Value:
-    table, _, name = path.partition(".")
-    return tables[table][name]
 
 
 def _comparable(config: RunConfig) -> RunConfig:

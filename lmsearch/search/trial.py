@@ -103,10 +103,22 @@ class TrialRunner:
             self.checkpoints.remove(ticket)
         return found.checkpoint
 
+    def drop(self, ticket: Ticket) -> None:
+        """Drop what was computed for a ticket that another worker has: what it had reported is that one's start."""
+        for now in list_tickets(self.storage, self.info.ref):
+            if now.number == ticket.number:
+                self.checkpoints.remove_unreported(ticket, now.checkpoint)
+
     def sweep(self) -> None:
-        """Remove the checkpoints of ended trials whose worker died before it could."""
+        """Remove the checkpoints and weights of ended trials whose worker died before it could."""
         tickets = list_tickets(self.storage, self.info.ref)
         self.checkpoints.sweep(self.info.ref.key, {ticket.number for ticket in tickets if ticket.state == DONE})
+        trials = self.study.get_trials(deepcopy=False)
+        kept = {_path(trial.user_attrs["model"]).name for trial in trials if "model" in trial.user_attrs}
+        at_work = {ticket.trial_number for ticket in tickets if ticket.state != DONE}
+        for folder in self.models.glob(f"{_stem(self.info.ref.key, '*')}*"):
+            if folder.name not in kept and int(folder.name.split("-")[2]) not in at_work:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _verdict(ticket: Ticket) -> str:
@@ -151,6 +163,7 @@ class _OneTrial:
         self.rows: list[EpochRow] = list(saved.epochs) if saved else []
         self.best_model = saved.best_model if saved else None
         self.disk_warned = False
+        self.reported: set[int] = set()  # epochs that the store has
 
     def run(self) -> str:
         """Train, report and end the trial; an error that is nobody's input ends it as failed."""
@@ -207,9 +220,9 @@ class _OneTrial:
 
     def _catch_up(self) -> str | None:
         """Report the epochs that the checkpoint has and the store lacks, and decide on the last of them."""
-        known = self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
+        self.reported |= self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values.keys()
         for row in self.rows:
-            if row.epoch not in known:
+            if row.epoch not in self.reported:
                 self._report(row, Progress(epoch=row.epoch, step=0, tokens_per_second=None), None)
         # Its owner may have died between an epoch's report and what followed from it.
         return self._decide(self.rows[-1]) if self.saved and self.saved.at_epoch_end else None
@@ -283,7 +296,12 @@ class _OneTrial:
         size = len(self.runner.corpus.vocabulary)
         value = float(size) if self._diverged(row) else math.exp(row.valid_loss)
         with self.runner.storage.reporting(row, progress, key):
-            self.trial.report(value, row.epoch)
+            if row.epoch in self.reported:
+                # Trained again, since no checkpoint had it; Optuna's report would pass over it, and over the new file.
+                self.runner.storage.set_trial_intermediate_value(self.trial._trial_id, row.epoch, value)
+            else:
+                self.trial.report(value, row.epoch)
+        self.reported.add(row.epoch)
 
     def _diverged(self, row: EpochRow) -> bool:
         # A model that knows nothing has the vocabulary's size as its perplexity.
@@ -332,7 +350,7 @@ def keep_best_models(runner: TrialRunner) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stem(study_key: str, trial: int) -> str:
+def _stem(study_key: str, trial: int | str) -> str:
     # Two stores may have a study of the same name, and then share its folder.
     return f"{study_key[:12]}-trial-{trial}-epoch-"
 

@@ -187,7 +187,7 @@ def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str |
         except GiveBackError:
             runner.say(f"ticket {ticket.number} is saved and given back")
         except LeaseLostError as error:
-            runner.checkpoints.remove(ticket, lease=ticket.lease)
+            runner.drop(ticket)
             runner.say(f"{error}; what was computed here for it is dropped")
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)

@@ -1,5 +1,6 @@
 """Training states on disk, whole or not at all, each under a checksum."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -81,7 +82,10 @@ class Checkpoints:
         """Keep to the quota: a trial's file before the last goes first, then nothing new is written."""
         if self.quota == math.inf:
             return
-        used = {path: path.stat().st_size for path in self.folder.glob(f"{ticket.study_key[:12]}-*.checkpoint")}
+        used = {}
+        for path in self.folder.glob(f"{ticket.study_key[:12]}-*.checkpoint"):
+            with contextlib.suppress(FileNotFoundError):  # another worker has just removed it
+                used[path] = path.stat().st_size
         for place in self._places(ticket, self.folder)[:-1]:
             if sum(used.values()) + size > self.quota:
                 place.path.unlink(missing_ok=True)
@@ -118,6 +122,14 @@ class Checkpoints:
         """Remove a ticket's checkpoints, or only those that were written under one lease."""
         for place in self._places(ticket, self.folder):
             if lease is None or place.lease == lease:
+                place.path.unlink(missing_ok=True)
+
+    def remove_unreported(self, ticket: Ticket, named: str | None) -> None:
+        """Remove what was written under the ticket's lease after the file that the ticket, as it is now, names."""
+        match = _NAME.fullmatch(Path((named or "").partition(":")[2]).name)
+        last = (int(match["epoch"]), int(match["step"])) if match else (0, 0)
+        for place in self._places(ticket, self.folder):
+            if place.lease == ticket.lease and (place.epoch, place.step) > last:
                 place.path.unlink(missing_ok=True)
 
     def sweep(self, study_key: str, done: Container[int]) -> int:

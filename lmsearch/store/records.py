@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.config import Value
@@ -107,21 +108,20 @@ class StudyRecord:
         return sum(trial.outcome == outcome for trial in self.trials)
 
 
-def study_names(storage: FencedStorage) -> list[str]:
-    """List the names of all studies in the store, those of other programs too."""
-    return [study.study_name for study in storage.get_all_studies()]
-
-
 def lmsearch_studies(storage: FencedStorage) -> list[str]:
     """List the names of the studies that lmsearch made."""
-    return [study.study_name for study in storage.get_all_studies() if _ATTRIBUTE in study.user_attrs]
+    return [study.study_name for study in storage.get_all_studies() if _stored(study)]
+
+
+def _stored(study: FrozenStudy) -> dict[str, Any] | None:
+    """Give what lmsearch keeps of a study; its first version kept it as a system attribute."""
+    stored: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE) or study.system_attrs.get(_ATTRIBUTE)
+    return stored
 
 
 def study_keys(storage: FencedStorage) -> set[str]:
     """Give the keys of all studies that lmsearch made; a copy has that of its original until it is adopted."""
-    return {
-        study.user_attrs[_ATTRIBUTE]["key"] for study in storage.get_all_studies() if _ATTRIBUTE in study.user_attrs
-    }
+    return {stored["key"] for study in storage.get_all_studies() if (stored := _stored(study))}
 
 
 def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
@@ -130,7 +130,7 @@ def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
     if not found:
         return None
     study = found[0]
-    stored: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE)
+    stored: dict[str, Any] | None = _stored(study)
     if stored is None:
         if storage.get_all_trials(study._study_id):
             raise StudyError(f"the study {name!r} was not made by lmsearch; give this search another --name")

@@ -24,6 +24,13 @@ from lmsearch.store.watchdog import Watchdog
 
 R = TypeVar("R")
 
+_SERVER_SETTINGS = (
+    "idle_in_transaction_session_timeout = '25s'",
+    "tcp_keepalives_idle = 10",
+    "tcp_keepalives_interval = 5",
+    "tcp_keepalives_count = 3",
+)
+
 
 class RepeatingStorage(RDBStorage):
     """Optuna's storage for a database that may be away.
@@ -48,6 +55,7 @@ class RepeatingStorage(RDBStorage):
         )
         if url.get_backend_name() != "sqlite":
             Watchdog(self.engine)
+            sa.event.listen(self.engine, "connect", _limit_silence)
         if create:
             create_tables(self.engine)
 
@@ -220,3 +228,11 @@ def _boot_id() -> str:
 def _mac_boot_id() -> str:
     asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"
+
+
+def _limit_silence(raw: Any, record: Any) -> None:
+    """Have the server end what a frozen worker, or a host without power, would hold: a transaction, and its locks."""
+    with raw.cursor() as cursor:
+        for setting in _SERVER_SETTINGS:
+            cursor.execute(f"SET {setting}")
+    raw.commit()

@@ -274,7 +274,10 @@ class FencedStorage(RepeatingStorage):
                 if _rowcount(session.execute(self.renewal(ticket, epoch=0, step=0, checkpoint=None))) != 1:
                     raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
                 state = sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == ticket.trial_id)
-                if session.execute(state).scalar_one() != TrialState.RUNNING:
+                found = session.execute(state).scalar_one_or_none()
+                if found is None:
+                    raise KeyError(ticket.trial_id)  # as Optuna says it of a trial that is gone
+                if found != TrialState.RUNNING:
                     raise UpdateFinishedTrialError(f"the trial of ticket {ticket.number} is ended")
                 session.execute(sa.delete(value).where(value.trial_id == ticket.trial_id))
                 session.execute(

@@ -116,6 +116,21 @@ def test_a_closed_terminal_saves_and_leaves_nobody_behind(
         assert time.monotonic() < end
 
 
+def test_a_search_that_ignores_the_closing_of_its_terminal_goes_on_to_its_end(
+    tmp_path: Path, cli: Cli, open_terminal: Callable[..., Terminal]
+) -> None:
+    write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 60"))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup, or after `trap '' HUP`
+    try:
+        terminal = open_terminal("run", "tiny.toml", "--workers", "1")
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    terminal.read(r"[1-9]\d*/60")
+    os.close(terminal.master)
+    assert terminal.wait() == 0
+    assert "tiny: 3 of 3 trials, 3 complete" in cli("status", "tiny").stdout
+
+
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_without_colour_there_is_none(
     tmp_path: Path, environment: dict[str, str], open_terminal: Callable[..., Terminal]

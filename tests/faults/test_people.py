@@ -221,10 +221,10 @@ def test_delete_is_refused_while_leases_live_and_then_removes_tickets_and_files(
         if running(bureau) and not refused:
             refused = True
             with pytest.raises(Exception, match="are at work on .*; let them save and leave with: lmsearch stop tiny"):
-                delete(bureau.storage, "tiny", folder)
+                delete(bureau.storage, "tiny", [folder])
             ask_to_stop(bureau.storage, bureau.info.ref, stopped=True)
     assert list(folder.glob("checkpoints/*.checkpoint"))
-    delete(bureau.storage, "tiny", folder)
+    delete(bureau.storage, "tiny", [folder])
     assert bureau.storage.get_all_studies() == []
     assert list_tickets(bureau.storage, bureau.info.ref) == []
     assert not folder.exists()
@@ -300,3 +300,17 @@ def test_status_of_a_study_is_drawn_again_and_again(cli: Cli, tmp_path: Path) ->
     watched = cli("status", "tiny", "--watch")
     search.join()
     assert watched.returncode == 0 and "tiny: 3 of 3 trials, 3 complete" in watched.stdout
+
+
+def test_weights_that_lie_on_another_host_are_told_with_the_command_that_makes_them_here(
+    bureau: Bureau, cli: Cli
+) -> None:
+    assert bureau.start_worker(prefix=on_host("first")).wait(timeout=60) == 0
+    said = cli("best", "tiny", "--storage", bureau.url)
+    assert said.returncode == 0, said.stderr
+    assert (
+        "the best model's weights are on first; make them here with: lmsearch train runs/tiny/best-config.json"
+        in said.stdout
+    )
+    here = bureau.start_worker()  # nothing is owed
+    assert here.wait(timeout=60) == 0

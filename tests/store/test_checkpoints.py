@@ -140,3 +140,15 @@ def test_a_new_file_is_kept_though_an_earlier_lease_left_files_of_later_epochs(c
     key = checkpoints.save(make_ticket(lease=3), 1, 10, make_checkpoint(b"again"))
     found = find_in(checkpoints, make_ticket(lease=4, checkpoint=key))
     assert found is not None and found.state == b"again"
+
+
+def test_a_woken_worker_keeps_the_file_that_the_ticket_names_and_drops_what_came_after(
+    checkpoints: Checkpoints,
+) -> None:
+    """Whoever took over begins there, and may die before it has a file of its own."""
+    named = checkpoints.save(make_ticket(lease=1), 5, 50, make_checkpoint(b"reported"))
+    checkpoints.save(make_ticket(lease=1), 6, 60, make_checkpoint(b"refused"))
+    checkpoints.remove_unreported(make_ticket(lease=1), named)
+    assert [name.split("-")[2] for name in files(checkpoints)] == ["e5"]
+    found = checkpoints.find(make_ticket(lease=3, checkpoint=named)).checkpoint
+    assert found is not None and found.state == b"reported"
