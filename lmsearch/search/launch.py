@@ -26,7 +26,7 @@ from lmsearch.store.tickets import check_study, close_ended, release_worker
 
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
-_RESTARTS = 5  # of one place in a row without a trial ended in between
+_RESTARTS = 5  # of one place in a row without progress of the search in between
 _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
 _OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worker that left by itself
@@ -61,7 +61,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     pipe: int  # our end; closed by our death
     log: Path
-    done: int  # tickets answered when it was started
+    progress: int  # of the search when it was started: epochs that its tickets have had
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Place:
 
     device: str
     child: _Child | None = None
-    restarts: int = 0  # without a trial ended in between
+    restarts: int = 0  # without progress of the search in between
     start_at: float = 0.0  # monotonic
     left: bool = False
 
@@ -121,7 +121,7 @@ class Launcher:
         self._began = time.monotonic()
         self._error: LmsearchError | None = None
         self._passed_on = 0
-        self._done = 0
+        self._progress = 0
         self._ended_before: set[int] = set()  # numbers of trials
         self._ended: list[TrialRecord] = []  # in the order in which they were seen to end
         self._nothing_owed_since: float | None = None
@@ -170,7 +170,7 @@ class Launcher:
         except KeyError:  # what Optuna raises where the study is gone
             check_study(self.storage, self.info.ref)
             raise
-        self._done = record.done
+        self._progress = record.done + sum(ticket.epoch for ticket in record.tickets)
         return record
 
     def _last_record(self, record: StudyRecord) -> StudyRecord:
@@ -203,7 +203,7 @@ class Launcher:
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
             )
         os.close(theirs)
-        return _Child(name, process, ours, log, self._done)
+        return _Child(name, process, ours, log, self._progress)
 
     def _open_log(self, log: Path) -> IO[bytes]:
         try:
@@ -234,7 +234,7 @@ class Launcher:
         if end.code == 0 or asked:
             place.left = True
             return
-        place.restarts = place.restarts + 1 if self._done == child.done else 1
+        place.restarts = place.restarts + 1 if self._progress == child.progress else 1
         self._error = self._ends_the_search(end.code, child, place.restarts)
         if self._error is not None:
             self.signals.received.append(signal.SIGTERM)

@@ -245,7 +245,10 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     assert cli("delete", "tiny", "--yes").returncode == 2
     assert cli("retry", "tiny", "0").returncode == 2
     assert "trial 0 of tiny is failed" in cli("fail", "tiny", "0").stdout
-    assert "tiny is stopped: " in (stop := cli("stop", "tiny")).stdout and "go on with: lmsearch run" in stop.stdout
+    assert (
+        "tiny is stopped: " in (stop := cli("stop", "tiny")).stdout
+        and "the next lmsearch run of its file goes on" in stop.stdout
+    )
     search.join()
     assert said[0].returncode == 0 and "stopped by `lmsearch stop`; everything is saved" in said[0].stdout
     assert "tiny owes 4 trials now; the new one (retry of 0) has" in cli("retry", "tiny", "0").stdout
