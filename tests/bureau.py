@@ -120,8 +120,15 @@ def check_whole(record: StudyRecord, epochs: int = 3, endings: tuple[str, ...] =
 
 
 def ended(record: StudyRecord) -> dict[int, object]:
-    """Give the ended trials as they stand, for I1: none is lost or changed."""
-    return {trial.number: trial for trial in record.trials if trial.ended is not None}
+    """Give the ended trials as they stand, for I1: none is lost or changed.
+
+    Not with their tickets, which a snapshot reads a moment before the trials.
+    """
+    return {
+        trial.number: (trial.outcome, trial.params, trial.curve, trial.reason, trial.model, trial.started, trial.ended)
+        for trial in record.trials
+        if trial.ended is not None
+    }
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:

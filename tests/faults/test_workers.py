@@ -56,7 +56,7 @@ def test_row_1_a_worker_killed_at_any_line_costs_at_most_its_epoch(bureau: Burea
 @pytest.mark.timeout(600)
 def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bureau: Bureau) -> None:
     spec = bureau.info.spec
-    begin(bureau.storage, "tiny", spec, bureau.info.folder, bureau.corpus, Request(trials=60))
+    begin(bureau.storage, "tiny", spec, bureau.info.folder, bureau.corpus, Request(trials=150))
     rng, kills, notices = random.Random(4), 0, 0
     before: dict[int, object] = {}
     for snapshot in bureau.search(8, pause="0.15"):
@@ -65,7 +65,8 @@ def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bur
         assert before.items() <= now.items()  # I1
         before = now
         running = [ticket.process for ticket in snapshot.record.tickets if ticket.state == RUNNING and ticket.process]
-        for process in rng.sample(running, min(len(running), 2)):
+        # One of several: where each that runs is killed, a trial rightly ends failed after five deaths (row 21).
+        for process in rng.sample(running, 1 if len(running) >= 4 else 0):
             if kills < 50 and alive(process):
                 time.sleep(rng.random() * 0.2)
                 os.kill(process, signal.SIGKILL)
