@@ -1,8 +1,10 @@
 """Searches in a folder of their own, by real worker processes whose trainer is a stub."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,6 +139,24 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def meanwhile(act: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Do something again and again, so many seconds apart, until the end of the block."""
+    done = threading.Event()
+
+    def again_and_again() -> None:
+        while not done.wait(seconds):
+            act()
+
+    thread = threading.Thread(target=again_and_again)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def alive(process: int) -> bool:

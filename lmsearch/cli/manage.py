@@ -68,13 +68,13 @@ def retry(study: str, trial: int, storage: str, store_timeout: float | None) -> 
 
 
 def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets: "Sequence[Ticket]") -> None:
-    from lmsearch.search.manage import workers_at_work
+    from lmsearch.store.tickets import leases
 
     study, new = info.ref.name, tickets[-1]
     fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
     again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
     click.echo(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
-    if not workers_at_work(opened, info):
+    if not leases(opened, info.ref):
         run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
         click.echo(f"no worker is at work; run it with: {run_it}")
 

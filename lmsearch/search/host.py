@@ -26,17 +26,23 @@ def default_devices(device: str, workers: int | None) -> list[str]:
         raise DeviceError(f"the device {device} was asked for, and this machine has {len(gpus)} CUDA devices")
     else:
         names = gpus or ["cpu"]
-    default = len(names) if names[0].startswith("cuda") else _usable_cpus()
+    default = len(names) if names[0].startswith("cuda") else usable_cpus()
     return [names[number % len(names)] for number in range(workers or default)]
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_nvidia_driver() -> bool:
+    """Tell whether NVIDIA's driver is on this host."""
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
 
 
 def _count_gpus() -> int:
     """Count the GPUs this process may use, in a child, since only PyTorch knows and it takes seconds to load."""
-    if shutil.which("nvidia-smi") is None and not Path("/dev/nvidiactl").exists():
+    if not has_nvidia_driver():
         return 0
     code = "import torch; print(torch.cuda.device_count())"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -46,12 +52,21 @@ def _count_gpus() -> int:
 def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
     """Count the processes of this control group that the kernel ended for want of memory; 0 where it does not say."""
     with contextlib.suppress(OSError):
-        for line in control.read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            folder, name = ("memory", "memory.oom_control") if controllers == "memory" else ("", "memory.events")
-            # Inside a container the group's own folder may be the root of what is mounted.
-            for place in (root / folder / group.lstrip("/") / name, root / folder / name):
-                found = re.search(r"^oom_kill (\d+)$", place.read_text() if place.is_file() else "", re.MULTILINE)
-                if found is not None:
-                    return int(found[1])
+        for controller, name in (("memory", "memory.oom_control"), ("", "memory.events")):
+            found = re.search(r"^oom_kill (\d+)$", read_control_group(controller, name, control, root), re.MULTILINE)
+            if found is not None:
+                return int(found[1])
     return 0
+
+
+def read_control_group(controller: str, name: str, control: Path, root: Path) -> str:
+    """Read a file of this process's control group; "" where there is none."""
+    lines = control.read_text().splitlines() if control.is_file() else []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controller in controllers.split(","):
+            # Inside a container the group's own folder may be the root of what is mounted.
+            for place in (root / controller / group.lstrip("/") / name, root / controller / name):
+                if place.is_file():
+                    return place.read_text().strip()
+    return ""

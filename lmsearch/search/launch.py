@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import socket
@@ -17,6 +16,7 @@ from typing import IO
 
 from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.search.host import count_oom_kills
+from lmsearch.search.logs import ended_by_faulthandler, last_words
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
@@ -31,7 +31,6 @@ _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
 _OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worker that left by itself
 _OOM_SECONDS = 5.0  # between the kernel's count of a kill and the end of the process
-_LOG_TAIL = 4_000  # bytes of a log that are looked through for the last words of a worker
 
 Command = Callable[[str, str, int], Sequence[str]]
 """Gives a worker's command line from its name, its device and the pipe that ends with the parent."""
@@ -260,10 +259,10 @@ class Launcher:
         if end.code == -signal.SIGKILL and self._oom_rises > 0:
             self._oom_rises -= 1
             return "memory"
-        return "stall" if end.code == STALLED or (end.code == 1 and _ended_by_faulthandler(log)) else "death"
+        return "stall" if end.code == STALLED or (end.code == 1 and ended_by_faulthandler(log)) else "death"
 
     def _ends_the_search(self, code: int, child: _Child, restarts: int) -> LmsearchError | None:
-        words = _last_words(child.log)
+        words = last_words(child.log)
         told = words.removeprefix("lmsearch: ")
         if code == StoreGoneError.exit_code:
             return StoreGoneError(told.partition("; what ran is saved")[0])
@@ -384,26 +383,3 @@ def seconds_left(record: StudyRecord, workers: int) -> float | None:
 def _wall_seconds(trial: TrialRecord) -> float:
     assert trial.started is not None
     return max(0.0, ((trial.ended or datetime.now()) - trial.started).total_seconds())
-
-
-def _ended_by_faulthandler(log: Path) -> bool:
-    """Tell whether the C runtime ended a worker, whose interpreter a library held."""
-    return re.search(r"^Timeout \(\d+:", _tail(log, 25 * _LOG_TAIL), re.MULTILINE) is not None
-
-
-def _tail(log: Path, size: int) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - size))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def _last_words(log: Path) -> str:
-    """Give what a worker said last: its error sentence, or the end of its traceback."""
-    lines = _tail(log, _LOG_TAIL).splitlines()
-    for number in range(len(lines) - 1, -1, -1):
-        if lines[number].startswith("lmsearch: "):
-            return "\n".join(lines[number:])
-    return lines[-1] if lines else f"it said nothing; its log is {log}"

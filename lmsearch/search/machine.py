@@ -2,10 +2,8 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, listed, spell_bytes
+from lmsearch.search.host import has_nvidia_driver, read_control_group, usable_cpus
 
 _TORCH_SECONDS = 120.0
 _LEAST_MEMORY = 5e8  # bytes for one worker: PyTorch alone takes half of it
@@ -39,7 +38,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def _processors() -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
     text = f"{count(usable, 'processor')} for this process, so `lmsearch run` starts as many workers on the CPU"
     limit = cpu_limit()
     if limit is not None and limit < usable:
@@ -83,7 +82,7 @@ def _torch() -> Finding:
     ]
     if gpus:
         return Finding(check="devices", state=OK, text=f"PyTorch {told['version']} uses {listed(gpus)}")
-    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
+    if not has_nvidia_driver():
         text = f"PyTorch {told['version']} loads; no NVIDIA GPU is here, so trials run on the CPU"
         return Finding(check="devices", state=OK, text=text)
     why = "is built without CUDA: install one with it" if told["cuda"] is None else "finds none: look at nvidia-smi"
@@ -102,9 +101,9 @@ def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
 def cpu_limit(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Give how many processors this control group may use at a time; None without a limit."""
     # Version 2 has both numbers in one file, version 1 has a file for each.
-    words = _of_group("", "cpu.max", control, root).split() or [
-        _of_group("cpu", "cpu.cfs_quota_us", control, root),
-        _of_group("cpu", "cpu.cfs_period_us", control, root),
+    words = read_control_group("", "cpu.max", control, root).split() or [
+        read_control_group("cpu", "cpu.cfs_quota_us", control, root),
+        read_control_group("cpu", "cpu.cfs_period_us", control, root),
     ]
     return int(words[0]) / int(words[1]) if all(word.isdecimal() for word in words[:2]) else None
 
@@ -115,24 +114,11 @@ def memory_left(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/s
         ("", "memory.max", "memory.current"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        words = [_of_group(controller, name, control, root) for name in (limit, used)]
+        words = [read_control_group(controller, name, control, root) for name in (limit, used)]
         # Version 1 writes "no limit" as a number beyond any memory.
         if all(word.isdecimal() for word in words) and int(words[0]) < 1 << 60:
             return float(max(0, int(words[0]) - int(words[1])))
     return None
-
-
-def _of_group(controller: str, name: str, control: Path, root: Path) -> str:
-    """Read a file of this process's control group; "" where there is none."""
-    lines = control.read_text().splitlines() if control.is_file() else []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controller in controllers.split(","):
-            # Inside a container the group's own folder may be the root of what is mounted.
-            for place in (root / controller / group.lstrip("/") / name, root / controller / name):
-                if place.is_file():
-                    return place.read_text().strip()
-    return ""
 
 
 def check_versions() -> Iterator[Finding]:

@@ -92,8 +92,3 @@ def _trial(storage: FencedStorage, info: StudyInfo, number: int) -> FrozenTrial:
         there = f"there are 0 to {len(trials) - 1}" if trials else "it has none yet"
         raise StudyError(f"{info.ref.name} has no trial {number}; {there}")
     return trials[number]
-
-
-def workers_at_work(storage: FencedStorage, info: StudyInfo) -> bool:
-    """Tell whether any ticket of the study is under a lease."""
-    return bool(leases(storage, info.ref))

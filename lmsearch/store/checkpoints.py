@@ -83,7 +83,7 @@ class Checkpoints:
         if self.quota == math.inf:
             return
         used = {}
-        for path in self.folder.glob(f"{ticket.study_key[:12]}-*.checkpoint"):
+        for path in self.of_study(ticket.study_key):
             with contextlib.suppress(FileNotFoundError):  # another worker has just removed it
                 used[path] = path.stat().st_size
         for place in self._places(ticket, self.folder)[:-1]:
@@ -118,16 +118,15 @@ class Checkpoints:
             return Found(None, f"its checkpoint lies on {where}; share a folder with --checkpoints to go on from there")
         return Found(None, _damage(damaged))
 
-    def remove(self, ticket: Ticket, lease: int | None = None) -> None:
-        """Remove a ticket's checkpoints, or only those that were written under one lease."""
+    def remove(self, ticket: Ticket) -> None:
+        """Remove a ticket's checkpoints."""
         for place in self._places(ticket, self.folder):
-            if lease is None or place.lease == lease:
-                place.path.unlink(missing_ok=True)
+            place.path.unlink(missing_ok=True)
 
     def remove_unreported(self, ticket: Ticket, named: str | None) -> None:
         """Remove what was written under the ticket's lease after the file that the ticket, as it is now, names."""
-        match = _NAME.fullmatch(Path((named or "").partition(":")[2]).name)
-        last = (int(match["epoch"]), int(match["step"])) if match else (0, 0)
+        found = _place(Path((named or "").partition(":")[2]))
+        last = (found.epoch, found.step) if found else (0, 0)
         for place in self._places(ticket, self.folder):
             if place.lease == ticket.lease and (place.epoch, place.step) > last:
                 place.path.unlink(missing_ok=True)

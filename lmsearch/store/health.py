@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from lmsearch.store.opening import creating
 from lmsearch.store.storage import FencedStorage, trouble_values
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket, create_tables
+from lmsearch.store.tickets import of_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,7 @@ def ended_from_outside(storage: FencedStorage, study: StudyRef) -> list[int]:
     query = (
         sa.select(trial.number)
         .join(TICKET, TICKET.c.trial_id == trial.trial_id)
-        .where(_of(study), trial.study_id == study.id, TICKET.c.state != DONE, trial.state.in_(ended))
+        .where(of_study(study), trial.study_id == study.id, TICKET.c.state != DONE, trial.state.in_(ended))
         .order_by(trial.number)
     )
     return [row[0] for row in _rows(storage, query)]
@@ -171,7 +172,7 @@ def adrift(storage: FencedStorage, study: StudyRef) -> list[Adrift]:
     # One statement, so that a worker that creates or ends a trial is seen before or after it, never amid.
     query = (
         sa.select(trial.number, TICKET.c.number, attribute.key)
-        .outerjoin(TICKET, sa.and_(TICKET.c.trial_id == trial.trial_id, _of(study)))
+        .outerjoin(TICKET, sa.and_(TICKET.c.trial_id == trial.trial_id, of_study(study)))
         .outerjoin(attribute, sa.and_(attribute.trial_id == trial.trial_id, attribute.key == "ticket"))
         .where(trial.study_id == study.id, trial.state == TrialState.RUNNING)
         .where(sa.or_(TICKET.c.state.is_(None), TICKET.c.state == DONE))
@@ -202,10 +203,6 @@ def remove_strays(storage: FencedStorage, keys: Collection[str]) -> None:
                 session.execute(sa.delete(table).where(table.c.study_key.not_in(list(keys))))
 
     storage.persist(call)
-
-
-def _of(study: StudyRef) -> sa.ColumnElement[bool]:
-    return sa.and_(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
 
 
 def _rows(storage: FencedStorage, query: Any) -> list[Any]:

@@ -122,7 +122,7 @@ def _free(storage: FencedStorage, study: StudyRef) -> sa.ColumnElement[bool]:
     connected = storage.connected_since
     if connected is not None and time.monotonic() - connected > storage.lease_seconds:
         free = sa.or_(free, sa.and_(TICKET.c.state == RUNNING, sa.not_(live_lease(storage))))
-    return sa.and_(_of(study), free)
+    return sa.and_(of_study(study), free)
 
 
 def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
@@ -133,7 +133,7 @@ def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
 def _room(session: Session, storage: FencedStorage, study: StudyRef, holder: Holder) -> sa.ColumnElement[bool] | None:
     """Give the condition on a ticket that there is room for it on the holder's device; None: for none at all."""
     alone = TICKET.c.memory_failures == 1
-    here = sa.and_(_of(study), TICKET.c.host == holder.host, TICKET.c.device == holder.device)
+    here = sa.and_(of_study(study), TICKET.c.host == holder.host, TICKET.c.device == holder.device)
     others = session.execute(sa.select(TICKET.c.memory_failures).where(here, live_lease(storage))).scalars().all()
     waits_here = session.execute(sa.select(TICKET.c.number).where(here, alone, TICKET.c.state == OPEN).limit(1)).first()
     if 1 in others or (others and waits_here is not None):
@@ -173,7 +173,7 @@ def owes(storage: FencedStorage, study: StudyRef) -> bool:
 
     def call(again: bool) -> bool:
         with storage.transaction() as session:
-            left = sa.select(TICKET.c.number).where(_of(study), TICKET.c.state != DONE).limit(1)
+            left = sa.select(TICKET.c.number).where(of_study(study), TICKET.c.state != DONE).limit(1)
             return session.execute(left).first() is not None
 
     return storage.persist(call)
@@ -205,7 +205,7 @@ def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
 
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
-            rows = session.execute(sa.select(*TICKET.c).where(_of(study), live_lease(storage)))
+            rows = session.execute(sa.select(*TICKET.c).where(of_study(study), live_lease(storage)))
             return [Ticket(**row) for row in rows.mappings()]
 
     return storage.persist(call)
@@ -330,12 +330,13 @@ def _check_there(session: Session, study: StudyRef) -> None:
         raise StudyGoneError(study)
 
 
-def _of(study: StudyRef) -> sa.ColumnElement[bool]:
+def of_study(study: StudyRef) -> sa.ColumnElement[bool]:
+    """Give the condition that a ticket is the study's."""
     return sa.and_(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
 
 
 def _read(session: Session, study: StudyRef) -> list[Ticket]:
-    rows = session.execute(sa.select(*TICKET.c).where(_of(study)).order_by(TICKET.c.number))
+    rows = session.execute(sa.select(*TICKET.c).where(of_study(study)).order_by(TICKET.c.number))
     return [Ticket(**row) for row in rows.mappings()]
 
 

@@ -18,7 +18,7 @@ from lmsearch.store.opening import open_storage
 from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import full_text, parse_url
-from tests.bureau import Bureau, check_whole, ended, wait_for
+from tests.bureau import Bureau, check_whole, ended, meanwhile, wait_for
 from tests.conftest import Cli, create_database, new_name
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
@@ -97,24 +97,16 @@ def test_row_5_connections_that_the_server_ends_cost_nothing(
 ) -> None:
     bureau = open_bureau(direct, trials=8)
     name = parse_url(direct).database
-    done = threading.Event()
     kills = 0
 
     def terminate() -> None:
         nonlocal kills
-        ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
-        with psycopg.connect(postgres.format("postgres"), autocommit=True) as admin:
-            while not done.wait(0.3):
-                found = admin.execute(ends, [name]).fetchone()
-                kills += found[0] if found else 0
+        found = admin.execute(ends, [name]).fetchone()
+        kills += found[0] if found else 0
 
-    killer = threading.Thread(target=terminate)
-    killer.start()
-    try:
+    ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = %s"
+    with psycopg.connect(postgres.format("postgres"), autocommit=True) as admin, meanwhile(terminate, 0.3):
         notices = [n for s in bureau.search(4, ["--lease-seconds", "5"], pause="0.1") for n in s.notices]
-    finally:
-        done.set()
-        killer.join()
     assert kills > 20
     check_whole(bureau.record())
     assert all(steps == ONCE for steps in bureau.steps())
@@ -125,19 +117,12 @@ def test_row_6_a_commit_whose_answer_is_lost_is_recognised_as_done(
     proxy: Proxy, direct: str, open_bureau: OpenBureau
 ) -> None:
     bureau = open_bureau(through(proxy, direct), trials=8)
-    done = threading.Event()
 
     def cut() -> None:
-        while not done.wait(0.5):  # a repeated call has time to come through
-            proxy.commits_to_cut = 1
+        proxy.commits_to_cut = 1
 
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    try:
+    with meanwhile(cut, 0.5):  # a repeated call has time to come through
         notices = [n for s in bureau.search(4, ["--lease-seconds", "5"], pause="0.2") for n in s.notices]
-    finally:
-        done.set()
-        cutter.join()
     proxy.commits_to_cut = 0
     assert proxy.commits_cut >= 10
     check_whole(bureau.record())

@@ -119,7 +119,7 @@ def test_an_owner_that_lost_the_lease_removes_its_own_files_only(checkpoints: Ch
     checkpoints.save(make_ticket(lease=1), 1, 10, make_checkpoint())
     checkpoints.save(make_ticket(lease=2), 1, 12, make_checkpoint())
     checkpoints.save(make_ticket(lease=1, number=77), 1, 12, make_checkpoint())
-    checkpoints.remove(make_ticket(lease=1), lease=1)
+    checkpoints.remove_unreported(make_ticket(lease=1), None)
     assert [name.split("-")[1::3] for name in files(checkpoints)] == [["7", "l2.checkpoint"], ["77", "l1.checkpoint"]]
     checkpoints.remove(make_ticket(lease=2))
     assert [name.split("-")[1] for name in files(checkpoints)] == ["77"]
