@@ -133,7 +133,7 @@ def ended(record: StudyRecord) -> dict[int, object]:
     }
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> None:
     """Wait until something is so; fail after so many seconds."""
     end = time.monotonic() + seconds
     while not condition():

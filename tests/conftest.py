@@ -1,5 +1,6 @@
 """Real servers, folders of their own, and the conformance kit's readable assertions."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -116,6 +118,19 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+def at_work(cli: Cli, study: str, **environment: str) -> list[dict[str, Any]]:
+    """Give what `lmsearch status` says of the trials that run or wait; nothing before the study is there."""
+    said = cli("status", study, "--json", **environment)
+    found: list[dict[str, Any]] = json.loads(said.stdout)["at_work"] if said.returncode == 0 else []
+    return found
+
+
+def begun(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict[str, Any]]:
+    """Give the trials at work, once so many have made a step."""
+    found = [r for r in at_work(cli, study, **environment) if r["state"] == "running" and (r["step"] or r["epoch"])]
+    return found if len(found) >= count else []
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from lmsearch.store.tickets import check_study, close_ended, release_worker
 
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
-_RESTARTS = 5  # of one place in a row without progress of the search in between
+_RESTARTS = 5  # of one place in a row, of workers that died with no trial in hand
 _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
 _OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worker that left by itself
@@ -70,6 +70,7 @@ class _Place:
     device: str
     child: _Child | None = None
     restarts: int = 0  # without progress of the search in between
+    empty_handed: int = 0  # of these, how many died before they had a trial: a trial counts its own deaths
     start_at: float = 0.0  # monotonic
     left: bool = False
 
@@ -228,13 +229,18 @@ class Launcher:
         os.close(child.pipe)
         asked = bool(self.signals.received) or self._error is not None
         trouble = None if asked or end.code in _OWN_ENDS else self._trouble(end, child.log)
+        had_trial = end.code == STALLED  # and has given it back
         with contextlib.suppress(StoreGoneError):  # the lease then runs out by itself
-            release_worker(self.storage, self.info.ref, child.name, trouble, end.peak_memory if trouble else None)
+            peak = end.peak_memory if trouble else None
+            had_trial |= release_worker(self.storage, self.info.ref, child.name, trouble, peak)
         if end.code == 0 or asked:
             place.left = True
             return
-        place.restarts = place.restarts + 1 if self._progress == child.progress else 1
-        self._error = self._ends_the_search(end.code, child, place.restarts)
+        if self._progress != child.progress:
+            place.restarts = place.empty_handed = 0
+        place.restarts += 1
+        place.empty_handed = 0 if had_trial else place.empty_handed + 1
+        self._error = self._ends_the_search(end.code, child, place.empty_handed)
         if self._error is not None:
             self.signals.received.append(signal.SIGTERM)
             place.left = True
@@ -261,7 +267,7 @@ class Launcher:
             return "memory"
         return "stall" if end.code == STALLED or (end.code == 1 and ended_by_faulthandler(log)) else "death"
 
-    def _ends_the_search(self, code: int, child: _Child, restarts: int) -> LmsearchError | None:
+    def _ends_the_search(self, code: int, child: _Child, empty_handed: int) -> LmsearchError | None:
         words = last_words(child.log)
         told = words.removeprefix("lmsearch: ")
         if code == StoreGoneError.exit_code:
@@ -270,8 +276,10 @@ class Launcher:
             return LmsearchError(told)
         if code == SearchFailedError.exit_code and words.startswith("lmsearch:"):
             return SearchFailedError(told)
-        if restarts > _RESTARTS:
-            return SearchFailedError(f"a worker died {restarts} times in a row; its log is {child.log}")
+        if empty_handed > _RESTARTS:
+            return SearchFailedError(
+                f"a worker died {empty_handed} times before it had a trial; its log is {child.log}"
+            )
         return None
 
     def _watch_failures(self, record: StudyRecord) -> None:
@@ -321,7 +329,8 @@ class Launcher:
                 release_worker(self.storage, self.info.ref, child.name)
 
     def _snapshot(self, record: StudyRecord, workers: int) -> Snapshot:
-        notices, self.notices = tuple(self.notices), []
+        notices = tuple(self.notices)
+        self.notices.clear()
         return Snapshot(
             record=record,
             workers=workers,

@@ -185,19 +185,23 @@ def release_worker(
     worker: str,
     trouble: str | None = None,
     peak_memory: int | None = None,
-) -> None:
-    """Give back what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended."""
+) -> bool:
+    """Give back what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended.
+
+    Tells whether it held anything.
+    """
     values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
-    def call(again: bool) -> None:
+    def call(again: bool) -> bool:
         with storage.transaction() as session:
-            session.execute(
+            given: Any = session.execute(
                 sa.update(TICKET)
                 .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
                 .values({"state": OPEN, "expires": None} | values)
             )
+            return bool(given.rowcount)
 
-    storage.persist(call)
+    return storage.persist(call)
 
 
 def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:

@@ -19,7 +19,7 @@ from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import full_text, parse_url
 from tests.bureau import Bureau, check_whole, ended, meanwhile, wait_for
-from tests.conftest import Cli, create_database, new_name
+from tests.conftest import Cli, begun, create_database, new_name
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
 
@@ -203,10 +203,15 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     server = start_server()
     write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 300"))
     words = ["run", "tiny.toml", "--workers", "2", "--store-timeout", "3s"]
-    wait = threading.Timer(12, server.stop)
-    wait.start()
+
+    def stop_in_mid_search() -> None:
+        wait_for(lambda: begun(cli, "tiny", LMSEARCH_STORAGE=server.url))
+        server.stop()
+
+    stopper = threading.Thread(target=stop_in_mid_search)
+    stopper.start()
     said = cli(*words, LMSEARCH_STORAGE=server.url)
-    wait.join()
+    stopper.join()
     assert said.returncode == 75
     assert re.search(
         r"lmsearch: the store postgresql://.* cannot be used: .*; what ran is saved. Go on with: "

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.bureau import alive, wait_for
-from tests.conftest import Cli
+from tests.conftest import Cli, at_work, begun
 from tests.factories import TINY_STUDY, write_study
 
 pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
@@ -42,18 +42,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.wait()
-
-
-def at_work(cli: Cli, study: str) -> list[dict[str, Any]]:
-    said = cli("status", study, "--json")
-    found: list[dict[str, Any]] = json.loads(said.stdout)["at_work"] if said.returncode == 0 else []
-    return found
-
-
-def begun(cli: Cli, study: str, count: int = 2) -> list[dict[str, Any]]:
-    """Give the trials at work, once so many have made a step."""
-    found = [row for row in at_work(cli, study) if row["state"] == "running" and (row["step"] or row["epoch"])]
-    return found if len(found) >= count else []
+    for path in (tmp_path / "said", *tmp_path.glob("runs/*/logs/*.log")):  # pytest shows it where a test failed
+        print(f"{path}:\n{path.read_text()}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

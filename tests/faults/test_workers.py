@@ -171,17 +171,17 @@ def test_row_12_an_allocation_that_the_system_refuses_is_out_of_memory(sqlite_bu
 
 
 def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_kill(sqlite_bureau: Bureau) -> None:
-    events = sqlite_bureau.folder / "memory.events"
+    killed: set[int] = set()
     kills = {"kernel": 0, "hand": 0}
     notices: list[str] = []
     options = {"oom_kills": lambda: kills["kernel"]}
     for snapshot in sqlite_bureau.search(1, options=options, pause="0.1"):
         notices += snapshot.notices
-        running = [t for t in snapshot.record.tickets if t.state == RUNNING and t.process and t.step]
-        if running and kills["hand"] + kills["kernel"] < 3:
+        at_work = {t.process for t in snapshot.record.tickets if t.state == RUNNING and t.process and t.step}
+        for process in at_work - killed if len(killed) < 3 else ():
             kills["kernel" if kills["hand"] else "hand"] += 1
-            events.write_text(str(kills))
-            os.kill(running[0].process or 0, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
+            killed.add(process)
     record = sqlite_bureau.record()
     assert [("died (signal 9)" in notice, "for want of memory" in notice) for notice in notices] == [
         (True, False),

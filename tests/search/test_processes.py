@@ -133,6 +133,18 @@ def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: B
     assert all(trial.reason == "ValueError: a bug in every trial" for trial in record.trials)
 
 
+def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search(
+    sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_bureau, "command", lambda *given: [sys.executable, "-c", "raise SystemExit('no luck')"])
+    notices: list[str] = []
+    with pytest.raises(SearchFailedError, match=r"died 6 times before it had a trial; its log is .*\.log"):
+        for snapshot in sqlite_bureau.search(1):
+            notices += snapshot.notices
+    assert sum("died (exit code 1); it is started again" in notice for notice in notices) >= 4
+    assert "no luck" in sqlite_bureau.logs()
+
+
 def test_a_bug_in_some_trials_costs_those_trials_only(sqlite_bureau: Bureau) -> None:
     list(sqlite_bureau.search(2, fault="sometimes"))
     record = sqlite_bureau.record()
