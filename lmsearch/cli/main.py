@@ -1,6 +1,7 @@
 """The command `lmsearch`."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from lmsearch.cli.run import run
 from lmsearch.cli.status import status
 from lmsearch.cli.train import train
 from lmsearch.cli.worker import worker
-from lmsearch.errors import LmsearchError, nearest
+from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, stop, retry, fail, delete),
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None:
+            _complain(f"what was to be said cannot be written: {error.strerror}")
+            _flush()
+            sys.exit(StoreGoneError.exit_code)
         if error.filename is None:
             raise
         _complain(f"{error.filename} cannot be used: {error.strerror}")

@@ -68,13 +68,15 @@ def retry(study: str, trial: int, storage: str, store_timeout: float | None) -> 
 
 
 def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets: "Sequence[Ticket]") -> None:
-    from lmsearch.store.tickets import leases
+    from lmsearch.store.tickets import leases, read_stop
 
     study, new = info.ref.name, tickets[-1]
     fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
     again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
     click.echo(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
-    if not leases(opened, info.ref):
+    if read_stop(opened, info.ref)[1]:
+        click.echo(f"{study} is stopped; the next lmsearch run of its file goes on")
+    elif not leases(opened, info.ref):
         run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
         click.echo(f"no worker is at work; run it with: {run_it}")
 

@@ -28,6 +28,8 @@ from lmsearch.cli.status import count_line, status_document
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lmsearch.results.best import ResultFiles
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
@@ -68,7 +70,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     _listen(signals := Signals())
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        _print_plan(setup, setup.devices)
+        with _bearing():
+            _print_plan(setup, setup.devices)
     try:
         record = _watch(setup.launcher(signals).run(setup.devices), quiet)
     except StoreGoneError as error:
@@ -232,13 +235,18 @@ def _listen(signals: Any) -> None:
         signal.signal(signal.SIGHUP, handle)
 
 
-def _bear(error: OSError) -> None:
-    """Go on where the terminal is closed and its closing was ignored; any other error is one."""
+@contextlib.contextmanager
+def _bearing() -> "Iterator[None]":
+    """Lose what is said where it cannot be written: on a full disk, or where the terminal's closing was ignored."""
     import errno
 
-    if error.errno != errno.EIO:
-        raise error
-    _leave_terminal()
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EIO, errno.ENOSPC):
+            raise
+        if error.errno == errno.EIO:
+            _leave_terminal()
 
 
 def _leave_terminal() -> None:
@@ -292,15 +300,10 @@ def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":
     """Draw the search until it ends; give what the store has then."""
     from lmsearch.cli.live import open_view
 
-    try:
-        with open_view(quiet) as view:
-            for snapshot in snapshots:
-                try:
-                    view.show(snapshot)
-                except OSError as error:
-                    _bear(error)
-    except OSError as error:
-        _bear(error)
+    with _bearing(), open_view(quiet) as view:
+        for snapshot in snapshots:
+            with _bearing():
+                view.show(snapshot)
     record: StudyRecord = snapshot.record
     return record
 
@@ -311,10 +314,12 @@ def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list
     if options["as_json"]:
         click.echo(json.dumps(_document(setup, record, files), indent=2))
     else:
-        _print_found(setup, record, files)
+        with _bearing():
+            _print_found(setup, record, files)
     if record.done < record.total:
         why = "interrupted" if received else _why_over(setup)
-        click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+        with _bearing():
+            click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
         return 128 + received[0] if received else 0
     if record.best is None:
         raise SearchFailedError(_why_none(record))
@@ -341,7 +346,11 @@ def _importances(setup: _Setup, record: "StudyRecord") -> dict[str, float]:
 def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dict[str, Any]:
     from lmsearch.store.tickets import present
 
-    return status_document(record, present(setup.storage)) | {
+    try:
+        now = present(setup.storage)
+    except StoreGoneError:  # interrupted while it was away
+        now = (0.0, "")  # by no clock: when a worker was last heard is not known
+    return status_document(record, now) | {
         "importances": _importances(setup, record),
         "files": {
             "best_config": None if files.best_config is None else str(files.best_config),

@@ -24,6 +24,7 @@ import optuna
 
 from lmsearch.errors import StudyError
 from lmsearch.search.chaos_study import write_inputs
+from lmsearch.search.host import is_running
 from lmsearch.search.invariants import (
     Invariant,
     Watch,
@@ -260,9 +261,9 @@ class Chaos:
         run.told.add(-signal.SIGKILL)
         run.process.wait()
         end = time.monotonic() + _ORPHAN_SECONDS + self._store_away()
-        while any(map(_lives, workers)) and time.monotonic() < end:
+        while any(map(is_running, workers)) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
-        if orphans := sum(map(_lives, workers)):
+        if orphans := sum(map(is_running, workers)):
             self._unexplained.append(f"{orphans} workers outlived their parent")
         return "kill -9 of the parent"
 
@@ -399,7 +400,3 @@ def _signal(process: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _lives(process: int) -> bool:
-    return _signal(process, 0)

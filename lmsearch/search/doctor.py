@@ -1,6 +1,5 @@
 """`lmsearch doctor`: looks at everything that a search stands on, and repairs what can be repaired without a loss."""
 
-import os
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lmsearch.search.disk import (
     largest_checkpoint,
 )
 from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, guarded, listed, mend
+from lmsearch.search.host import is_running
 from lmsearch.search.machine import check_devices, check_versions
 from lmsearch.store import health
 from lmsearch.store import url as urls
@@ -180,16 +180,12 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
     for ticket in held:
         if _is_gone(ticket, boot):
             yield _dead(storage, info, ticket, now, options)
-        elif not _is_live(ticket, now, boot):
+        elif not ticket.is_leased(now, boot):
             text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker goes on"
             text += f" with it: {options.command(['lmsearch', 'worker', name])}"
             yield Finding(check="leases", state=NOTE, text=text)
     yield from _adrift(storage, info, options)
     yield _at_work(storage, info, now, boot)
-
-
-def _is_live(ticket: Ticket, now: float, boot: str) -> bool:
-    return ticket.boot == boot and ticket.expires is not None and ticket.expires >= now
 
 
 def _is_gone(ticket: Ticket, boot: str) -> bool:
@@ -202,7 +198,7 @@ def _is_gone(ticket: Ticket, boot: str) -> bool:
         and ticket.host == socket.gethostname()
         and ticket.boot == boot
         and ticket.process is not None
-        and not _exists(ticket.process)
+        and not is_running(ticket.process)
     )
 
 
@@ -214,19 +210,6 @@ def _sees_every_process(boot: str) -> bool:
         return Path("/proc/self/ns/pid").readlink().name == _FIRST_NAMESPACE
     except OSError:
         return False
-
-
-def _exists(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:  # one that died and was not buried by its parent does nothing any more
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
 
 
 def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, options: Options) -> Finding:
@@ -266,7 +249,7 @@ def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterat
 def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> Finding:
     tickets = list_tickets(storage, info.ref)
     done = sum(ticket.state == DONE for ticket in tickets)
-    live = [ticket for ticket in tickets if ticket.state == RUNNING and _is_live(ticket, now, boot)]
+    live = [ticket for ticket in tickets if ticket.is_leased(now, boot)]
     told = [f"{_of(t)} ({_holder(t)}, heard {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
     text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "
     return Finding(check="leases", state=OK, text=text + (f"at work: {listed(told)}" if told else "nobody is at work"))

@@ -35,6 +35,20 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_running(process: int) -> bool:
+    """Tell whether a process of this host is there and not merely unburied: one that died does nothing any more."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
+
+
 def has_nvidia_driver() -> bool:
     """Tell whether NVIDIA's driver is on this host."""
     return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()

@@ -14,6 +14,7 @@ from lmsearch.spec import StudySpec, differences
 from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, open_study, read_epochs
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import FROM
 from lmsearch.text.corpus import Corpus
 
 _TAKEN = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -60,25 +61,17 @@ def take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
 def _take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
     origin = open_study(storage, source)
     epochs = read_epochs(storage, origin.ref)
-    there = {
-        trial.user_attrs["from"]: trial
-        for trial in storage.get_all_trials(info.ref.id, deepcopy=False)
-        if "from" in trial.user_attrs and "ticket" not in trial.user_attrs
-    }
     taken = unfit = 0
     for trial in storage.get_all_trials(origin.ref.id, deepcopy=False):
         if trial.state not in _TAKEN:
             continue
-        mark = f"{source}/{trial.number}"
         params = fitting_params(trial.params, origin, info)
         if params is None:
             unfit += 1
             continue
-        trial_id = (
-            there[mark]._trial_id
-            if mark in there
-            else storage.create_new_trial(info.ref.id, _copy_of(trial, params, info, mark))
-        )
+        # The store gives the one that is there where this trial was taken over before.
+        copied = _copy_of(trial, params, info, f"{source}/{trial.number}")
+        trial_id = storage.create_new_trial(info.ref.id, copied)
         storage.add_epochs(info.ref, trial_id, epochs.get(trial.number, ()))
         taken += 1
     return Taken(taken=taken, unfit=unfit)
@@ -111,7 +104,7 @@ def _copy_of(trial: FrozenTrial, params: Mapping[str, Value], info: StudyInfo, m
         values=trial.values,
         params=dict(params),
         distributions={path: distribution(info.spec.open[path]) for path in params},
-        user_attrs=kept | {"from": mark},
+        user_attrs=kept | {FROM: mark},
         system_attrs={name: value for name, value in trial.system_attrs.items() if name.startswith(_CONSTRAINTS)},
         intermediate_values=trial.intermediate_values,
     )

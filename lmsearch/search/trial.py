@@ -23,7 +23,7 @@ from lmsearch.search.strategies import distribution, make_pruner, make_sampler, 
 from lmsearch.store.checkpoints import Checkpoint, Checkpoints
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EpochRow, Progress, Ticket
+from lmsearch.store.tables import DONE, FROM, EpochRow, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.text.corpus import Corpus
 
@@ -136,7 +136,7 @@ def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
     """Make the trial that a ticket creates: its fixed values, and where it comes from."""
     attributes: dict[str, Any] = {"ticket": ticket.number, "origin": ticket.origin, "sampler": ticket.sampler}
     if ticket.retry_of is not None:
-        attributes["from"] = f"{info.ref.name}/{ticket.retry_of}"
+        attributes[FROM] = f"{info.ref.name}/{ticket.retry_of}"
     return create_trial(
         state=TrialState.RUNNING,
         params=ticket.fixed,

@@ -21,7 +21,7 @@ from lmsearch.config import Value
 from lmsearch.errors import StudyError, nearest
 from lmsearch.spec import StudySpec, parse_study
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EPOCH, OPEN, EpochRow, StudyRef, Ticket
+from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, EpochRow, StudyRef, Ticket
 from lmsearch.store.tickets import list_tickets
 
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
@@ -236,7 +236,7 @@ def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[Epo
         traceback=attrs.get("traceback", ""),
         parameters=attrs.get("parameters"),
         model=attrs.get("model", ""),
-        origin_trial=attrs.get("from", ""),
+        origin_trial=attrs.get(FROM, ""),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         ticket=ticket,

@@ -20,16 +20,8 @@ from lmsearch.errors import StoreError, StoreGoneError
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage, Patience, WaitUpTo, database_error, is_transient
 from lmsearch.store.tables import create_tables
-from lmsearch.store.watchdog import Watchdog
 
 R = TypeVar("R")
-
-_SERVER_SETTINGS = (
-    "idle_in_transaction_session_timeout = '25s'",
-    "tcp_keepalives_idle = 10",
-    "tcp_keepalives_interval = 5",
-    "tcp_keepalives_count = 3",
-)
 
 
 class RepeatingStorage(RDBStorage):
@@ -53,9 +45,6 @@ class RepeatingStorage(RDBStorage):
             skip_compatibility_check=not create,
             skip_table_creation=not create,
         )
-        if url.get_backend_name() != "sqlite":
-            Watchdog(self.engine)
-            sa.event.listen(self.engine, "connect", _limit_silence)
         if create:
             create_tables(self.engine)
 
@@ -228,10 +217,3 @@ def _boot_id() -> str:
 def _mac_boot_id() -> str:
     asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"
-
-
-def _limit_silence(raw: Any, record: Any) -> None:
-    """Have the server end what a frozen worker, or a host without power, would hold: a transaction, and its locks."""
-    with raw.cursor() as cursor:
-        cursor.execute("; ".join(f"SET {setting}" for setting in _SERVER_SETTINGS))  # one round trip
-    raw.commit()

@@ -6,6 +6,7 @@ ticket. Where that finds no row, someone else holds the ticket, and the write is
 """
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from lmsearch.store.repeating import RepeatingStorage
 from lmsearch.store.tables import (
     DONE,
     EPOCH,
+    FROM,
     OPEN,
     RUNNING,
     TICKET,
@@ -44,7 +46,11 @@ class LeaseLostError(LmsearchError):
 
 
 class _AlreadyCreatedError(Exception):
-    """The ticket has its trial: the reply to an earlier attempt was lost."""
+    """The trial is there: the reply to an earlier attempt was lost."""
+
+    def __init__(self, trial_id: int | None) -> None:
+        super().__init__(trial_id)
+        self.trial_id = trial_id  # None: the ticket knows it
 
 
 class FencedStorage(RepeatingStorage):
@@ -114,10 +120,9 @@ class FencedStorage(RepeatingStorage):
             self._asking = None
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
-        asked = self._asking
-        if asked is None:
-            return self.persist(lambda again: super(FencedStorage, self)._create_new_trial(study_id, template_trial))
-        ticket, template = asked
+        if self._asking is None:
+            return self._create_outside(study_id, template_trial)
+        ticket, template = self._asking
 
         def call(again: bool) -> FrozenTrial:
             trial_id = self._trial_of(ticket)
@@ -131,6 +136,19 @@ class FencedStorage(RepeatingStorage):
                 raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
             self.leases[trial_id] = ticket
             return RDBStorage.get_trial(self, trial_id)
+
+        return self.persist(call)
+
+    def _create_outside(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """Create a trial that answers no ticket; one that is taken over from another study once."""
+        create = super()._create_new_trial
+
+        def call(again: bool) -> FrozenTrial:
+            try:
+                return create(study_id, template)
+            except _AlreadyCreatedError as error:
+                assert error.trial_id is not None
+                return RDBStorage.get_trial(self, error.trial_id)
 
         return self.persist(call)
 
@@ -148,12 +166,15 @@ class FencedStorage(RepeatingStorage):
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
     ) -> models.TrialModel:
+        # Optuna makes several attempts at this by itself.
+        if self._asking is None and (taken := _taken_over(session, study_id, template_trial)) is not None:
+            raise _AlreadyCreatedError(taken)
         trial = super()._get_prepared_new_trial(study_id, template_trial, session)
         if self._asking is not None:
             ticket, _ = self._asking
             take = self.renewal(ticket, trial_id=trial.trial_id, trial_number=trial.number)
             if _rowcount(session.execute(take.where(TICKET.c.trial_id.is_(None)))) != 1:
-                raise _AlreadyCreatedError
+                raise _AlreadyCreatedError(None)
         return trial
 
     # Writes to a trial.
@@ -333,6 +354,21 @@ class FencedStorage(RepeatingStorage):
             raise
         self.note_connected()
         return found
+
+
+def _taken_over(session: Session, study_id: int, template: FrozenTrial | None) -> int | None:
+    """Give the id of the trial that was taken over from the same place as `template`, None where there is none."""
+    if template is None or FROM not in template.user_attrs:
+        return None
+    trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+    mark = json.dumps(template.user_attrs[FROM])
+    query = (
+        sa.select(trial.trial_id)
+        .join(attribute, attribute.trial_id == trial.trial_id)
+        .where(trial.study_id == study_id, attribute.key == FROM, attribute.value_json == mark)
+        .limit(1)
+    )
+    return session.execute(query).scalar_one_or_none()
 
 
 def trouble_values(trouble: str, peak_memory: int | None = None) -> dict[str, Any]:

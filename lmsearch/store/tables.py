@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 OPEN, RUNNING, DONE = "open", "running", "done"
+FROM = "from"  # a trial's user attribute: STUDY/NUMBER of the trial that it was taken over from, or that it tries again
 
 _metadata = sa.MetaData()
 
@@ -125,6 +126,10 @@ class Ticket:
     def untouched(self) -> bool:
         """Tell whether nobody has begun it and no values are fixed, so that it can be withdrawn."""
         return self.state == OPEN and self.lease == 0 and not self.fixed
+
+    def is_leased(self, now: float, boot: str) -> bool:
+        """Tell whether it is under a lease that has not run out, by the clock of leases and the boot it counts from."""
+        return self.state == RUNNING and self.boot == boot and self.expires is not None and self.expires >= now
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,21 +4,26 @@ import contextlib
 import functools
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lmsearch.errors import StoreError
 from lmsearch.store.outages import is_crowded
+from lmsearch.store.watchdog import WatchedConnection
 
 _LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is heard between
 _POOL_SECONDS = 120.0  # how long a thread waits for the connection that another one of its process uses
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
+_LOCK_LOOK_SECONDS = 0.2  # between attempts to have it
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "sslmode", "application_name", "connect_timeout")
 """What of a URL's query may be shown; anything else may be a secret, or one misspelt."""
 
@@ -31,6 +36,14 @@ _KEEPALIVES = {
     "tcp_user_timeout": 25_000,
     "application_name": "lmsearch",
 }
+
+_SERVER_SETTINGS = (
+    "idle_in_transaction_session_timeout = '25s'",
+    "tcp_keepalives_idle = 10",
+    "tcp_keepalives_interval = 5",
+    "tcp_keepalives_count = 3",
+)
+"""The server ends what a frozen worker, or a host without power, would hold: a transaction, and its locks."""
 
 
 def parse_url(text: str) -> URL:
@@ -88,7 +101,16 @@ def engine_options(url: URL, connections: int) -> dict[str, Any]:
             "creator": functools.partial(_connect_sqlite, Path(url.database)),
             "poolclass": sa.pool.QueuePool,
         }
-    return pool | {"connect_args": dict(_KEEPALIVES)}
+    return pool | {"creator": functools.partial(_connect_postgresql, url)}
+
+
+def _connect_postgresql(url: URL) -> WatchedConnection:
+    dialect: Any = PGDialect_psycopg
+    words, named = dialect(dbapi=psycopg).create_connect_args(url)
+    connection = WatchedConnection.connect(*words, **{**_KEEPALIVES, **named})
+    connection.execute("; ".join(f"SET {setting}" for setting in _SERVER_SETTINGS))  # one round trip
+    connection.commit()
+    return connection
 
 
 def _connect_sqlite(path: Path) -> sqlite3.Connection:
@@ -125,10 +147,17 @@ def creation_lock(url: URL) -> Iterator[None]:
         with filelock.FileLock(f"{url.database}.lock"):
             yield
         return
-    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=dict(_KEEPALIVES))
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.pool.NullPool,
+        creator=functools.partial(_connect_postgresql, url),
+        isolation_level="AUTOCOMMIT",
+    )
     try:
         with engine.connect() as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_lock(_PARENT_LOCK)))
+            # Asked again and again: a call that waits for the lock cannot be told from one that gets no answer.
+            while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_PARENT_LOCK))).scalar_one():
+                time.sleep(_LOCK_LOOK_SECONDS)
             yield  # closing the connection gives the lock back
     finally:
         engine.dispose()

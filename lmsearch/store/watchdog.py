@@ -4,64 +4,69 @@ Keepalives find a silent network. A peer that acknowledges and never answers (a 
 not find: then another thread shuts the socket, and the call fails like any other lost connection.
 """
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 
 ANSWER_SECONDS = 25.0
+_TICK = 1.0  # seconds between looks
 
 
-class Watchdog:
-    """Watches the statements that an engine's connections have under way."""
+class WatchedConnection(psycopg.Connection[Any]):
+    """A connection on which each call has its answer within `ANSWER_SECONDS`, or fails.
 
-    def __init__(self, engine: sa.Engine, seconds: float | None = None) -> None:
-        self.seconds = ANSWER_SECONDS if seconds is None else seconds
-        self._deadlines: dict[Any, float] = {}  # by the driver's connection, in monotonic seconds
+    Making the connection has a limit of its own, psycopg's `connect_timeout`.
+    """
+
+    def wait(self, *given: Any, **named: Any) -> Any:
+        """Wait for the server: all that is sent on an open connection, by whatever library, comes through here."""
+        with _watchdog.watching(self):
+            return super().wait(*given, **named)
+
+
+class _Watchdog:
+    """Shuts the sockets of calls that last too long."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[psycopg.Connection[Any], float] = {}  # in monotonic seconds
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        sa.event.listen(engine, "before_cursor_execute", lambda connection, *rest: self._begin(connection))
-        sa.event.listen(engine, "after_cursor_execute", lambda connection, *rest: self._forget(_raw(connection)))
-        sa.event.listen(engine, "commit", self._begin)
-        sa.event.listen(engine, "rollback", self._begin)
-        # SQLAlchemy tells of no end of a commit: the connection's return to the pool follows at once.
-        sa.event.listen(engine, "checkin", lambda raw, record: self._forget(raw))
-        sa.event.listen(engine, "close", lambda raw, record: self._forget(raw))
 
-    def _begin(self, connection: sa.Connection) -> None:
-        if connection.invalidated:
-            return  # what is rolled back here went down with its connection
+    @contextlib.contextmanager
+    def watching(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
         with self._lock:
-            self._deadlines[_raw(connection)] = time.monotonic() + self.seconds
+            self._deadlines[connection] = time.monotonic() + ANSWER_SECONDS
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
                 self._thread.start()
-
-    def _forget(self, raw: Any) -> None:
-        with self._lock:
-            self._deadlines.pop(raw, None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deadlines.pop(connection, None)
 
     def _watch(self) -> None:
         while True:
-            time.sleep(self.seconds / 10)
-            with self._lock:
-                late = [raw for raw, deadline in self._deadlines.items() if deadline < time.monotonic()]
-                for raw in late:
-                    del self._deadlines[raw]
-                    _shut(raw)
+            time.sleep(_TICK)
+            with self._lock:  # so that no call ends, and gives its descriptor back, in between
+                late = [one for one, deadline in self._deadlines.items() if deadline < time.monotonic()]
+                for connection in late:
+                    del self._deadlines[connection]
+                    _shut(connection)
 
 
-def _raw(connection: sa.Connection) -> Any:
-    return connection.connection.dbapi_connection
+_watchdog = _Watchdog()
 
 
-def _shut(raw: Any) -> None:
+def _shut(connection: psycopg.Connection[Any]) -> None:
     try:
-        with socket.socket(fileno=os.dup(raw.fileno())) as end:
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
             end.shutdown(socket.SHUT_RDWR)
     except (OSError, psycopg.Error):
         pass  # it is closed already

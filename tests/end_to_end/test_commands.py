@@ -280,6 +280,7 @@ BAD = {
     "a folder": (["run", "corpus"], None, "corpus is a folder; name a study file in it"),
     "no file": (["run", "defualt"], None, "there is no study file 'defualt'; did you mean default?"),
     "a storage with a typo": (["run", "tiny.toml", "--storage", "sqlit:///x.db"], None, "the storage sqlit:// is not supported"),
+    "no time at all": (["run", "tiny.toml", "--stall", "0s"], None, "--stall"),
     "both budgets": (["run", "tiny.toml", "--trials", "3", "--more", "2"], None, "give one of the two"),
     "a hidden name": (["run", "tiny.toml", "--name", "../x"], None, "a study cannot be called '../x'"),
     "an unknown command": (["rnu"], None, "there is no command 'rnu'; did you mean run?"),
@@ -308,6 +309,19 @@ def test_an_unknown_study_is_answered_with_the_nearest(searched: Path, cli: Cli)
     for words in (["status", "tinny"], ["best", "tinny"], ["worker", "tinny"], ["enqueue", "tinny", "a=1"]):
         said = cli(*words, cwd=searched)
         assert said.returncode == 2 and "there is no study 'tinny' in the store; did you mean tiny?" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["status", "tinny"], 2), (["run", "tiny.toml"], 0), (["best", "tiny"], 75)]
+)
+def test_a_full_disk_behind_what_is_said_costs_the_words_and_not_the_search(
+    searched: Path, words: list[str], code: int
+) -> None:
+    """The exit code tells the truth: of a search, how it ended; of a command that only tells, that it could not."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "lmsearch.cli.main", *words]
+        said = subprocess.run(command, cwd=searched, stdout=full, stderr=full, check=False)
+    assert said.returncode == code
 
 
 def test_help_is_there_for_every_command_with_an_example_and_comes_at_once(cli: Cli) -> None:

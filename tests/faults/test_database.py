@@ -1,23 +1,30 @@
 """Rows 5 to 8 of docs/reliability.md: a PostgreSQL that crashes, is cut off, goes for good, or is full."""
 
+import contextlib
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 
 from lmsearch.errors import StoreGoneError
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.proxy import Mode, Proxy, server_address
 from lmsearch.store.opening import open_storage
+from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
-from lmsearch.store.url import full_text, parse_url
+from lmsearch.store.url import creation_lock, full_text, parse_url
 from tests.bureau import Bureau, check_whole, ended, meanwhile, wait_for
 from tests.conftest import Cli, begun, create_database, new_name
 from tests.factories import TINY_STUDY, write_study
@@ -161,6 +168,33 @@ def test_row_6_a_peer_that_never_answers_is_noticed_within_30_s(
     assert all(steps == ONCE for steps in bureau.steps())
 
 
+@pytest.mark.parametrize("moment", ["while it waits for the lock", "while it makes the tables"])
+def test_row_6_a_search_that_begins_notices_a_peer_that_never_answers(
+    proxy: Proxy, postgres_url: str, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr("lmsearch.store.watchdog.ANSWER_SECONDS", 2.0)
+    create_all = sqlalchemy.MetaData.create_all
+
+    def fall_silent(*given: Any, **named: Any) -> None:
+        proxy.mode = Mode.SWALLOW
+        create_all(*given, **named)
+
+    began = time.monotonic()
+    with contextlib.ExitStack() as held:
+        if moment == "while it waits for the lock":
+            held.enter_context(creation_lock(parse_url(postgres_url)))
+            timer = threading.Timer(1.0, setattr, (proxy, "mode", Mode.SWALLOW))
+            timer.start()
+        else:
+            monkeypatch.setattr("sqlalchemy.MetaData.create_all", fall_silent)
+        with pytest.raises(StoreGoneError, match="cannot be used"):
+            open_storage(parse_url(through(proxy, postgres_url)), create=True, patience=WaitUpTo(1.0))
+    assert 2 < time.monotonic() - began < 15  # a second connection has ten seconds of its own
+    proxy.mode = Mode.FORWARD
+    monkeypatch.undo()
+    open_storage(parse_url(through(proxy, postgres_url)), create=True)
+
+
 def test_row_6_a_silent_network_is_found_by_what_the_open_socket_is_set_to(proxy: Proxy, direct: str) -> None:
     storage = open_storage(parse_url(through(proxy, direct)))
     with storage.engine.connect() as connection:
@@ -226,6 +260,29 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     status = json.loads(cli("status", "tiny", "--json", LMSEARCH_STORAGE=server.url).stdout)
     assert status["total"] == 3 and len(status["at_work"]) == 2
     assert {row["attempts"] for row in status["at_work"]} == {1}
+
+
+def test_row_7_a_run_that_is_interrupted_while_the_store_is_away_ends_as_interrupted(
+    tmp_path: Path, cli: Cli, start_server: StartServer
+) -> None:
+    """Its document then has what was known."""
+    server = start_server()
+    write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 4000"))
+    command = [sys.executable, "-m", "lmsearch.cli.main", "run", "tiny.toml", "--workers", "1", "--json"]
+    command += ["--store-timeout", "60s"]
+    environment = dict(os.environ) | {"LMSEARCH_STORAGE": server.url}
+    with (tmp_path / "said").open("w") as said:
+        search = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said)
+        try:
+            wait_for(lambda: begun(cli, "tiny", 1, LMSEARCH_STORAGE=server.url))
+            server.stop()
+            search.terminate()
+            assert search.wait(timeout=60) == 143
+        finally:
+            search.kill()
+            search.wait()
+    document = json.loads((tmp_path / "said").read_text())
+    assert (document["done"], document["total"]) == (0, 3) and document["at_work"][0]["trial"] == 0
 
 
 def test_row_8_twelve_workers_on_eight_connections_answer_every_ticket_once(

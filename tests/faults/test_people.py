@@ -1,5 +1,6 @@
 """Row 22 of docs/reliability.md, and the commands by which a person helps: what people do to a study that runs."""
 
+import copy
 import io
 import json
 import re
@@ -16,9 +17,11 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from lmsearch.errors import StudyError
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import delete, fail, retry
 from lmsearch.store.opening import open_storage
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, RUNNING
 from lmsearch.store.tickets import StudyGoneError, ask_to_stop, list_tickets
 from lmsearch.store.url import parse_url
@@ -251,11 +254,42 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     )
     search.join()
     assert said[0].returncode == 0 and "stopped by `lmsearch stop`; everything is saved" in said[0].stdout
-    assert "tiny owes 4 trials now; the new one (retry of 0) has" in cli("retry", "tiny", "0").stdout
+    again = cli("retry", "tiny", "0").stdout
+    assert "tiny owes 4 trials now; the new one (retry of 0) has" in again
+    assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file goes on"
     asked = cli("delete", "tiny")  # no answer is no
     assert asked.returncode == 130 and "delete the study tiny in sqlite:///" in asked.stdout
     assert cli("delete", "tiny", "--yes").stdout == "tiny is deleted\n"
     assert "there is no study 'tiny'" in cli("status", "tiny").stderr and not (tmp_path / "runs/tiny").exists()
+
+
+def test_delete_takes_the_files_in_a_shared_folder_too(cli: Cli, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    words = ["--checkpoints", str(tmp_path / "shared")]
+    assert cli("run", "tiny.toml", "--workers", "1", *words).returncode == 0
+    assert len(list((tmp_path / "shared/tiny/models").iterdir())) == 3
+    assert cli("delete", "tiny", "--yes", *words).stdout == "tiny is deleted\n"
+    assert not (tmp_path / "shared/tiny").exists() and not (tmp_path / "runs/tiny").exists()
+
+
+def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ended(
+    sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(sqlite_bureau.search(1))
+    before = sqlite_bureau.record()
+    read = FencedStorage.get_all_trials
+
+    def a_moment_ago(*given: Any, **named: Any) -> Any:
+        trials = copy.deepcopy(read(*given, **named))
+        for trial in trials:
+            trial.state = TrialState.RUNNING
+        return trials
+
+    monkeypatch.setattr(FencedStorage, "get_all_trials", a_moment_ago)
+    with pytest.raises(StudyError, match="trial 0 of tiny has just ended by itself; what is ended stays"):
+        fail(sqlite_bureau.storage, "tiny", 0)
+    monkeypatch.undo()
+    assert sqlite_bureau.record().trials[0].outcome == before.trials[0].outcome == "complete"
 
 
 def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, monkeypatch: pytest.MonkeyPatch) -> None:

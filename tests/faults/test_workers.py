@@ -193,6 +193,26 @@ def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_ki
     assert infeasible.user_attrs["peak_memory"] > 1e7
 
 
+def test_row_12_a_kill_for_memory_of_somebody_elses_process_is_not_ours(
+    sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's count is of the whole control group: what no death of ours follows at once was another's."""
+    monkeypatch.setattr("lmsearch.search.launch._OOM_SECONDS", 1.0)
+    count, rose_at, killed = [0], [0.0], [0]
+    notices: list[str] = []
+    for snapshot in sqlite_bureau.search(1, options={"oom_kills": lambda: count[0]}, pause="0.2"):
+        notices += snapshot.notices
+        running = [t.process for t in snapshot.record.tickets if t.state == RUNNING and t.process and t.epoch]
+        if running and not count[0]:
+            count[0], rose_at[0] = 1, time.monotonic()
+        elif running and not killed[0] and time.monotonic() - rose_at[0] > 2.5:
+            killed[0] = running[0]
+            os.kill(killed[0], signal.SIGKILL)
+    assert killed[0] and ["died (signal 9)" in notice for notice in notices] == [True]
+    check_whole(sqlite_bureau.record())
+    assert {ticket.memory_failures for ticket in sqlite_bureau.tickets()} == {0}
+
+
 @pytest.mark.parametrize("where", ["cgroup v2", "cgroup v1", "a container's own root", "nothing"])
 def test_row_12_the_kernels_count_is_read_from_the_control_group(tmp_path: Path, where: str) -> None:
     from lmsearch.search.host import count_oom_kills
@@ -247,14 +267,15 @@ def test_row_14_the_same_bug_in_every_trial_stops_the_search(sqlite_bureau: Bure
 def test_row_15_a_trial_that_hangs_once_is_ended_with_its_stack_and_tried_again(bureau: Bureau, fault: str) -> None:
     """Also where a library holds the interpreter, so that no thread of Python's runs."""
     notices: list[str] = []
-    for snapshot in bureau.search(2, ["--stall", "2s"], fault=fault):
+    words = ["--stall", "2s", "--lease-seconds", "60"]  # else the lease runs out first where nothing renews it
+    for snapshot in bureau.search(2, words, fault=fault):
         notices += snapshot.notices
     check_whole(bureau.record())
     said = bureau.logs()
     assert "_go_wrong" in said  # the stack names where it hung
+    assert any("its trial made no step" in notice for notice in notices)
+    assert [t.stalls for t in bureau.tickets() if t.stalls] == [1]
     if fault == "hang-once":
-        assert any("its trial made no step" in notice for notice in notices)
-        assert [t.stalls for t in bureau.tickets() if t.stalls] == [1]
         assert "no step for 2 s; this is where each thread stands" in said
 
 

@@ -196,6 +196,22 @@ def test_a_creation_that_was_cut_short_is_finished(owner: Owner) -> None:
     assert owner.origins() == "sss"
 
 
+def test_a_study_of_the_first_version_is_known(owner: Owner) -> None:
+    """It kept what it knew of itself as a system attribute, which the dashboard's rename does not copy."""
+    info = owner.begin()
+    with owner.storage.transaction() as session:
+        connection = session.connection()
+        connection.exec_driver_sql(
+            "INSERT INTO study_system_attributes (study_system_attribute_id, study_id, key, value_json) "
+            "SELECT 1000, study_id, key, value_json FROM study_user_attributes WHERE key = 'lmsearch'"
+        )
+        connection.exec_driver_sql("DELETE FROM study_user_attributes WHERE key = 'lmsearch'")
+    assert lmsearch_studies(owner.storage) == ["tiny"]
+    assert open_study(owner.storage, "tiny") == info
+    owner.begin(trials=4)
+    assert owner.origins() == "ssss"
+
+
 def test_an_unknown_study_is_answered_with_the_nearest(owner: Owner) -> None:
     with pytest.raises(StudyError, match="no study 'tiny' in the store; the store has none yet"):
         open_study(owner.storage, "tiny")

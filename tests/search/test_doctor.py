@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.records import open_study
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET
+from lmsearch.store.tickets import Holder, claim
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli, create_database, new_name
@@ -100,6 +102,24 @@ def test_a_sound_store_has_nothing_to_repair_and_a_second_look_finds_the_same(bu
     assert "tiny: 0 of 6 trials are done; nobody is at work" in told(findings, OK)
     assert [f.check for f in findings] == [f.check for f in examined(bureau)]
     assert rows(bureau) == before
+
+
+def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers may share a host name, and each numbers its own processes; on SQLite all are on this host."""
+    name = new_name()
+    create_database(postgres, name, "prepared")
+    monkeypatch.chdir(tmp_path)
+    bureau = Bureau(tmp_path, postgres.format(name), trials=2)
+    holder = Holder(worker="w", host=socket.gethostname(), process=2**22 + 1, device="cpu")  # a number that none has
+    assert claim(bureau.storage, bureau.info.ref, holder) is not None
+    change_ticket(bureau, 0, seen=0.0)
+    monkeypatch.setattr("lmsearch.search.doctor._FIRST_NAMESPACE", "pid:[1]")
+    assert told(examined(bureau)) == [] and lease_of(bureau).worker == "w"
+    monkeypatch.setattr("lmsearch.search.doctor._FIRST_NAMESPACE", Path("/proc/self/ns/pid").readlink().name)
+    assert any("is gone: given back" in text or "given back" in text for text in told(examined(bureau), REPAIRED))
+    assert {ticket.state for ticket in bureau.tickets()} == {OPEN}
 
 
 def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lmsearch.errors import LmsearchError, SearchFailedError
+from lmsearch.search.begin import Request, begin
 from lmsearch.store.tables import OPEN, RUNNING
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import STUB, Bureau, alive, check_whole, wait_for
@@ -143,6 +144,30 @@ def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search
             notices += snapshot.notices
     assert sum("died (exit code 1); it is started again" in notice for notice in notices) >= 4
     assert "no luck" in sqlite_bureau.logs()
+
+
+def test_workers_without_a_place_for_their_logs_work_all_the_same(sqlite_bureau: Bureau) -> None:
+    (sqlite_bureau.folder / "runs/tiny").mkdir(parents=True)
+    (sqlite_bureau.folder / "runs/tiny/logs").write_text("a file where the folder should be")
+    notices = [notice for snapshot in sqlite_bureau.search(2) for notice in snapshot.notices]
+    assert len(notices) == 2 and all(notice.startswith("warning: a worker has no log: ") for notice in notices)
+    check_whole(sqlite_bureau.record())
+
+
+def test_weights_of_ended_trials_that_a_killed_worker_left_are_swept(sqlite_bureau: Bureau) -> None:
+    list(sqlite_bureau.search(1))
+    models = sqlite_bureau.folder / "runs/tiny/models"
+    kept = sorted(models.iterdir())
+    key = sqlite_bureau.info.ref.key[:12]
+    for left in (f"{key}-trial-0-epoch-2-lease-1", "another-study-trial-0-epoch-1-lease-1"):
+        (models / left).mkdir()
+    begin(
+        sqlite_bureau.storage, "tiny", sqlite_bureau.info.spec, sqlite_bureau.info.folder, sqlite_bureau.corpus,
+        Request(more=1),
+    )  # fmt: skip
+    list(sqlite_bureau.search(1))
+    now = sorted(models.iterdir())
+    assert models / "another-study-trial-0-epoch-1-lease-1" in now and len(now) == len(kept) + 1
 
 
 def test_a_bug_in_some_trials_costs_those_trials_only(sqlite_bureau: Bureau) -> None:

@@ -130,6 +130,23 @@ def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk
     assert [row.epoch for row in desk.trial().epochs] == list(desk.trial().curve) == [1, 2, 3]
 
 
+def test_an_epoch_that_is_trained_again_gives_its_new_checkpoint_to_the_ticket(desk: Desk) -> None:
+    """As after a full disk: the store has the epoch, and no file does."""
+    (desk.folder / "checkpoints").write_text("a file where the folder should be")
+    with pytest.raises(GiveBackError):
+        desk.run(7)
+    assert list(desk.trial().curve) == [1]
+    (desk.folder / "checkpoints").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(die_at="should_prune")  # right behind the report of epoch 1, trained again
+    ticket = desk.trial().ticket
+    assert ticket is not None and ticket.checkpoint is not None
+    assert Path(ticket.checkpoint.partition(":")[2]).exists()
+    release_worker(desk.storage, desk.info.ref, "w")
+    assert desk.run() == "complete"
+    assert [row.epoch for row in desk.trial().epochs] == list(desk.trial().curve) == [1, 2, 3]
+
+
 def test_a_trial_whose_state_is_gone_starts_again_with_its_values(desk: Desk) -> None:
     with pytest.raises(GiveBackError):
         desk.run(12)

@@ -9,14 +9,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from lmsearch.errors import StoreGoneError
 from lmsearch.store import url as urls
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, WaitUpTo, is_transient
 from lmsearch.store.tables import DONE, OPEN
-from lmsearch.store.tickets import list_tickets
+from lmsearch.store.tickets import Holder, claim, list_tickets, lock_study
 from tests.conftest import create_database, new_name
 from tests.store.helpers import Bench
 
@@ -55,6 +55,41 @@ def test_a_creation_whose_reply_is_lost_makes_one_trial(storage_url: str, lost: 
     lose_replies(bench, lost)
     trial = bench.ask(ticket, x=0.5)
     assert [t.number for t in bench.optuna.get_trials()] == [trial.number] == [0]
+
+
+def test_a_trial_taken_over_whose_reply_is_lost_is_taken_over_once(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    for number in range(2):
+        lose_replies(bench)
+        taken = create_trial(value=1.0, user_attrs={"from": f"other/{number}"})
+        bench.storage.create_new_trial(bench.ref.id, taken)
+    assert [trial.user_attrs["from"] for trial in bench.optuna.get_trials()] == ["other/0", "other/1"]
+
+
+def test_what_a_frozen_worker_holds_in_mid_transaction_is_set_free_by_the_server(
+    postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own commit fails then, and is repeated as after any lost connection."""
+    name = new_name()
+    create_database(postgres, name, "prepared")
+    assert "idle_in_transaction_session_timeout = '25s'" in urls._SERVER_SETTINGS
+    monkeypatch.setattr(urls, "_SERVER_SETTINGS", ("idle_in_transaction_session_timeout = '1s'",))
+    bench = Bench(postgres.format(name))
+    bench.owe(2)
+    other = open_storage(urls.parse_url(postgres.format(name)))
+    calls: list[float] = []
+
+    def freeze_once(again: bool) -> None:
+        with bench.storage.transaction() as session:
+            lock_study(session, bench.ref)
+            if not again:
+                began = time.monotonic()
+                assert claim(other, bench.ref, Holder(worker="o", host="h", process=2, device="cpu")) is not None
+                calls.append(time.monotonic() - began)
+            session.execute(sa.select(1))
+
+    bench.storage.persist(freeze_once)
+    assert len(calls) == 1 and 0.5 < calls[0] < 5
 
 
 def test_a_report_and_an_end_whose_replies_are_lost_happen_once(storage_url: str) -> None:
