@@ -116,8 +116,8 @@ class TrialRunner:
         trials = self.study.get_trials(deepcopy=False)
         kept = {_path(trial.user_attrs["model"]).name for trial in trials if "model" in trial.user_attrs}
         at_work = {ticket.trial_number for ticket in tickets if ticket.state != DONE}
-        for folder in self.models.glob(f"{_stem(self.info.ref.key, '*')}*"):
-            if folder.name not in kept and int(folder.name.split("-")[2]) not in at_work:
+        for folder, number in _weights(self):
+            if folder.name not in kept and number not in at_work:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -345,9 +345,16 @@ def keep_best_models(runner: TrialRunner) -> None:
     """Remove the weights of complete trials that are not among the study's best."""
     ended = runner.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = sorted(ended, key=lambda trial: min(trial.intermediate_values.values(), default=math.inf))
-    for trial in complete[_KEPT_MODELS:]:
-        for folder in runner.models.glob(f"{_stem(runner.info.ref.key, trial.number)}*"):
+    surplus = {trial.number for trial in complete[_KEPT_MODELS:]}
+    for folder, number in _weights(runner):
+        if number in surplus:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _weights(runner: TrialRunner) -> list[tuple[Path, int]]:
+    """List the folders of the study's weights, each with the number of its trial."""
+    found = runner.models.glob(f"{_stem(runner.info.ref.key, '*')}*")
+    return [(folder, int(folder.name.split("-")[2])) for folder in found]
 
 
 def _stem(study_key: str, trial: int | str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import math
 import os
 import secrets
@@ -133,6 +134,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
         control=(leased := _Leased(storage, info.ref, stop, options.stall, asked)),
         say=say,
     )
+    gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
     say(f"worker {name} joined {options.study} on {device}")
     return _work(runner, holder, leased, stop, options.max_failures or settings.max_failures)
 

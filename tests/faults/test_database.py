@@ -138,7 +138,7 @@ def test_row_6_a_commit_whose_answer_is_lost_is_recognised_as_done(
 
 
 def test_row_6_half_a_second_of_latency_costs_time_alone(proxy: Proxy, direct: str, open_bureau: OpenBureau) -> None:
-    bureau = open_bureau(through(proxy, direct), trials=4)
+    bureau = open_bureau(through(proxy, direct), trials=2)
     proxy.delay = 0.25  # each way
     notices = [n for s in bureau.search(2, ["--lease-seconds", "30"]) for n in s.notices]
     proxy.delay = 0.0
