@@ -280,7 +280,7 @@ BAD = {
     "a folder": (["run", "corpus"], None, "corpus is a folder; name a study file in it"),
     "no file": (["run", "defualt"], None, "there is no study file 'defualt'; did you mean default?"),
     "a storage with a typo": (["run", "tiny.toml", "--storage", "sqlit:///x.db"], None, "the storage sqlit:// is not supported"),
-    "no time at all": (["run", "tiny.toml", "--stall", "0s"], None, "--stall"),
+    "no time at all": (["run", "tiny.toml", "--stall", "0s"], None, "'0s' is no time at all; write 10m or 90s"),
     "both budgets": (["run", "tiny.toml", "--trials", "3", "--more", "2"], None, "give one of the two"),
     "a hidden name": (["run", "tiny.toml", "--name", "../x"], None, "a study cannot be called '../x'"),
     "an unknown command": (["rnu"], None, "there is no command 'rnu'; did you mean run?"),
