@@ -123,6 +123,9 @@ def cli(tmp_path: Path) -> Cli:
 def at_work(cli: Cli, study: str, **environment: str) -> list[dict[str, Any]]:
     """Give what `lmsearch status` says of the trials that run or wait; nothing before the study is there."""
     said = cli("status", study, "--json", **environment)
+    print(
+        f"status: exit {said.returncode}, {said.stderr[-300:]!r}, {said.stdout[-1500:]!r}"
+    )  # shown where a test fails
     found: list[dict[str, Any]] = json.loads(said.stdout)["at_work"] if said.returncode == 0 else []
     return found
 
