@@ -12,7 +12,9 @@ from lmsearch.errors import ConfigError
 Value = bool | int | float | str
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
-BUILT_IN_CORPORA = ("python-docs",)
+BUILT_IN_CORPORA = ("python-docs", "wikitext-2", "penn-treebank")
+NORMALIZERS = ("none", "basic", "tutorial")
+ARTICLES = ("none", "headings")
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "auto")
 """How devices are named, by example."""
 
@@ -24,15 +26,28 @@ class DataConfig:
     corpus: str
     min_count: int = 1  # rarer words of the train split become <unk>
     max_vocabulary: int = 0  # 0: every word that is frequent enough
-    shuffle_articles: bool | None = None  # None: true for python-docs, else false
+    split: tuple[float, ...] = (0.8, 0.1, 0.1)  # shares of train, valid and test where the corpus is one file
+    normalize: str = "none"
+    articles: str = "none"  # headings: they begin where WikiText's headings stand
+    shuffle_articles: bool | None = None  # None: as the corpus is meant, true for python-docs and arrays
 
     def __post_init__(self) -> None:
         if not self.corpus:
-            raise ConfigError("data.corpus is empty; name a built-in corpus or a folder")
+            raise ConfigError("data.corpus is empty; name a built-in corpus, a folder or a file")
         _at_least("data.min_count", self.min_count, 1)
         _at_least("data.max_vocabulary", self.max_vocabulary, 0)
-        if self.shuffle_articles is None:
-            object.__setattr__(self, "shuffle_articles", self.corpus == "python-docs")
+        if 0 < self.max_vocabulary < 3:
+            raise ConfigError(
+                "data.max_vocabulary counts <unk> and <eos> too: it must be at least 3, or 0 for no limit"
+            )
+        _one_of("data.normalize", self.normalize, NORMALIZERS)
+        _one_of("data.articles", self.articles, ARTICLES)
+        shares = self.split
+        if len(shares) != 3 or min(shares) < 0 or 0 in shares[:2] or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"data.split must be the shares of train, valid and test, such as [0.8, 0.1, 0.1], which add up to 1 "
+                f"and of which only test's may be 0; got {list(shares)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +105,7 @@ class TrainConfig:
     anneal_factor: float = 1.0  # 1: the learning rate is never divided
     anneal_patience: int = 1  # epochs
     nonmono: int = 5  # epochs, for nt-asgd
+    finetune: bool = False  # for nt-asgd: a second stage from the averages, until its own trigger
     epochs: int = 40
     patience: int = 0  # epochs; 0: never stop early
     seed: int = 1
@@ -97,8 +113,9 @@ class TrainConfig:
     eval_batch_size: int = 10
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"train.optimizer {self.optimizer!r} is not known; there are: {', '.join(OPTIMIZERS)}")
+        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        if self.finetune and self.optimizer != "nt-asgd":
+            raise ConfigError(f"train.finetune goes on from the averages of nt-asgd; {self.optimizer} has none")
         _positive("train.learning_rate", self.learning_rate)
         for name in ("weight_decay", "clip_norm", "activation_reg", "temporal_activation_reg"):
             _at_least(f"train.{name}", getattr(self, name), 0)
@@ -120,8 +137,12 @@ class RunConfig:
     train: TrainConfig
 
     def as_tables(self) -> dict[str, dict[str, Value]]:
-        """Give the config as plain tables with every default written out, as study files have them."""
-        return asdict(self)
+        """Give the config as plain tables, as study files have them; only what the corpus decides is left out."""
+        tables: dict[str, dict[str, Value]] = asdict(self)
+        return {
+            section: {name: value for name, value in table.items() if value is not None}
+            for section, table in tables.items()
+        }
 
     @classmethod
     def from_paths(cls, values: dict[str, Value]) -> "RunConfig":
@@ -157,7 +178,14 @@ FIELD_TYPES: dict[str, type] = _field_types()
 """Every setting by its dotted path, with its type, in the order of this file."""
 
 _TOO_LARGE = 1 << 63  # what neither a seed nor a size can be
-_TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_NUMBERS: typing.Any = tuple[float, ...]
+_TYPE_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    _NUMBERS: "a list of numbers",
+}
 
 
 def coerce(path: str, value: object) -> Value:
@@ -171,7 +199,16 @@ def coerce(path: str, value: object) -> Value:
             return int(number)
     if wanted in (bool, str) and isinstance(value, wanted):
         return typing.cast(Value, value)
+    if wanted == _NUMBERS and isinstance(value, list | tuple):
+        # The one setting that is a list; it is never open, so what handles open values never sees it.
+        return typing.cast(Value, tuple(_number(path, part) for part in value))
     raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}, got {value!r}")
+
+
+def _number(path: str, value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
+        return float(value)
+    raise ConfigError(f"{path} must be {_TYPE_WORDS[_NUMBERS]}, got {value!r} in it")
 
 
 def parse_budget(text: str) -> int:
@@ -181,6 +218,11 @@ def parse_budget(text: str) -> int:
         raise ConfigError(f'model.parameters must be a number such as "24M" or "300k", got {text!r}')
     factor = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}[match[2].lower()]
     return round(float(match[1].replace("_", "")) * factor)
+
+
+def _one_of(path: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{path} {value!r} is not known; there are: {', '.join(known)}")
 
 
 def _at_least(path: str, value: float, low: float) -> None:

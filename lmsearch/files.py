@@ -4,6 +4,9 @@ import os
 import uuid
 from pathlib import Path
 
+LOOKS = "test-looks.json"  # in a model's folder: when somebody looked at the test split with it
+POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
+
 
 def replace_file(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` so that a crash leaves the old file or the new one, never half of one.

@@ -11,9 +11,11 @@ import click
 from lmsearch import __version__
 from lmsearch.cli.chaos import chaos
 from lmsearch.cli.dashboard import dashboard
+from lmsearch.cli.data import data
 from lmsearch.cli.doctor import doctor
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
+from lmsearch.cli.model import evaluate, generate, pointer, predict, test
 from lmsearch.cli.run import run
 from lmsearch.cli.status import status
 from lmsearch.cli.train import train
@@ -23,7 +25,8 @@ from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, stop, retry, fail, delete),
     "look": (status, studies, best, dashboard),
-    "model": (train,),
+    "model": (train, test, evaluate, predict, generate, pointer),
+    "text": (data,),
     "keep": (doctor, chaos),
 }
 """The commands in the order in which they are shown."""

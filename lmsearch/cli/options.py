@@ -132,6 +132,12 @@ def check_name(name: str) -> None:
         raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {RUNS}")
 
 
+def pickle_option(function: F) -> F:
+    """Add --allow-pickle."""
+    told = "Read a corpus of object arrays, which can run code: where you trust it. See: lmsearch data convert"
+    return click.option("--allow-pickle", is_flag=True, help=told)(function)
+
+
 def work_options(function: F) -> F:
     """Add what both `run` and `worker` are told of how trials are looked after."""
     options = (
@@ -152,6 +158,7 @@ def work_options(function: F) -> F:
             type=click.IntRange(min=1),
             help="Stop after so many trials in a row failed in the same way, instead of the file's number.",
         ),
+        pickle_option,
         click.option("--lease-seconds", type=click.FloatRange(min=0.1), default=30.0, hidden=True),
     )
     for option in options:
@@ -170,6 +177,7 @@ def work_words(options: Mapping[str, Any]) -> list[str]:
         words += ["--stall", f"{options['stall']:g}s"]
     if options["max_failures"] is not None:
         words += ["--max-failures", str(options["max_failures"])]
+    words += ["--allow-pickle"] if options["allow_pickle"] else []
     if options["lease_seconds"] != 30.0:
         words += ["--lease-seconds", f"{options['lease_seconds']:g}"]
     return words

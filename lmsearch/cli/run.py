@@ -24,7 +24,9 @@ from lmsearch.cli.options import (
     work_options,
     work_words,
 )
+from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.config import BUILT_IN_CORPORA
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
 def run(study_file: str, storage: str, **options: Any) -> int:
     """Search: begin a study, or go on with it, until it owes nothing.
 
-    STUDY_FILE is a file, or the name of a study that lmsearch brings: default, tutorial, tutorial-regularised.
+    STUDY_FILE is a file, or the name of a study that lmsearch brings: default, tutorial, tutorial-regularised,
+    wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper.
 
     \b
     Examples:
@@ -127,7 +130,7 @@ class _Setup:
         words = [sys.executable, "-m", "lmsearch.cli.main", "worker", self.info.ref.name]
         words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
         corpus = self.info.spec.data.corpus
-        if corpus != "python-docs":
+        if corpus not in BUILT_IN_CORPORA:
             words += ["--corpus", corpus]
         if self.until is not None:
             words += ["--until", f"{max(1.0, self.until - time.monotonic()):.0f}s"]
@@ -162,7 +165,8 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
     check_request(spec, request)
     url = parse_storage(storage)
     devices = default_devices(options["device"], options["workers"])
-    corpus = open_corpus(spec.data, cache_folder())
+    with reading_bar() as progress:
+        corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     check_space(spec, corpus)
     for warning in spec.warnings():
         click.echo(f"warning: {warning}", err=True)

@@ -1,67 +1,235 @@
 """`lmsearch train`."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import RUNS, check_name, json_option
-from lmsearch.errors import SearchFailedError
+from lmsearch.cli.options import RUNS, check_name, json_option, pickle_option
+from lmsearch.cli.progress import reading_bar
+from lmsearch.errors import ConfigError, SearchFailedError, nearest
+
+if TYPE_CHECKING:
+    from lmsearch.config import RunConfig
+    from lmsearch.lm.fit import Place
+    from lmsearch.lm.train import TrainState
+    from lmsearch.text.corpus import Corpus
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--name", help="The folder under runs/ for the model; the config's study or file by default.")
+@click.option("--name", help="The folder under runs/ for the models; the config's study or file by default.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train so many models.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the config's.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Instead of the config's; again for more.")
+@click.option("--resume", is_flag=True, help="Go on where an earlier training of the same name stopped.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@pickle_option
 @json_option
-def train(config: Path, name: str | None, device: str, as_json: bool) -> None:
+def train(config: Path, **options: Any) -> int:
     """Train a closed config, such as a search's best-config.json, and keep its best epoch.
 
+    Each model has a folder of its own, runs/NAME/seed-N, which is all that another machine needs. Ctrl-C saves.
+
     \b
-    Example:
+    Examples:
         lmsearch train runs/default/best-config.json
+        lmsearch train runs/default/best-config.json --seeds 3 --name final
+        lmsearch train runs/default/best-config.json --resume --set train.learning_rate=0.0005
     """
     import json
-    import math
 
-    from lmsearch.lm.fit import fit
-    from lmsearch.lm.train import Epoch, open_device
-    from lmsearch.results.best import config_tables
+    from lmsearch.lm.train import open_device
     from lmsearch.spec import load_config
     from lmsearch.text.corpus import cache_folder, check_lengths, open_corpus
 
-    closed = load_config(config)
+    closed = _changed(load_config(config), options["changes"], options["epochs"])
     told = _told_result(config)
-    where = open_device(device)
-    corpus = open_corpus(closed.data, cache_folder())
+    where = open_device(options["device"])
+    with reading_bar() as progress:
+        corpus = open_corpus(closed.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     _warn_of_another_text(told, corpus.description, corpus.fingerprint)
     check_lengths(corpus, closed.train.batch_size, closed.train.eval_batch_size)
-    name = name or told.get("study") or config.stem
+    name = options["name"] or told.get("study") or config.stem
     check_name(name)
-    folder = RUNS / name / f"seed-{closed.train.seed}"
-    tables = config_tables(closed, folder)
-    say = (lambda line: None) if as_json else click.echo
+    session = _Session(corpus, where, RUNS / name, options["as_json"])
+    configs = [_with_seed(closed, closed.train.seed + number) for number in range(options["seeds"])]
+    starts = [session.start(one, options["resume"]) for one in configs]  # all are checked before the first begins
+    session.say(f"{corpus.description}: {len(corpus.train.tokens):,} tokens, {len(corpus.vocabulary):,} words")
     parameters = closed.model.count_parameters(len(corpus.vocabulary))
-    say(f"{corpus.description}: {len(corpus.train.tokens):,} tokens, {len(corpus.vocabulary):,} words")
-    say(f"{parameters:,} parameters, {closed.train.epochs} epochs, on {where}")
-    epochs: list[Epoch] = []
-    for epoch in fit(closed, corpus, where, folder, tables):
-        epochs.append(epoch)
-        say(
-            f"epoch {epoch.number:3}  train {epoch.train_loss:.4f}  valid {epoch.valid_loss:.4f}  "
-            f"perplexity {epoch.valid_perplexity:8.2f}  {epoch.tokens / epoch.seconds:7,.0f} tokens/s"
+    session.say(f"{parameters:,} parameters, {closed.train.epochs} epochs, on {where}")
+    with _stopping() as heard:
+        results = []
+        for one, state in zip(configs, starts, strict=True):
+            if (result := session.train(one, state, heard)) is None:
+                session.say(f"saved; go on with: {_again(config, options)}")
+                return 128 + heard[0]
+            results.append(result)
+    summary = _summary(results)
+    if options["as_json"]:
+        click.echo(json.dumps(summary))
+        return 0
+    if len(results) > 1:
+        values = ", ".join(f"{result['perplexity']:.2f}" for result in results)
+        session.say(f"over {len(results)} seeds: mean {summary['perplexity']:.2f}, standard deviation "
+                    f"{summary['deviation']:.2f} ({values})")  # fmt: skip
+    elif "perplexity" in told and not options["changes"] and options["epochs"] is None:
+        same = told["perplexity"] == results[0]["perplexity"]
+        session.say(
+            f"{config.name} says {told['perplexity']:.4f}: {'the same, bit for bit' if same else 'not the same'}"
         )
-    if not any(math.isfinite(epoch.valid_loss) for epoch in epochs):
-        raise SearchFailedError(f"the training of {config} diverged: no epoch has a finite loss")
-    best = min(epochs, key=lambda epoch: epoch.valid_loss if math.isfinite(epoch.valid_loss) else math.inf)
-    result = {"perplexity": best.valid_perplexity, "epoch": best.number, "model": str(folder)}
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    say(f"best perplexity {best.valid_perplexity:.4f} in epoch {best.number}; its model is {folder}")
-    if "perplexity" in told:
-        same = told["perplexity"] == best.valid_perplexity
-        say(f"{config.name} says {told['perplexity']:.4f}: {'the same, bit for bit' if same else 'not the same'}")
+    return 0
+
+
+class _Session:
+    """Trainings of one name, one after the other."""
+
+    def __init__(self, corpus: "Corpus", device: Any, folder: Path, quiet: bool) -> None:
+        self.corpus = corpus
+        self.device = device
+        self.folder = folder
+        self._quiet = quiet
+
+    def say(self, line: str) -> None:
+        """Tell a person."""
+        if not self._quiet:
+            click.echo(line)
+
+    def place(self, config: "RunConfig") -> "Place":
+        """Give where a seed's training keeps what it makes."""
+        from lmsearch.lm.fit import Place
+
+        return Place(folder=self.folder / f"seed-{config.train.seed}")
+
+    def start(self, config: "RunConfig", resume: bool) -> "TrainState | None":
+        """Give what a training goes on from, None where it begins; refuse to write over another one."""
+        from lmsearch.lm.fit import comparable, read_state
+        from lmsearch.spec import load_config
+
+        place = self.place(config)
+        if resume:
+            return read_state(place, config, self.corpus) if place.state.exists() else None
+        if place.state.exists():
+            done = len(read_state(place, config, self.corpus, may_change=()).progress["valid_losses"])
+            if done < config.train.epochs:
+                raise ConfigError(
+                    f"the training in {place.folder} stopped in epoch {done + 1} of {config.train.epochs}; go on with "
+                    "--resume, or begin anew under another --name"
+                )
+        elif place.folder.exists() and comparable(load_config(place.folder / "config.json")) != comparable(config):
+            raise ConfigError(f"{place.folder} has a model of another config; give this one another --name")
+        return None
+
+    def train(self, config: "RunConfig", state: "TrainState | None", heard: list[int]) -> dict[str, Any] | None:
+        """Train one model to its end and give its result; None where it was stopped."""
+        import math
+
+        from lmsearch.lm.fit import TrainingStoppedError, fit
+        from lmsearch.lm.train import perplexity
+        from lmsearch.results.best import config_tables
+
+        place = self.place(config)
+        losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
+        steps = 0 if state is None else state.progress["steps"] - state.progress["block"]
+        if state is not None:
+            self.say(f"seed {config.train.seed} goes on in epoch {len(losses) + 1}")
+        tables = config_tables(config, place.folder)
+        try:
+            for epoch in fit(config, self.corpus, self.device, place, tables, state, lambda: bool(heard)):
+                losses.append(epoch.valid_loss)
+                seconds = epoch.train_seconds or epoch.seconds
+                self.say(
+                    f"epoch {epoch.number:3}  train {epoch.train_loss:.4f}  valid {epoch.valid_loss:.4f}  perplexity "
+                    f"{epoch.valid_perplexity:8.2f}  lr {epoch.learning_rate:.4g}  "
+                    f"{1e3 * seconds / max(1, epoch.step - steps):.1f} ms/batch  {epoch.tokens / seconds:,.0f} tokens/s"
+                )
+                steps = epoch.step
+        except TrainingStoppedError:
+            return None
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        if not finite:
+            raise SearchFailedError(f"the training in {place.folder} diverged: no epoch has a finite loss")
+        number = losses.index(min(finite)) + 1
+        best = perplexity(min(finite))
+        self.say(f"best perplexity {best:.4f} in epoch {number}; its model is {place.folder}")
+        return {"seed": config.train.seed, "perplexity": best, "epoch": number, "model": str(place.folder)}
+
+
+def _changed(config: "RunConfig", changes: tuple[str, ...], epochs: int | None) -> "RunConfig":
+    from lmsearch.config import FIELD_TYPES, RunConfig
+    from lmsearch.spec import parse_value
+
+    tables = config.as_tables().items()
+    values: dict[str, Any] = {f"{section}.{name}": value for section, table in tables for name, value in table.items()}
+    for text in changes:
+        path, equals, value = text.partition("=")
+        path = path.strip()
+        if not equals:
+            raise ConfigError(f"--set {text!r} is not NAME=VALUE; write --set train.learning_rate=0.002")
+        if path not in FIELD_TYPES:
+            raise ConfigError(f"unknown name {path}{nearest(path, FIELD_TYPES)}")
+        values[path] = parse_value(value.strip())
+    if epochs is not None:
+        values["train.epochs"] = epochs
+    return RunConfig.from_paths(values)
+
+
+def _with_seed(config: "RunConfig", seed: int) -> "RunConfig":
+    from dataclasses import replace
+
+    return replace(config, train=replace(config.train, seed=seed))
+
+
+def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Give mean and standard deviation (of a sample) over seeds; of one seed also where its model is."""
+    import statistics
+
+    values = [result["perplexity"] for result in results]
+    summary = {
+        "perplexity": statistics.mean(values),
+        "deviation": None if len(values) < 2 else statistics.stdev(values),
+    }
+    return (results[0] if len(results) == 1 else {}) | summary | {"seeds": results}
+
+
+def _again(config: Path, options: dict[str, Any]) -> str:
+    """Give the command that goes on."""
+    import shlex
+
+    words = ["lmsearch", "train", str(config)]
+    words += [] if options["name"] is None else ["--name", options["name"]]
+    words += [] if options["seeds"] == 1 else ["--seeds", str(options["seeds"])]
+    words += [] if options["epochs"] is None else ["--epochs", str(options["epochs"])]
+    words += [word for change in options["changes"] for word in ("--set", change)]
+    words += [] if options["device"] == "auto" else ["--device", options["device"]]
+    words += ["--allow-pickle"] if options["allow_pickle"] else []
+    return shlex.join([*words, "--resume"])
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Give a list to which a signal that asks to stop is added; a second one ends the process."""
+    import os
+    import signal
+
+    heard: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            os._exit(128 + number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _told_result(config: Path) -> dict[str, Any]:

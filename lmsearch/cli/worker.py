@@ -55,6 +55,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         stall=options["stall"],
         max_failures=options["max_failures"],
         checkpoints=options["checkpoints"],
+        allow_pickle=options["allow_pickle"],
     )
     words = ["lmsearch", "worker", study] + ([] if told.device == "auto" else ["--device", told.device])
     words += [] if corpus is None else ["--corpus", str(corpus)]

@@ -1,36 +1,128 @@
-"""One model trained to its end, its best epoch kept on disk."""
+"""One model trained to its end, its best epoch kept on disk, and its state, so that it can be gone on with."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
 from lmsearch.config import RunConfig
+from lmsearch.errors import ConfigError
+from lmsearch.files import replace_file
 from lmsearch.lm.model_folder import save_model
 from lmsearch.lm.optimizers import improves
-from lmsearch.lm.train import Epoch, train
+from lmsearch.lm.train import Epoch, TrainState, train
 from lmsearch.text.corpus import Corpus
+
+MAY_CHANGE = ("train.learning_rate", "train.epochs", "train.patience")
+"""What may be another when a training is gone on with."""
+
+
+class TrainingStoppedError(Exception):
+    """The training was asked to stop: it is saved at the step it was at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a training keeps what it makes."""
+
+    folder: Path  # of the model of the best epoch so far
+
+    @property
+    def state(self) -> Path:
+        """Give the file from which the training can be gone on with, beside the model, which is whole without it."""
+        return self.folder.with_name(f"{self.folder.name}.training")
 
 
 def fit(
-    config: RunConfig, corpus: Corpus, device: torch.device, folder: Path, tables: dict[str, Any]
+    config: RunConfig,
+    corpus: Corpus,
+    device: torch.device,
+    place: Place,
+    tables: dict[str, Any],
+    state: TrainState | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
-    """Train a model, giving each epoch; `folder` then holds the model of the best so far.
+    """Train a model, giving each epoch; `place` then holds the model of the best so far, and the state.
 
-    `tables` is the config as the folder shall have it, its corpus named from there.
+    `tables` is the config as the folder shall have it, its corpus named from there. Where `stopped` says so, the
+    state is saved at the next step and `TrainingStoppedError` raised.
     """
-    losses: list[float] = []
-    for event in train(config, corpus, device, None):
-        if not isinstance(event, Epoch):
-            continue
-        if improves(losses, event.valid_loss):
-            metrics = {
-                "valid_loss": event.valid_loss,
-                "perplexity": event.valid_perplexity,
-                "epoch": event.number,
-                "corpus": corpus.fingerprint,
-            }
-            save_model(folder, event.weights(), tables, corpus.vocabulary, metrics)
-        losses.append(event.valid_loss)
-        yield event
+    losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
+    origin = {"config": comparable(config), "corpus": corpus.fingerprint}
+    changes = [] if state is None else state.progress.get("changes", [])
+    changed = {"changes": changes} if changes else {}  # of settings, when the training was gone on with
+    for event in train(config, corpus, device, state):
+        if isinstance(event, Epoch):
+            if improves(losses, event.valid_loss):
+                metrics = {
+                    "valid_loss": event.valid_loss,
+                    "perplexity": event.valid_perplexity,
+                    "epoch": event.number,
+                    "corpus": corpus.fingerprint,
+                }
+                save_model(place.folder, event.weights(), tables, corpus.vocabulary, metrics | changed)
+            losses.append(event.valid_loss)
+            _save(place, event.state(), origin | changed)
+            yield event
+        elif stopped():
+            _save(place, event.state(), origin | changed)
+            raise TrainingStoppedError
+        if stopped():
+            raise TrainingStoppedError
+
+
+def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:
+    content = TrainState(state.progress | told, state.tensors).to_bytes()
+    replace_file(place.state, hashlib.sha256(content).digest() + content)
+
+
+def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tuple[str, ...] = MAY_CHANGE) -> TrainState:
+    """Read how far a training is, to go on with `config`; raises `ConfigError` where that is another training's."""
+    try:
+        stored = place.state.read_bytes()
+        digest, content = stored[:32], stored[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("its checksum is another")
+        state = TrainState.from_bytes(content)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no training to go on with in {place.folder}; leave --resume out") from error
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{place.state} is damaged ({error}); begin anew under another --name") from error
+    old, new = state.progress["config"], comparable(config)
+    if state.progress["corpus"] != corpus.fingerprint:
+        raise ConfigError(
+            f"the training in {place.folder} was begun on a text with the fingerprint {state.progress['corpus']}, "
+            f"here is {corpus.description} with {corpus.fingerprint}"
+        )
+    for path in sorted(new):
+        if path not in may_change and old.get(path) != new[path]:
+            may = f"; only {', '.join(may_change)} may change when it is gone on with" if may_change else ""
+            go_on = "go on with --resume, or " if path in MAY_CHANGE and not may_change else ""
+            raise ConfigError(
+                f"the training in {place.folder} was begun with {path} = {old.get(path)}, now it is {new[path]}: "
+                f"{go_on}give it another --name{may}"
+            )
+    changed = {path: [old[path], new[path]] for path in MAY_CHANGE if old[path] != new[path]}
+    if not changed:
+        return state
+    progress = dict(state.progress)
+    progress["changes"] = [*progress.get("changes", []), {"after_epoch": len(progress["valid_losses"])} | changed]
+    if "train.learning_rate" in changed:
+        progress |= {"learning_rate": config.train.learning_rate, "stale": 0}
+    return replace(state, progress=progress)
+
+
+def comparable(config: RunConfig) -> dict[str, Any]:
+    """Give the settings by dotted path, but for where the text lies: it may have moved."""
+    tables = json.loads(json.dumps(config.as_tables()))
+    return {
+        f"{section}.{name}": value
+        for section, table in tables.items()
+        for name, value in table.items()
+        if (section, name) != ("data", "corpus")
+    }

@@ -3,7 +3,6 @@
 import json
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
-from lmsearch.files import replace_file, sync_folder
+from lmsearch.files import LOOKS, replace_file, sync_folder
 from lmsearch.lm.model import LanguageModel
+from lmsearch.lm.trained import TrainedModel
 from lmsearch.spec import load_config
 from lmsearch.text.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model, its words, the config that made it, and `metrics.json`."""
-
-    model: LanguageModel
-    vocabulary: Vocabulary
-    config: RunConfig
-    metrics: dict[str, Any]
 
 
 def save_model(
@@ -44,11 +33,18 @@ def save_model(
         replace_file(draft / "config.json", json.dumps(config, indent=2) + "\n")
         replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
         replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if (folder / LOOKS).exists():  # these stay, whatever is trained
+            shutil.copyfile(folder / LOOKS, draft / LOOKS)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def load(folder: str | Path, device: str = "cpu") -> TrainedModel:
+    """Load a model folder onto a device, for use; raises `ConfigError` where it is not one. No code of it is run."""
+    return load_model(Path(folder)).to(device)
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -62,4 +58,5 @@ def load_model(folder: Path) -> TrainedModel:
         model.set_weights(weights)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder} is not a whole model folder: {error}") from error
+    model.eval()  # no dropout, unless somebody asks for it
     return TrainedModel(model, vocabulary, config, metrics)

@@ -72,6 +72,7 @@ class Epoch:
     step: int
     state: Callable[[], TrainState]
     weights: Callable[[], dict[str, Tensor]]  # those that were evaluated, on the CPU
+    train_seconds: float = 0.0  # of `seconds`, without the evaluation
 
     @property
     def valid_perplexity(self) -> float:
@@ -117,7 +118,7 @@ def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainS
     run = _Run(config, corpus, device)
     if state is not None:
         run.restore(state)
-    while not run.finished():
+    while not run.finished() or run.begin_finetuning():
         yield from run.train_epoch()
         yield from run.evaluate_epoch()
         yield run.end_epoch()
@@ -140,8 +141,10 @@ class _Run:
         self.rate = PlateauRate(config.train)
         self.average: WeightAverage | None = None
         self.valid_losses: list[float] = []
+        self.finetune_from: int | None = None  # epochs before the second stage, once that has begun
         self.steps = 0
         self.seconds = 0.0
+        self.train_seconds = 0.0
         self._valid = evaluation_blocks(
             to_device(corpus.valid.tokens, device), config.train.eval_batch_size, config.train.bptt
         )
@@ -173,13 +176,16 @@ class _Run:
             self._step(tokens_TB, window)
             self.block += 1
             self.steps += 1
-            self.seconds += time.perf_counter() - started
+            took = time.perf_counter() - started
+            self.seconds += took
+            self.train_seconds += took
             yield self._event()
         self.evaluation = begin_evaluation(self._evaluated(), self._valid)
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
         tokens_N = self._train_tokens
-        if self.config.data.shuffle_articles:
+        told = self.config.data.shuffle_articles
+        if self.corpus.shuffle_articles if told is None else told:
             tokens_N = to_device(shuffled_articles(self.corpus.train, rng), self.device)
         return batchify(tokens_N, self.config.train.batch_size)
 
@@ -229,6 +235,7 @@ class _Run:
         self._adjust(valid_loss)
         self.valid_losses.append(valid_loss)
         seconds, self.seconds = self.seconds, 0.0
+        train_seconds, self.train_seconds = self.train_seconds, 0.0
         self._begin_epoch()
         return Epoch(
             number=number,
@@ -240,6 +247,7 @@ class _Run:
             step=self.steps,
             state=self.state,
             weights=lambda: {name: tensor.cpu().clone() for name, tensor in evaluated.weights().items()},
+            train_seconds=train_seconds,
         )
 
     def _adjust(self, valid_loss: float) -> None:
@@ -257,11 +265,30 @@ class _Run:
         if self.evaluation is not None:
             return False
         done = len(self.valid_losses)
+        if self.finetune_from is not None:
+            losses = self.valid_losses[self.finetune_from :]
+            fired = len(losses) > 0 and should_average(losses[:-1], losses[-1], settings.nonmono)
+            return self.block == 0 and (fired or len(losses) >= settings.epochs)
         if settings.patience and done > settings.patience and self.block == 0:
             recent = self.valid_losses[-settings.patience :]
             if not any(improves(self.valid_losses[: done - settings.patience], loss) for loss in recent):
                 return True
         return done >= settings.epochs
+
+    def begin_finetuning(self) -> bool:
+        """Begin the second stage of NT-ASGD, where the config asks for it and the first has averages; tell whether.
+
+        As AWD-LSTM's finetune.py: from the averages, which are averaged anew from the first step on, until the
+        trigger fires over this stage's losses; at the latest after as many epochs as the first stage had.
+        """
+        averaged = self.average is not None and self.average.steps > 0
+        if not self.config.train.finetune or self.finetune_from is not None or not averaged:
+            return False
+        self.model.set_weights(self._evaluated().weights())
+        self.average = WeightAverage(self.model)
+        self.rate = PlateauRate(self.config.train)
+        self.finetune_from = len(self.valid_losses)
+        return True
 
     def _evaluated(self) -> LanguageModel:
         # Averages exist from the first step after the trigger.
@@ -281,9 +308,11 @@ class _Run:
             "valid_losses": [repr(loss) for loss in self.valid_losses],  # nan and inf are not JSON
             "steps": self.steps,
             "seconds": self.seconds,
+            "train_seconds": self.train_seconds,
             "learning_rate": self.rate.learning_rate,
             "stale": self.rate.stale,
             "average_steps": None if self.average is None else self.average.steps,
+            "finetune_from": self.finetune_from,
             "evaluation_block": None if self.evaluation is None else self.evaluation.block,
         }
         tensors = {f"model.{name}": tensor for name, tensor in self.model.weights().items()}
@@ -317,9 +346,11 @@ class _Run:
         except (KeyError, RuntimeError) as error:
             raise ConfigError("the saved state belongs to another config: its weights do not fit") from error
         self.valid_losses = [float(loss) for loss in progress["valid_losses"]]
+        self.finetune_from = progress.get("finetune_from")
         self._begin_epoch()
         self.block, self.tokens = progress["block"], progress["tokens"]
         self.steps, self.seconds = progress["steps"], progress["seconds"]
+        self.train_seconds = progress.get("train_seconds", self.seconds)  # checkpoints of the first versions lack it
         self.rate.learning_rate, self.rate.stale = progress["learning_rate"], progress["stale"]
         self.train_rows, self.train_total = progress["train_rows"], tensors["train_total"]
         self.states = _read_states("states", tensors)

@@ -19,7 +19,7 @@ import tomlkit
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
 from lmsearch.errors import StudyError
-from lmsearch.files import replace_file
+from lmsearch.files import LOOKS, POINTER, replace_file
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 
 _PACKAGES = ("lmsearch", "torch", "numpy", "optuna", "sqlalchemy")
@@ -155,6 +155,7 @@ def source_commit() -> str | None:
 def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None:
     host, _, place = best.model.partition(":")
     source = Path(place)
+    kept = _found_with(target, info.ref.name, best.number)
     shutil.rmtree(target, ignore_errors=True)  # another trial's weights would belie best-config.json
     if host != socket.gethostname() or not place or not source.is_dir():
         return None
@@ -165,5 +166,18 @@ def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None
     metrics = json.loads((draft / "metrics.json").read_text())
     metrics |= {"study": info.ref.name, "trial": best.number, "perplexity": best.perplexity}
     replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    for name, content in kept.items():
+        replace_file(draft / name, content)
     draft.rename(target)
     return target
+
+
+def _found_with(folder: Path, study: str, trial: int) -> dict[str, str]:
+    """Give the files that people's commands have put beside this very trial's weights, by name."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text())
+        if (metrics.get("study"), metrics.get("trial")) != (study, trial):
+            return {}
+        return {name: (folder / name).read_text() for name in (LOOKS, POINTER) if (folder / name).exists()}
+    except (OSError, ValueError):
+        return {}

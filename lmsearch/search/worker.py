@@ -54,6 +54,7 @@ class WorkerOptions:
     stall: float = 600.0  # seconds without a step after which a trial hangs
     max_failures: int | None = None  # in a row with the same traceback; None: the study's
     checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in `folder`
+    allow_pickle: bool = False  # for a corpus of object arrays
 
 
 class Stop:
@@ -116,7 +117,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
     if stopped:
         say(f"{options.study} was stopped with `lmsearch stop`; `lmsearch run` lets workers work on it again")
         return 0
-    corpus = join_corpus(info, options.cache, options.corpus)
+    corpus = join_corpus(info, options)
     host = socket.gethostname()
     name = options.name or f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
     holder = tickets.Holder(worker=name, host=host, process=os.getpid(), device=str(device))
@@ -145,9 +146,9 @@ def study_files(options: WorkerOptions) -> Path:
     return (options.folder if shared is None else shared / options.folder.name).resolve()
 
 
-def join_corpus(info: StudyInfo, cache: Path, elsewhere: str | None) -> Corpus:
+def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
     """Open the study's corpus on this host; raises `CorpusError` where its text is another."""
-    corpus = open_corpus(info.spec.data, cache, elsewhere)
+    corpus = open_corpus(info.spec.data, options.cache, options.corpus, options.allow_pickle)
     if corpus.fingerprint != info.fingerprint:
         raise CorpusError(
             f"the study {info.ref.name} was begun on {info.corpus} (fingerprint {info.fingerprint}), "

@@ -7,9 +7,10 @@ import shutil
 import uuid
 from array import array
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import filelock
 import numpy as np
@@ -19,10 +20,16 @@ import platformdirs
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
 from lmsearch.files import replace_file, sync_folder
-from lmsearch.text.readers import Reader, open_reader
+from lmsearch.text.arrays import ArrayFolder
+from lmsearch.text.readers import PythonDocs, Reader, TextFile, open_reader
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary, build_vocabulary
 
-_FORMAT = 1  # of the cache's files; a new number makes every corpus be encoded anew
+_FORMAT = 2  # of the cache's files; a new number makes every corpus be encoded anew
+_TOLD_EACH = 1 << 20  # tokens between two notes of progress, and held at once
+_HEADER_BYTES = 128  # of a NumPy file with one dimension
+
+Progress = Callable[[str, int, int | None], None]
+"""Is told what is done, to how many tokens by now, and of how many where that is known."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Corpus:
     train: Text
     valid: Text
     test: Text | None
+    shuffle_articles: bool = False  # each epoch, where the config does not say
+
+
+def _untold(what: str, done: int, total: int | None) -> None:
+    """Tell nobody."""
 
 
 def cache_folder() -> Path:
@@ -51,14 +63,21 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(platformdirs.user_cache_dir("lmsearch"))
 
 
-def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> Corpus:
-    """Open a corpus, encoding it first where the cache lacks it.
+def open_corpus(
+    config: DataConfig,
+    cache: Path,
+    corpus: str | None = None,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Open a corpus, fetching and encoding it first where the cache lacks it.
 
-    `corpus` is where the text lies on this host, if elsewhere than the config says. Raises `CorpusError` for a
-    text that is missing, unreadable or too short to be one.
+    `corpus` is where the text lies on this host, if elsewhere than the config says; `allow_pickle` lets arrays of
+    objects be read, which can run code. Raises `CorpusError` for a text that is missing, unreadable or too short.
     """
-    reader = open_reader(corpus or config.corpus)
+    reader = open_reader(config, corpus or config.corpus, cache, allow_pickle)
     options = f"{_FORMAT} {reader.digest()} {config.min_count} {config.max_vocabulary}"
+    options += f" {config.normalize} {config.articles} {config.split if isinstance(reader, TextFile) else ''}"
     folder = cache / "corpora" / hashlib.sha256(options.encode()).hexdigest()[:32]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -66,14 +85,15 @@ def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> C
         raise CorpusError(
             f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
         ) from error
+    shuffled = isinstance(reader, PythonDocs | ArrayFolder)
     opened = load_cached(folder, reader.describe())
     if opened is not None:
-        return opened
+        return replace(opened, shuffle_articles=shuffled)
     with filelock.FileLock(f"{folder}.lock"):
         opened = load_cached(folder, reader.describe())
         if opened is None:
             try:
-                _encode(reader, config, folder)
+                _encode(reader, config, folder, progress or _untold)
             except OSError as error:  # the reader tells of its own as CorpusError
                 raise CorpusError(
                     f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
@@ -82,7 +102,7 @@ def open_corpus(config: DataConfig, cache: Path, corpus: str | None = None) -> C
             opened = load_cached(folder, reader.describe())
     if opened is None:
         raise CorpusError(f"the cache {folder} cannot be read back right after it was written")
-    return opened
+    return replace(opened, shuffle_articles=shuffled)
 
 
 def check_lengths(corpus: Corpus, batch_size: int, eval_batch_size: int) -> None:
@@ -100,15 +120,18 @@ def check_lengths(corpus: Corpus, batch_size: int, eval_batch_size: int) -> None
         )
 
 
-def _encode(reader: Reader, config: DataConfig, folder: Path) -> None:
-    vocabulary = build_vocabulary(_count(reader), config.min_count, config.max_vocabulary)
+def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, progress: Progress) -> None:
     draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.draft")
     draft.mkdir()
     try:
-        for split in reader.splits():
-            text = _encode_split(reader, split, vocabulary)
-            np.save(draft / f"{split}.npy", text.tokens)
-            np.save(draft / f"{split}.articles.npy", text.article_starts)
+        if isinstance(reader, ArrayFolder):
+            vocabulary = _copy_arrays(reader, draft)
+        else:
+            counts = _count(reader, progress)
+            vocabulary = build_vocabulary(counts, config.min_count, config.max_vocabulary)
+            for split in reader.splits():
+                total = counts.total() if split == "train" else None
+                _encode_split(reader, split, vocabulary, draft, progress, total)
         fingerprint = _fingerprint(vocabulary, {split: _read_split(draft, split) for split in reader.splits()})
         meta = {"words": vocabulary.words, "fingerprint": fingerprint, "splits": reader.splits()}
         replace_file(draft / "meta.json", json.dumps(meta))
@@ -119,27 +142,61 @@ def _encode(reader: Reader, config: DataConfig, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _count(reader: Reader) -> Counter[str]:
+def _copy_arrays(reader: ArrayFolder, draft: Path) -> Vocabulary:
+    vocabulary = reader.vocabulary()
+    for split in reader.splits():
+        tokens, starts = reader.text(split, len(vocabulary))
+        if split == "train" and len(np.unique(tokens)) < 2:
+            raise CorpusError(f"the train split of {reader.describe()} has fewer than two words")
+        np.save(draft / f"{split}.npy", tokens)
+        np.save(draft / f"{split}.articles.npy", starts)
+    return vocabulary
+
+
+def _count(reader: Reader, progress: Progress) -> Counter[str]:
     counts: Counter[str] = Counter()
+    done = told = 0
     for _, words in reader.lines("train"):
         counts.update(words)
-        counts[EOS] += 1
+        done += len(words)
+        if done - told >= _TOLD_EACH:
+            progress("counting words", done, None)
+            told = done
     if len(counts.keys() - {EOS, UNK}) < 2:
         raise CorpusError(f"the train split of {reader.describe()} has fewer than two words")
     return counts
 
 
-def _encode_split(reader: Reader, split: str, vocabulary: Vocabulary) -> Text:
-    tokens, starts = array("i"), array("q")
-    eos = vocabulary.index[EOS]
-    for begins, words in reader.lines(split):
-        if begins:
-            starts.append(len(tokens))
-        tokens.extend(vocabulary.encode(words))
-        tokens.append(eos)
-    if not tokens:
+def _encode_split(
+    reader: Reader, split: str, vocabulary: Vocabulary, draft: Path, progress: Progress, total: int | None
+) -> None:
+    """Write a split's tokens piece by piece, so that only one piece is held."""
+    piece, starts, done = array("i"), array("q"), 0
+    with (draft / f"{split}.npy").open("wb") as file:
+        _write_header(file, 0)
+        for begins, words in reader.lines(split):
+            if begins:
+                starts.append(done + len(piece))
+            piece.extend(vocabulary.encode(words))
+            if len(piece) >= _TOLD_EACH:
+                piece.tofile(file)
+                done, piece = done + len(piece), array("i")
+                progress(f"encoding {split}", done, total)
+        piece.tofile(file)
+        done += len(piece)
+        file.seek(0)
+        _write_header(file, done)
+    if not done:
         raise CorpusError(f"the {split} split of {reader.describe()} is empty")
-    return Text(np.asarray(tokens, dtype=np.int32), np.asarray(starts, dtype=np.int64))
+    np.save(draft / f"{split}.articles.npy", np.asarray(starts, dtype=np.int64))
+
+
+def _write_header(file: IO[bytes], tokens: int) -> None:
+    """Write the header of a NumPy file, which has one length for every number of tokens."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False, "shape": (tokens,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    if file.tell() != _HEADER_BYTES:
+        raise CorpusError(f"NumPy {np.__version__} writes headers of {file.tell()} bytes, not of {_HEADER_BYTES}")
 
 
 def _read_split(folder: Path, split: str) -> Text:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lmsearch.config import RunConfig
+from lmsearch.config import DataConfig, RunConfig
+from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import batchify, draw_windows, evaluation_blocks
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.layers import dropout, embed, weight_dropped_lstm
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, should_average
-from lmsearch.lm.train import Epoch, Step, TrainState, train
+from lmsearch.lm.train import Epoch, Step, TrainState, _Run, train
 from lmsearch.text.readers import TextFolder
 from tests.factories import make_corpus, make_run, write_corpus
 
@@ -62,7 +63,11 @@ def test_i1_batchify_lays_contiguous_parts_side_by_side_and_drops_the_tail() -> 
 def test_i1_every_line_ends_in_eos_blank_ones_too(tmp_path: Any) -> None:
     folder = write_corpus(tmp_path)
     (folder / "train.txt").write_text("a b\n\na\n")
-    assert [words for _, words in TextFolder(folder).lines("train")] == [["a", "b"], [], ["a"]]
+    assert [words for _, words in TextFolder(folder, DataConfig(corpus="x")).lines("train")] == [
+        ["a", "b", "<eos>"],
+        ["<eos>"],
+        ["a", "<eos>"],
+    ]
 
 
 @pytest.mark.parametrize(("tokens", "batch_size"), [(23, 4), (24, 4), (9, 10), (2, 1), (50, 7)])
@@ -508,3 +513,58 @@ def test_i17_patience_stops_after_epochs_without_a_new_best() -> None:
     losses = [epoch.valid_loss for epoch in run_epochs(config)]
     assert len(losses) < 40
     assert min(losses[-2:]) >= min(losses[:-2]) and losses[-3] == min(losses)
+
+
+# The second stage of NT-ASGD.
+
+
+def nt_asgd(finetune: bool) -> RunConfig:
+    return make_run(
+        train__optimizer="nt-asgd",
+        train__learning_rate=20.0,
+        train__nonmono=1,
+        train__epochs=8,
+        train__finetune=finetune,
+    )
+
+
+def epochs_of(finetune: bool, state: TrainState | None = None) -> tuple[list[float], list[TrainState]]:
+    """Train; give each epoch's loss and the state behind it."""
+    losses, states = [], []
+    for event in train(nt_asgd(finetune), make_corpus(400), torch.device("cpu"), state):
+        if isinstance(event, Epoch):
+            losses.append(event.valid_loss)
+            states.append(TrainState.from_bytes(event.state().to_bytes()))
+    return losses, states
+
+
+def test_finetuning_begins_from_the_averages_and_ends_when_its_trigger_fires() -> None:
+    losses, states = epochs_of(finetune=True)
+    assert losses[:8] == epochs_of(finetune=False)[0]
+    second = losses[8:]
+    assert 2 <= len(second) <= 8
+    fires = [should_average(second[:number], second[number], nonmono=1) for number in range(len(second))]
+    assert fires[-1] or len(second) == 8
+    assert not any(fires[:-1])
+    assert [state.progress["finetune_from"] for state in states] == [None] * 8 + [8] * len(second)
+    # It stands where the averages were, not where the last step was.
+    run = _Run(nt_asgd(finetune=True), make_corpus(400), torch.device("cpu"))
+    run.restore(states[7])
+    assert run.finished() and run.begin_finetuning() and not run.begin_finetuning()
+    for name, tensor in run.model.weights().items():
+        assert torch.equal(tensor, states[7].tensors[f"average.{name}"])
+    assert any(not torch.equal(states[7].tensors[f"model.{name}"], t) for name, t in run.model.weights().items())
+
+
+@pytest.mark.parametrize("number", [7, 8])
+def test_finetuning_goes_on_from_any_state_as_if_it_had_not_been_stopped(number: int) -> None:
+    """From the end of the first stage, and from the first epoch of the second."""
+    losses, states = epochs_of(finetune=True)
+    after, ends = epochs_of(finetune=True, state=states[number])
+    assert after == losses[number + 1 :] and len(after) > 0
+    assert all(torch.equal(tensor, states[-1].tensors[name]) for name, tensor in ends[-1].tensors.items())
+
+
+def test_finetuning_without_averages_is_refused() -> None:
+    with pytest.raises(ConfigError, match="train.finetune goes on from the averages of nt-asgd; adam has none"):
+        make_run(train__finetune=True)

@@ -10,7 +10,7 @@ import torch
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.lm.batches import to_device
 from lmsearch.lm.evaluate import evaluate
-from lmsearch.lm.fit import fit
+from lmsearch.lm.fit import Place, fit
 from lmsearch.lm.generate import generate, sample_text
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.model_folder import load_model
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def fit_small(folder: Path, **changes: object) -> list[float]:
     config = make_run(**changes)
-    return [epoch.valid_loss for epoch in fit(config, make_corpus(), CPU, folder, config.as_tables())]
+    return [epoch.valid_loss for epoch in fit(config, make_corpus(), CPU, Place(folder=folder), config.as_tables())]
 
 
 @pytest.mark.parametrize("tied", [True, False])

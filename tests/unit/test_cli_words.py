@@ -53,7 +53,7 @@ def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> 
     names = ("name", "sampler", "pruner", "trials", "workers", "hours", "more", "source")
     none = dict.fromkeys((*names, "checkpoints", "store_timeout", "max_failures"))
     options: dict[str, Any] = none | {"device": "auto", "quiet": False, "as_json": False}
-    options |= {"stall": 600.0, "lease_seconds": 30.0}
+    options |= {"stall": 600.0, "lease_seconds": 30.0, "allow_pickle": False}
     assert _own_words("default", options) == ["lmsearch", "run"]
     given = options | {"sampler": "tpe", "more": 5, "workers": 4, "hours": 1.5, "device": "cuda", "quiet": True}
     assert " ".join(_own_words("x.toml", given)) == (
@@ -72,7 +72,15 @@ def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
 
 
 def test_three_studies_travel_with_lmsearch() -> None:
-    assert list(brought_studies()) == ["default", "tutorial", "tutorial-regularised"]
+    assert list(brought_studies()) == [
+        "asha-paper",
+        "default",
+        "lstm-wikitext2",
+        "penn-treebank-awd-lstm",
+        "tutorial",
+        "tutorial-regularised",
+        "wikitext2-awd-lstm",
+    ]
 
 
 @pytest.mark.parametrize(

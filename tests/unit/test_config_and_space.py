@@ -41,8 +41,9 @@ def test_a_number_has_its_settings_type_however_it_is_written() -> None:
 
 
 def test_articles_are_shuffled_by_default_only_where_there_are_many() -> None:
-    assert RunConfig.from_paths({"data.corpus": "python-docs"}).data.shuffle_articles is True
-    assert RunConfig.from_paths({"data.corpus": "folder"}).data.shuffle_articles is False
+    for corpus in ("python-docs", "folder"):  # as the corpus is meant
+        run = RunConfig.from_paths({"data.corpus": corpus})
+        assert run.data.shuffle_articles is None and "shuffle_articles" not in run.as_tables()["data"]
 
 
 def test_a_config_survives_its_tables() -> None:

@@ -1,0 +1,312 @@
+"""`lmsearch test`, `evaluate`, `predict` and `generate`: a trained model in use."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearch.cli.options import RUNS, json_option, open_store, pickle_option, storage_option
+from lmsearch.cli.progress import reading_bar
+from lmsearch.errors import ConfigError, LmsearchError
+
+if TYPE_CHECKING:
+    from lmsearch.lm.trained import TrainedModel
+    from lmsearch.text.corpus import Corpus
+
+_file = click.Path(path_type=Path, dir_okay=False)
+_device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+
+
+def find_model(text: str) -> Path:
+    """Find a model's folder by its path, or that of a study's best by the study's name; raises `ConfigError`."""
+    path = Path(text)
+    for folder in (path, path / "best-model", RUNS / text / "best-model"):
+        if (folder / "model.safetensors").is_file():
+            return folder
+    seeds = sorted(str(found.parent) for found in (RUNS / text).glob("seed-*/model.safetensors"))
+    hint = f"; trained under that name are: {', '.join(seeds)}" if seeds else ""
+    raise ConfigError(
+        f"there is no model {text!r}: name a model's folder, or a study whose best-model is in {RUNS}{hint}"
+    )
+
+
+def _open(text: str, device: str) -> tuple[Path, "TrainedModel"]:
+    from lmsearch.lm.model_folder import load_model
+    from lmsearch.lm.train import open_device
+
+    folder = find_model(text)
+    return folder, load_model(folder).to(open_device(device))
+
+
+@click.command()
+@click.argument("model")
+@_device
+@storage_option
+@pickle_option
+@json_option
+def test(model: str, device: str, storage: str, store_timeout: float | None, allow_pickle: bool, as_json: bool) -> None:
+    """Look at the test split, and write the look down beside the model and in its study.
+
+    MODEL is a model's folder, or a study, whose best model is meant. A figure on the test split is honest once: what is
+    chosen by it has been fitted to it. So every look is kept, with when it was taken.
+
+    \b
+    Example:
+        lmsearch test default
+    """
+    import json
+
+    from lmsearch.results.looks import add_look
+
+    folder, trained = _open(model, device)
+    tokens, fingerprint = _test_split(_same_corpus(folder, trained, allow_pickle))
+    loss = trained.loss(tokens)
+    look, number = add_look(folder, loss, len(tokens), fingerprint)
+    _tell_study(trained, folder, look, storage, store_timeout)
+    if as_json:
+        click.echo(json.dumps(look | {"look": number}))
+        return
+    click.echo(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
+    if number > 1:
+        click.echo(
+            f"this is look {number} at the test split with this model: what is chosen by it is not honest any more"
+        )
+    click.echo(f"the look is written into {folder / 'test-looks.json'}")
+
+
+def _same_corpus(folder: Path, trained: "TrainedModel", allow_pickle: bool) -> "Corpus":
+    """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
+    from lmsearch.text.corpus import cache_folder, open_corpus
+
+    with reading_bar() as progress:
+        corpus = open_corpus(trained.config.data, cache_folder(), allow_pickle=allow_pickle, progress=progress)
+    if corpus.fingerprint != trained.metrics.get("corpus"):
+        raise ConfigError(
+            f"{folder} was trained on a text with the fingerprint {trained.metrics.get('corpus')}, here is "
+            f"{corpus.description} with {corpus.fingerprint}; for another text there is: lmsearch evaluate --text"
+        )
+    return corpus
+
+
+def _test_split(corpus: "Corpus") -> tuple[Any, str]:
+    if corpus.test is None:
+        raise ConfigError(f"{corpus.description} has no test split")
+    return corpus.test.tokens, corpus.fingerprint
+
+
+def _tell_study(
+    trained: "TrainedModel", folder: Path, look: dict[str, Any], storage: str, store_timeout: float | None
+) -> None:
+    """Write a look down in the study that the model comes from, where it comes from one."""
+    from lmsearch.results.looks import add_look_to_study
+
+    study = trained.metrics.get("study")
+    if not isinstance(study, str):
+        return
+    try:
+        add_look_to_study(open_store(storage, store_timeout), study, look | {"model": str(folder.resolve())})
+    except LmsearchError as error:
+        click.echo(f"warning: the look is not in the study, only beside the model: {error}", err=True)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--trials", type=click.IntRange(min=5), default=30, show_default=True, help="Pairs that are tried.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
+@click.option("--test", "with_test", is_flag=True, help="Then look at the test split, once, with what was found.")
+@_device
+@storage_option
+@pickle_option
+@json_option
+def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, storage: str, **options: Any) -> None:
+    """Give a model a cache: words that followed at similar places earlier in the text become more probable.
+
+    Window, theta and the cache's share are found on the validation split; the model itself stays as it is. What was
+    found is written into the model's folder, as pointer.json.
+
+    \b
+    Example:
+        lmsearch pointer default --test
+    """
+    import json
+    import math
+
+    from lmsearch.files import POINTER, replace_file
+    from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
+    from lmsearch.results.looks import add_look
+    from lmsearch.search.tune_pointer import tune
+
+    folder, trained = _open(model, device)
+    corpus = _same_corpus(folder, trained, options["allow_pickle"])
+    said = (lambda line: None) if options["as_json"] else click.echo
+    said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
+    text = read_text(trained, corpus.valid.tokens)
+    found = tune(text, trials, seed, lambda number, loss: said(f"  {number:3} of {trials}: {math.exp(loss):.2f}"))
+    told: dict[str, Any] = {
+        "constants": found.constants.as_dict(),
+        "valid": {"perplexity": math.exp(found.loss), "perplexity_without": math.exp(found.loss_without)},
+    }
+    replace_file(folder / POINTER, json.dumps(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
+    if with_test:
+        tokens, fingerprint = _test_split(corpus)
+        text = read_text(trained, tokens)
+        cache = cache_probabilities(text, found.constants.window, found.constants.theta)
+        loss = mixed_loss(text, cache, found.constants.weight)
+        look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
+        _tell_study(trained, folder, look, storage, options["store_timeout"])
+        alone = float(-text.vocabulary_N.double().log().mean())
+        told["test"] = {"perplexity": math.exp(loss), "perplexity_without": math.exp(alone), "look": number}
+    if options["as_json"]:
+        click.echo(json.dumps(told))
+        return
+    constants = found.constants
+    click.echo(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
+    for split in ("valid", "test"):
+        if split in told:
+            one = told[split]
+            click.echo(
+                f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without"
+            )
+    click.echo(f"the constants are in {folder / POINTER}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A file; also .gz.")
+@_device
+@json_option
+def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
+    """Give the exact perplexity of any text, over the model's whole vocabulary.
+
+    Its words are split as those of the training text were. Of N tokens (an end of line is one) the N - 1 after the
+    first are predicted. A word that the model does not know is <unk> to it: where many are, a perplexity says little.
+
+    \b
+    Example:
+        lmsearch evaluate default --text my-text.txt
+    """
+    import json
+
+    from lmsearch.text.readers import text_lines
+
+    _, trained = _open(model, device)
+    result = trained.evaluate(text_lines(text))
+    if as_json:
+        told = {
+            "loss": result.loss,
+            "perplexity": result.perplexity,
+            "tokens": result.tokens,
+            "unknown": result.unknown,
+        }
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
+    click.echo(f"unknown words {result.unknown:,} ({result.unknown / result.tokens:.1%})")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("contexts", type=_file)
+@click.option("--top", type=click.IntRange(min=1), help="Show so many of the model's own candidates for each context.")
+@click.option(
+    "--vocabulary", type=click.Path(path_type=Path, dir_okay=False), help="A vocab.npy: whose indices they are."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities, without `out`."
+)
+@_device
+@json_option
+def predict(
+    model: str,
+    contexts: Path,
+    top: int | None,
+    vocabulary: Path | None,
+    output: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Predict the word after each context of an .npz file.
+
+    CONTEXTS holds `inp`, whole numbers of shape (N, T), and perhaps `out`, of shape (N,): then the mean negative
+    log-likelihood of those words is given, else all log-probabilities are written, of shape (N, V). Its indices are the
+    model's own, or those of --vocabulary.
+
+    \b
+    Example:
+        lmsearch predict default prediction.npz --top 10
+    """
+    import json
+
+    from lmsearch.lm.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
+
+    _, trained = _open(model, device)
+    asked = read_contexts(contexts, trained.vocabulary, vocabulary)
+    told: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
+    if asked.unknown:
+        click.echo(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
+    if asked.next_N is not None:
+        losses_N = -log_likelihoods(trained, asked)
+        told["mean_negative_log_likelihood"] = float(losses_N.mean())
+    elif top is None or output is not None:
+        output = output or contexts.with_suffix(".log-probabilities.npy")
+        write_log_probabilities(trained, asked, output)
+        told["log_probabilities"] = str(output)
+    if top is not None:
+        told["top"] = top_words(trained, asked, top)
+    if as_json:
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    if "mean_negative_log_likelihood" in told:
+        click.echo(
+            f"mean negative log-likelihood {told['mean_negative_log_likelihood']:.5f} nats over {told['contexts']:,}"
+        )
+    if "log_probabilities" in told:
+        click.echo(f"log-probabilities of {told['contexts']:,} contexts are in {output}")
+    for number, candidates in enumerate(told.get("top", [])):
+        words = ", ".join(f"{one['word']} {one['probability']:.3f}" for one in candidates["candidates"])
+        click.echo(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_told_next(candidates)}")
+
+
+def _told_next(candidates: dict[str, Any]) -> str:
+    if candidates.get("next") is None:
+        return ""
+    return f"  (the next word is {candidates['next']['word']}, {candidates['next']['probability']:.3f})"
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt", default="", help="What comes before; it is written too.")
+@click.option("--words", type=click.IntRange(min=1), default=100, show_default=True, help="How many to write.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="0: always the most probable word.")
+@click.option("--top-k", type=int, default=0, help="Only the k most probable words.")
+@click.option("--top-p", type=float, default=1.0, help="Only the words that have so much probability together.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same text.")
+@click.option("--no-unk/--unk", default=True, show_default=True, help="Whether never to write <unk>.")
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts.")
+@_device
+def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
+    """Let a model write.
+
+    Each word is written as soon as it is drawn, and is the model's next input.
+
+    \b
+    Examples:
+        lmsearch generate default --words 60
+        lmsearch generate default --prompt "the list is" --temperature 0.7 --top-k 50
+    """
+    from lmsearch.lm.generate import Sampling
+
+    sampling = Sampling(**options)
+    _, trained = _open(model, device)
+    given = trained.words(prompt)[:-1] if prompt.strip() else []
+    if unknown := [word for word in given if word not in trained.vocabulary.index]:
+        click.echo(f"the model does not know {', '.join(dict.fromkeys(unknown))}: <unk> to it", err=True)
+    for number in range(samples):
+        if samples > 1:
+            click.echo(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
+        click.echo(" ".join(given), nl=False)
+        fresh = not given
+        for word in trained.generate(prompt, words, seed + number, sampling):
+            click.echo("\n" if word == "<eos>" else word if fresh else f" {word}", nl=False)
+            fresh = word == "<eos>"
+        click.echo()

@@ -1,0 +1,105 @@
+"""The word after each of many contexts, in the form in which course material asks for it.
+
+Shapes: N contexts, T time, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmsearch.errors import ConfigError
+from lmsearch.lm.trained import TrainedModel, check_indices
+from lmsearch.text.arrays import read_words
+from lmsearch.text.vocabulary import UNK, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contexts:
+    """Contexts by the model's indices, and the words that follow them where these are known."""
+
+    contexts_NT: npt.NDArray[np.int64]
+    next_N: npt.NDArray[np.int64] | None
+    unknown: int  # indices of words that the model does not know
+
+
+def read_contexts(path: Path, words: Vocabulary, vocabulary: Path | None = None) -> Contexts:
+    """Read `inp` (N, T) and perhaps `out` (N,) of an .npz file; raises `ConfigError` where they are not that.
+
+    `vocabulary` is a vocab.npy that lists the words by the file's indices; without it they are the model's own.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("inp", "out") if name in stored}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a readable .npz file: {error}") from error
+    except Exception as error:  # of zipfile and zlib, for a file that is damaged
+        raise ConfigError(f"{path} is damaged: {error}") from error
+    if "inp" not in arrays:
+        raise ConfigError(f"{path} has no array `inp` of contexts")
+    inp, out = arrays["inp"], arrays.get("out")
+    if inp.ndim != 2 or inp.dtype.kind not in "iu" or not inp.size:
+        raise ConfigError(f"`inp` in {path} must be whole numbers of shape (N, T), it is {inp.dtype} of {inp.shape}")
+    if out is not None and (out.shape != inp.shape[:1] or out.dtype.kind not in "iu"):
+        raise ConfigError(
+            f"`out` in {path} must be whole numbers of shape ({len(inp)},), it is {out.dtype} of {out.shape}"
+        )
+    table = np.arange(len(words)) if vocabulary is None else _table(vocabulary, words)
+    for part in (inp, out):
+        if part is not None:
+            check_indices(part, len(table))
+    unknown = sum(int((table[part] < 0).sum()) for part in (inp, out) if part is not None)
+    known = np.where(table < 0, words.index[UNK], table)
+    return Contexts(contexts_NT=known[inp], next_N=None if out is None else known[out], unknown=unknown)
+
+
+def _table(path: Path, words: Vocabulary) -> npt.NDArray[np.int64]:
+    """Give the model's index of each word that another vocabulary lists, -1 where it knows none."""
+    return np.array([words.index.get(word, -1) for word in read_words(path)], dtype=np.int64)
+
+
+def log_likelihoods(model: TrainedModel, asked: Contexts) -> npt.NDArray[np.float64]:
+    """Give the log-probability of the word that follows each context, of shape (N,)."""
+    assert asked.next_N is not None
+    found, start = [], 0
+    for block in model.next_word(asked.contexts_NT):
+        rows = asked.next_N[start : start + len(block), None]
+        found.append(np.take_along_axis(block, rows, 1)[:, 0].astype(np.float64))
+        start += len(block)
+    return np.concatenate(found)
+
+
+def write_log_probabilities(model: TrainedModel, asked: Contexts, path: Path) -> None:
+    """Write the log-probabilities of all words after each context, float32 of shape (N, V), some at a time."""
+    shape = (len(asked.contexts_NT), len(model.vocabulary))
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for block in model.next_word(asked.contexts_NT):
+        written[start : start + len(block)] = block
+        start += len(block)
+    written.flush()
+
+
+def top_words(model: TrainedModel, asked: Contexts, count: int) -> list[dict[str, Any]]:
+    """Give the most probable words after each context, and the probability of the one that follows where known."""
+    told: list[dict[str, Any]] = []
+    words = model.vocabulary.words
+    for block in model.next_word(asked.contexts_NT):
+        for row in block:
+            number = len(told)
+            best = np.argsort(-row, kind="stable")[:count]
+            follows = None if asked.next_N is None else int(asked.next_N[number])
+            told.append(
+                {
+                    "context": [words[token] for token in asked.contexts_NT[number]],
+                    "candidates": [_candidate(words, row, int(place)) for place in best],
+                    "next": None if follows is None else _candidate(words, row, follows),
+                }
+            )
+    return told
+
+
+def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], place: int) -> dict[str, Any]:
+    return {"word": words[place], "probability": float(np.exp(row[place]))}

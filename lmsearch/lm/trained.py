@@ -1,0 +1,144 @@
+"""A trained model in use: probabilities of words, perplexity of a text, text of its own.
+
+    from lmsearch.lm import load
+    model = load("runs/default/best-model")
+    model.perplexity("the quick brown fox")
+
+Shapes: N words or contexts, T time, V vocabulary.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmsearch.config import RunConfig
+from lmsearch.errors import ConfigError, CorpusError
+from lmsearch.lm.evaluate import evaluate
+from lmsearch.lm.generate import Sampling, generate
+from lmsearch.lm.model import LanguageModel
+from lmsearch.text.lines import NORMALIZE
+from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
+
+_BLOCK = 512  # words that are run through the LSTM at once
+_CONTEXTS = 64  # contexts that are
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """What a model makes of a text of N tokens: N - 1 predictions, each exact over the whole vocabulary."""
+
+    loss: float  # nats per predicted token
+    tokens: int  # with one `<eos>` a line
+    unknown: int  # of these, words that the model does not know; it predicts `<unk>` for each
+
+    @property
+    def perplexity(self) -> float:
+        """Give exp(loss)."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, its words, the config that made it, and `metrics.json`."""
+
+    model: LanguageModel
+    vocabulary: Vocabulary
+    config: RunConfig
+    metrics: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Give where the model is."""
+        return self.model.embedding.weight.device
+
+    def to(self, device: torch.device | str) -> "TrainedModel":
+        """Move the model to a device, and give it."""
+        self.model.to(device)
+        return self
+
+    def words(self, text: str) -> list[str]:
+        """Give the words of a text as the model was trained on them, with `<eos>` at the end of each line."""
+        split = NORMALIZE[self.config.data.normalize]
+        return [word for line in _lines(text) for word in (*split(line), EOS)]
+
+    @torch.no_grad()
+    def log_probabilities(self, words: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Give the natural logarithm of each word's probability after those before it, the first after an `<eos>`.
+
+        Of shape (N,). A word that the model does not know has the probability of `<unk>`.
+        """
+        tokens_N = self._encoded([EOS, *words])
+        self.model.eval()
+        states = self.model.initial_states(1)
+        found: list[Tensor] = []
+        for start in range(0, len(words), _BLOCK):
+            block = tokens_N[start : start + _BLOCK + 1][:, None]
+            features = self.model.features(block[:-1], states)
+            states = features.states
+            found.append(self.model.losses(features.raw_TBH, block[1:])[:, 0])
+        return -torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
+
+    def evaluate(self, lines: Iterable[str]) -> TextResult:
+        """Give the exact perplexity of a text's lines; raises `CorpusError` where they have fewer than two tokens."""
+        split = NORMALIZE[self.config.data.normalize]
+        words = itertools.chain.from_iterable((*split(line), EOS) for line in lines)
+        tokens = np.fromiter((self.vocabulary.index.get(word, -1) for word in words), np.int64)
+        unknown = tokens < 0
+        tokens[unknown] = self.vocabulary.index[UNK]
+        if len(tokens) < 2:
+            raise CorpusError("the text has fewer than two tokens, so there is nothing to predict")
+        return TextResult(self.loss(tokens), len(tokens), int(unknown.sum()))
+
+    def loss(self, tokens: npt.NDArray[np.integer[Any]]) -> float:
+        """Give the mean loss (nats) over the N - 1 predictions of a text of N of the model's tokens."""
+        return evaluate(self.model, torch.from_numpy(tokens.astype(np.int64)).to(self.device), 1, _BLOCK)
+
+    def perplexity(self, text: str) -> float:
+        """Give the perplexity of a text: of each of its tokens but the first, after those before it."""
+        return self.evaluate(_lines(text)).perplexity
+
+    @torch.no_grad()
+    def next_word(self, contexts_NT: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Give the log-probabilities of the word that follows each context, some contexts at a time: (n, V) each.
+
+        Contexts are indices of the model's vocabulary, each the beginning of a text.
+        """
+        if contexts_NT.ndim != 2 or contexts_NT.dtype.kind not in "iu" or not contexts_NT.size:
+            raise ConfigError(
+                f"contexts must be whole numbers of shape (N, T), got {contexts_NT.dtype} of shape {contexts_NT.shape}"
+            )
+        check_indices(contexts_NT, len(self.vocabulary))
+        self.model.eval()
+        for start in range(0, len(contexts_NT), _CONTEXTS):
+            part = torch.from_numpy(contexts_NT[start : start + _CONTEXTS].astype(np.int64)).to(self.device)
+            features = self.model.features(part.t(), self.model.initial_states(len(part)))
+            yield self.model.decoder(features.raw_TBH[-1]).log_softmax(-1).cpu().numpy()
+
+    def generate(
+        self, prompt: str = "", words: int = 100, seed: int = 0, sampling: Sampling | None = None
+    ) -> Iterator[str]:
+        """Give words that the model writes after a prompt, each its next input; `<eos>` is the end of a line."""
+        given = NORMALIZE[self.config.data.normalize](prompt)
+        return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, given), words)
+
+    def _encoded(self, words: Sequence[str]) -> Tensor:
+        return torch.tensor(self.vocabulary.encode(words), device=self.device)
+
+
+def _lines(text: str) -> list[str]:
+    # As a file is read: `str.splitlines` would end lines at other characters too.
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def check_indices(indices: npt.NDArray[np.integer[Any]], words: int) -> None:
+    """Refuse indices that are outside a vocabulary of so many words."""
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= words:
+        raise ConfigError(f"the index {low if low < 0 else high} is outside the vocabulary, which has 0 to {words - 1}")

@@ -1,0 +1,57 @@
+"""Looks at a test split, each written down: beside the model, and in the study that found it."""
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from lmsearch.files import LOOKS, replace_file
+from lmsearch.store.opening import creating
+from lmsearch.store.records import open_study
+from lmsearch.store.storage import FencedStorage
+
+_ATTRIBUTE = "lmsearch:looks"  # a user attribute of a study
+
+
+def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: Any) -> tuple[dict[str, Any], int]:
+    """Write a look down beside a model; give it, and how many there have been with it.
+
+    `how` says what else than the model alone was looked with.
+    """
+    look = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "perplexity": math.exp(loss),
+        "loss": loss,
+        "tokens": tokens,
+        "corpus": fingerprint,
+    } | how
+    with filelock.FileLock(folder / ".looks.lock"):
+        looks = [*read_looks(folder), look]
+        replace_file(folder / LOOKS, json.dumps(looks, indent=2) + "\n")
+    return look, len(looks)
+
+
+def read_looks(folder: Path) -> list[dict[str, Any]]:
+    """Give the looks that were taken with a model."""
+    try:
+        looks: list[dict[str, Any]] = json.loads((folder / LOOKS).read_text())
+    except FileNotFoundError:
+        return []
+    return looks
+
+
+def add_look_to_study(storage: FencedStorage, name: str, look: dict[str, Any]) -> None:
+    """Write a look down in a study too; raises `StudyError` where it is not there."""
+    info = open_study(storage, name)
+    with creating(storage):  # two looks at once are two
+        looks = study_looks(storage, info.ref.id)
+        storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, [*looks, look])
+
+
+def study_looks(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
+    """Give the looks at the test split that were taken with a study's models."""
+    looks: list[dict[str, Any]] = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
+    return looks
