@@ -100,7 +100,7 @@ def test_row_22_a_study_that_a_person_deletes_lets_its_workers_leave_with_one_se
     by_hand = bureau.start_worker(pause="0.2")
     with pytest.raises(StudyGoneError, match="the study 'tiny' is gone: it was deleted or renamed") as error:
         for _ in bureau.search(2, pause="0.2"):
-            if running(bureau):
+            if running(bureau) and "joined tiny" in bureau.said_by_hand():
                 plain_dashboard(bureau, "DELETE", f"/api/studies/{bureau.info.ref.id}")
     assert error.value.exit_code == 2
     assert by_hand.wait(timeout=30) == 2
@@ -241,7 +241,7 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     )
     search.start()
     wait_for(lambda: cli("status", "tiny").stdout.count(" running ") == 2)
-    status = cli("status", "tiny")
+    status = cli("status", "tiny", COLUMNS="120")
     assert status.stdout.splitlines()[1].split() == [
         "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts",
     ]  # fmt: skip
