@@ -102,22 +102,28 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Run the real command in a folder of its own, and give what it said."""
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    """Run the real command in a folder of its own, and give what it said; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
 
     def run(*words: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "lmsearch.cli.main", *words]
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=cwd,
             env=dict(os.environ) | environment,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=240,
-            check=False,
         )
+        started.append(process)
+        said, complained = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
-    return run
+    yield run
+    for process in started:
+        process.kill()  # its workers see it end, and leave
 
 
 def at_work(cli: Cli, study: str, **environment: str) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableT
     line = Text(count_line(record))
     if not held:
         return Group(line)
-    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts"):
         left = name in ("state", "host", "device")
         rows.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")

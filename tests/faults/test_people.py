@@ -26,7 +26,7 @@ from lmsearch.store.tables import DONE, RUNNING
 from lmsearch.store.tickets import StudyGoneError, ask_to_stop, list_tickets
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
-from tests.conftest import Cli
+from tests.conftest import Cli, begun
 from tests.factories import TINY_STUDY, write_study
 
 pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
@@ -240,8 +240,8 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
         target=lambda: said.append(cli("run", "tiny.toml", "--workers", "2", "--lease-seconds", "3"))
     )
     search.start()
-    wait_for(lambda: cli("status", "tiny").stdout.count(" running ") == 2)
-    status = cli("status", "tiny", COLUMNS="120")
+    wait_for(lambda: begun(cli, "tiny"))
+    status = cli("status", "tiny")
     assert status.stdout.splitlines()[1].split() == [
         "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts",
     ]  # fmt: skip
