@@ -54,18 +54,32 @@ def creating(storage: FencedStorage) -> Iterator[None]:
 
 
 def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
+    urls.check_place(url, create=False)
+    if not _is_made(url):
+        # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
+        with urls.creation_lock(url):
+            made = _is_made(url)
+        if not made:
+            raise StoreError(
+                f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing"
+            )
     storage = FencedStorage(url, connections=connections, patience=patience)
     storage.persist(lambda again: _look(storage))
     return storage
 
 
+def _is_made(url: URL) -> bool:
+    """Tell whether a store has all its tables: ours are made last."""
+    engine = sa.create_engine(url, **urls.engine_options(url, 1))
+    try:
+        return sa.inspect(engine).has_table(TICKET.name)
+    finally:
+        engine.dispose()
+
+
 def _look(storage: FencedStorage) -> None:
     with storage.transaction() as session:
         connection = session.connection()
-        if not sa.inspect(connection).has_table(TICKET.name):
-            raise StoreError(
-                f"the store {urls.redact(storage.place)} was not made by lmsearch; `lmsearch run` adds what is missing"
-            )
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         if revision != storage.get_head_version():
             older = " (older: storage upgrade)" if revision in storage.get_all_versions() else ""

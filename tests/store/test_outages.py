@@ -9,12 +9,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
+from optuna.storages._rdb.models import BaseModel
 from optuna.trial import TrialState, create_trial
 
 from lmsearch.errors import StoreGoneError
 from lmsearch.store import url as urls
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, WaitUpTo, is_transient
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, OPEN
 from lmsearch.store.tickets import Holder, claim, list_tickets, lock_study
 from tests.conftest import create_database, new_name
@@ -90,6 +92,33 @@ def test_what_a_frozen_worker_holds_in_mid_transaction_is_set_free_by_the_server
 
     bench.storage.persist(freeze_once)
     assert len(calls) == 1 and 0.5 < calls[0] < 5
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_store_that_is_just_being_made_is_waited_for(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A command that looked in between once waited two minutes for a second connection of its own."""
+    text = f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    url = urls.parse_url(text)
+    opened: list[float] = []
+
+    def look() -> None:
+        began = time.monotonic()
+        open_storage(url).engine.dispose()
+        opened.append(time.monotonic() - began)
+
+    looker = threading.Thread(target=look)
+    with urls.creation_lock(url):
+        engine = sa.create_engine(url, **urls.engine_options(url, 1))
+        BaseModel.metadata.create_all(engine)  # Optuna's tables, and neither its revision nor ours
+        engine.dispose()
+        looker.start()
+        time.sleep(1)
+        assert looker.is_alive()
+        FencedStorage(url, create=True, connections=2).engine.dispose()
+    looker.join(10)
+    assert len(opened) == 1 and opened[0] >= 1
 
 
 def test_a_report_and_an_end_whose_replies_are_lost_happen_once(storage_url: str) -> None:
