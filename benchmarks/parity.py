@@ -2,7 +2,8 @@
 
     python benchmarks/parity.py steps  --peer AWD-LSTM-LM --corpus FOLDER    # the same weights, batches and masks
     python benchmarks/parity.py asgd   --peer AWD-LSTM-LM                    # the trigger and the averages of NT-ASGD
-    python benchmarks/parity.py curves --corpus FOLDER [--setting A] [--seeds 1 2 3] [--output FILE]
+    python benchmarks/parity.py curves --corpus FOLDER [--setting A] [--seeds 1 2 3] [--device cuda]
+    python benchmarks/parity.py ablation --corpus FOLDER [--device cuda]    # one regulariser away at a time
 
 FOLDER has train.txt, valid.txt and test.txt in which every word of valid and test is in train too; the peers' curves
 below were measured on one such text, `wikitext-2-mini-unk` (14,143 words): WikiText-2's test file as train.txt, 30
@@ -33,7 +34,7 @@ from lmsearch.lm.batches import Window, batchify, draw_windows
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.optimizers import WeightAverage, should_average
-from lmsearch.lm.train import Epoch, _Run, train
+from lmsearch.lm.train import Epoch, _Run, open_device, train
 from lmsearch.text.corpus import Corpus, Text, cache_folder, open_corpus
 from lmsearch.text.vocabulary import Vocabulary
 
@@ -267,14 +268,14 @@ def asgd(peer: Path) -> None:
 # Curves.
 
 
-def curves(corpus: Corpus, setting: str, seeds: list[int], output: Path | None) -> None:
+def curves(corpus: Corpus, setting: str, seeds: list[int], output: Path | None, device: torch.device) -> None:
     """Train ours in a peer's setting, seed after seed; compare the means of the best so far."""
     bests = []
     for seed in seeds:
         began = time.perf_counter()
         changes = SETTINGS[setting] | {"train.seed": seed}
         config = RunConfig.from_paths(FIXED | changes)
-        curve, test = _trained(config, corpus)
+        curve, test = _trained(config, corpus, device)
         bests.append(min(curve))
         print(f"seed {seed}: {' '.join(f'{value:.1f}' for value in curve)}  best {min(curve):.1f}  test {test:.1f}  "
               f"({(time.perf_counter() - began) / len(curve):.0f} s an epoch)", flush=True)  # fmt: skip
@@ -289,30 +290,30 @@ def curves(corpus: Corpus, setting: str, seeds: list[int], output: Path | None) 
     )
 
 
-def ablation(corpus: Corpus, names: list[str]) -> None:
+def ablation(corpus: Corpus, names: list[str], device: torch.device) -> None:
     """Take one regulariser away at a time."""
     for name in names:
         config = RunConfig.from_paths(FIXED | AWD | {"train.epochs": 6} | WITHOUT[name])
-        curve, _ = _trained(config, corpus)
+        curve, _ = _trained(config, corpus, device)
         print(f"{name:22} {' '.join(f'{value:.1f}' for value in curve)}  best {min(curve):.1f}", flush=True)
 
 
-def _trained(config: RunConfig, corpus: Corpus) -> tuple[list[float], float]:
+def _trained(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[list[float], float]:
     curve: list[float] = []
     weights: dict[str, Tensor] = {}
-    for epoch in _epochs(config, corpus):
+    for epoch in _epochs(config, corpus, device):
         if not curve or epoch.valid_perplexity < min(curve):
             weights = epoch.weights()
         curve.append(epoch.valid_perplexity)
-    model = LanguageModel(config.model, len(corpus.vocabulary))
+    model = LanguageModel(config.model, len(corpus.vocabulary)).to(device)
     model.set_weights(weights)
     assert corpus.test is not None
-    tokens = torch.from_numpy(np.asarray(corpus.test.tokens, dtype=np.int64))
+    tokens = torch.from_numpy(np.asarray(corpus.test.tokens, dtype=np.int64)).to(device)
     return curve, float(np.exp(evaluate(model, tokens, 1, config.train.bptt)))
 
 
-def _epochs(config: RunConfig, corpus: Corpus) -> Iterator[Epoch]:
-    return (event for event in train(config, corpus, CPU, None) if isinstance(event, Epoch))
+def _epochs(config: RunConfig, corpus: Corpus, device: torch.device) -> Iterator[Epoch]:
+    return (event for event in train(config, corpus, device, None) if isinstance(event, Epoch))
 
 
 def main() -> None:
@@ -325,6 +326,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--without", nargs="+", choices=list(WITHOUT), default=list(WITHOUT))
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--device", default="cpu", help="of curves and ablation: cpu or cuda")
     given = parser.parse_args()
     if given.what == "asgd":
         asgd(given.peer)
@@ -335,9 +337,9 @@ def main() -> None:
         case "steps":
             steps(given.peer, corpus, given.count)
         case "curves":
-            curves(corpus, given.setting, given.seeds, given.output)
+            curves(corpus, given.setting, given.seeds, given.output, open_device(given.device))
         case "ablation":
-            ablation(corpus, given.without)
+            ablation(corpus, given.without, open_device(given.device))
 
 
 if __name__ == "__main__":

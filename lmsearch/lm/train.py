@@ -102,6 +102,7 @@ def open_device(name: str) -> torch.device:
         if (device.index or 0) >= count:
             raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
         device = torch.device("cuda", device.index or 0)  # one name for one device
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # what counts its memory does not do so by itself
         torch.set_float32_matmul_precision("high")  # TF32 products
     elif device.type != "cpu":
         raise DeviceError(f"the device {name!r} is not supported; there are: {', '.join(DEVICES)}")
@@ -180,6 +181,10 @@ class _Run:
             self.seconds += took
             self.train_seconds += took
             yield self._event()
+        started = time.perf_counter()
+        self._wait_for_device()
+        self.seconds += time.perf_counter() - started
+        self.train_seconds += time.perf_counter() - started
         self.evaluation = begin_evaluation(self._evaluated(), self._valid)
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
@@ -228,6 +233,9 @@ class _Run:
     def end_epoch(self) -> Epoch:
         """Close the epoch: the only place where numbers are read from the device."""
         assert self.evaluation is not None
+        started = time.perf_counter()
+        self._wait_for_device()
+        self.seconds += time.perf_counter() - started
         number, tokens, rate = self.epoch, self.tokens, self.rate.learning_rate
         train_loss = float(self.train_total) / self.train_rows
         valid_loss = float(self.evaluation.total) / self._valid.predictions
@@ -249,6 +257,11 @@ class _Run:
             weights=lambda: {name: tensor.cpu().clone() for name, tensor in evaluated.weights().items()},
             train_seconds=train_seconds,
         )
+
+    def _wait_for_device(self) -> None:
+        """Let a GPU end what it was given, so that a clock read next tells the truth: twice an epoch."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _adjust(self, valid_loss: float) -> None:
         """Divide the learning rate on a plateau, or begin to average where NT-ASGD says so."""
@@ -331,10 +344,11 @@ class _Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Take the place at which `state` was saved."""
+        """Take the place at which `state` was saved, and leave `state` as it is."""
         progress = state.progress
         tensors = {
-            name: tensor if name == "generator" else tensor.to(self.device) for name, tensor in state.tensors.items()
+            name: tensor if name == "generator" else tensor.to(self.device, copy=True)
+            for name, tensor in state.tensors.items()
         }
         try:
             self.model.set_weights(_part(tensors, "model."))
@@ -359,13 +373,20 @@ class _Run:
                 progress["evaluation_block"], _read_states("evaluation", tensors), tensors["evaluation_total"]
             )
         if self.generator is not None:
-            self.generator.set_state(tensors["generator"])
+            self._restore_generator(self.generator, tensors["generator"])
+
+    def _restore_generator(self, generator: torch.Generator, state: Tensor) -> None:
+        if len(state) == len(generator.get_state()):
+            generator.set_state(state)
+        else:  # another kind of device drew the masks so far, and cannot be gone on with: others follow, ever the same
+            mixed = np.random.SeedSequence([self.config.train.seed, self.steps]).generate_state(1, np.uint64)
+            generator.manual_seed(int(mixed[0] >> np.uint64(1)))
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _part(tensors, "optimizer.").items():
             number, slot = name.split(".")
-            slots.setdefault(int(number), {})[slot] = tensor
+            slots.setdefault(int(number), {})[slot] = tensor.clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
 
 

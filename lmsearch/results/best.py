@@ -1,5 +1,6 @@
 """The files of a search's results: best-config.json, best-model/, trials.csv and the study file as run."""
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -134,9 +135,12 @@ def require_best(record: StudyRecord) -> TrialRecord:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version()} | found
+    """Give the versions that a result depends on; lmsearch itself may run from a folder that nobody installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def source_commit() -> str | None:

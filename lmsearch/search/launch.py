@@ -247,7 +247,10 @@ class Launcher:
             return
         pause = min(0.1 * 2**place.restarts, _LONGEST_PAUSE)
         place.start_at = time.monotonic() + pause
-        self.notices.append(f"a worker {_spell_end(end.code, trouble)}; it is started again; its log is {child.log}")
+        why = f" ({last_words(child.log)[:200]})" if trouble == "death" and end.code > 0 else ""
+        self.notices.append(
+            f"a worker {_spell_end(end.code, trouble)}; it is started again; its log is {child.log}{why}"
+        )
 
     def _count_oom(self) -> None:
         """Note a rise of the kernel's count; one that no death of ours follows was somebody else's."""

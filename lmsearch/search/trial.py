@@ -167,8 +167,8 @@ class _OneTrial:
 
     def run(self) -> str:
         """Train, report and end the trial; an error that is nobody's input ends it as failed."""
-        begin_measuring(self.runner.device)
         try:
+            begin_measuring(self.runner.device)
             config = self._config()
             state = TrainState.from_bytes(self.saved.state) if self.saved else None
             if (ended := self._catch_up()) is not None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -563,6 +564,19 @@ def test_finetuning_goes_on_from_any_state_as_if_it_had_not_been_stopped(number:
     after, ends = epochs_of(finetune=True, state=states[number])
     assert after == losses[number + 1 :] and len(after) > 0
     assert all(torch.equal(tensor, states[-1].tensors[name]) for name, tensor in ends[-1].tensors.items())
+
+
+def test_a_state_of_another_kind_of_device_goes_on_with_masks_of_its_own_ever_the_same() -> None:
+    """A GPU's generator has 16 bytes of state, which a CPU's cannot take over."""
+    config = make_run(model__output_dropout=0.5, train__epochs=2)
+    whole = run_epochs(config)
+    state = next(event for event in train(config, make_corpus(), CPU) if isinstance(event, Epoch)).state()
+    other = TrainState(state.progress, state.tensors | {"generator": torch.zeros(16, dtype=torch.uint8)})
+    ends = [run_epochs(config, other)[-1] for _ in range(2)]
+    assert ends[0].valid_loss == ends[1].valid_loss != whole[-1].valid_loss
+    assert ends[0].valid_loss == pytest.approx(whole[-1].valid_loss, rel=0.05)
+    later = replace(other, progress=other.progress | {"steps": 99})  # a later place draws other masks
+    assert run_epochs(config, later)[-1].valid_loss != ends[0].valid_loss
 
 
 def test_finetuning_without_averages_is_refused() -> None:
