@@ -182,6 +182,53 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     assert json.loads(text.stdout)["perplexity"] == looks[0]["perplexity"]  # any batch, one figure
 
 
+def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_test_split_once(
+    trained: Path, cli: Cli, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "here", dirs_exist_ok=True)
+    model = tmp_path / "here/runs/m/seed-1"
+    before = cli("pointer", str(model), "--trials", "6", "--json")
+    assert before.returncode == 0, before.stderr
+    found = json.loads(before.stdout)
+    kept = json.loads((model / "pointer.json").read_text())
+    assert kept["constants"] == found["constants"] and set(found["constants"]) == {"window", "theta", "weight"}
+    assert found["valid"]["perplexity"] <= found["valid"]["perplexity_without"]
+    assert "test" not in found and not (model / "test-looks.json").exists()
+    said = cli("pointer", str(model), "--trials", "6", "--test")
+    constants = found["constants"]
+    assert (
+        f"window {constants['window']}, theta {constants['theta']:.4g}, lambda {constants['weight']:.4g}" in said.stdout
+    )
+    (look,) = json.loads((model / "test-looks.json").read_text())
+    assert look["pointer"] == constants and f"test perplexity {look['perplexity']:.2f} with the cache" in said.stdout
+    alone = json.loads(cli("test", str(model), "--json").stdout)
+    assert alone["look"] == 2 and f"{alone['perplexity']:.2f} without" in said.stdout
+
+
+def test_arrays_that_need_pickle_are_searched_where_a_person_allows_it(tmp_path: Path, cli: Cli) -> None:
+    write_study(tmp_path)
+    shutil.rmtree(tmp_path / "corpus")
+    (tmp_path / "corpus").mkdir()
+    np.save(tmp_path / "corpus/vocab.npy", np.array(["<unk>", "<eos>", *(f"word{n}" for n in range(8))]))
+    for split, articles in (("train", 6), ("valid", 3)):
+        stored = np.empty(articles, dtype=object)
+        for number in range(articles):
+            stored[number] = np.arange(number, number + 60) % 10
+        np.save(tmp_path / f"corpus/wiki.{split}.npy", stored)
+    run = ("run", "tiny.toml", "--workers", "2")
+    refused = cli(*run)
+    assert refused.returncode == 2 and "lmsearch data convert" in refused.stderr and "Traceback" not in refused.stderr
+    assert not (tmp_path / "runs/lmsearch.db").exists()
+    assert cli(*run, "--allow-pickle").returncode == 0
+    assert json.loads(cli("status", "tiny", "--json").stdout)["done"] == 3
+    assert cli("worker", "tiny").returncode == 0  # what was read once is kept, and needs no pickle
+    for words in (("worker", "tiny"), ("train", "runs/tiny/best-config.json")):
+        cache = str(tmp_path / f"where {words[0]} runs")
+        alone = cli(*words, LMSEARCH_CACHE=cache)
+        assert alone.returncode == 2 and "pickle can run code" in alone.stderr
+        assert cli(*words, "--allow-pickle", LMSEARCH_CACHE=cache).returncode == 0
+
+
 def test_a_model_on_another_text_is_not_tested_but_evaluated(trained: Path, cli: Cli, tmp_path: Path) -> None:
     for name in ("runs", "corpus"):
         shutil.copytree(trained / name, tmp_path / name)
