@@ -241,16 +241,16 @@ def test_row_13_tpe_leaves_the_half_of_a_space_that_diverges(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
     bureau = Bureau(tmp_path, f"sqlite:///{tmp_path}/store.db", DIVERGING)
-    list(bureau.search(2, fault="diverge"))
+    list(bureau.search(1, fault="diverge"))  # one worker draws the same trials each time
     trials = bureau.record().trials
     diverged = [trial.outcome == "diverged" for trial in trials]
     for trial in trials:
         rate = trial.params["train.learning_rate"]
         assert isinstance(rate, float) and trial.reason == ("diverged" if rate > 0.01 else "")
         assert trial.curve == ({1: 14.0} if rate > 0.01 else trial.curve)  # V at its first epoch
-    first, last = sum(diverged[:20]), sum(diverged[40:])
-    print(f"diverged: {first} of the first 20 trials, {last} of the last 40")
-    assert last / 40 < first / 20 / 2
+    last = sum(diverged[40:])
+    print(f"diverged: {sum(diverged[:20])} of the first 20 trials, {last} of the last 40")
+    assert last < 10  # of 40 drawn at random half would, and fewer than 10 once in three thousand times
 
 
 @pytest.mark.parametrize("limit", [2, 3])
