@@ -178,7 +178,7 @@ def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return
         time.sleep(0.05)
-    raise SystemExit(f"nothing listens on port {port}; the server said why above")
+    raise SystemExit(f"nothing listens on port {port}")
 
 
 def measure(kind: str, url: str, study_id: int, count: int) -> Iterator[tuple[str, str, tuple[float, float]]]:
