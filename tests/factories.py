@@ -84,6 +84,14 @@ def write_corpus(folder: Path, lines: int = 60, seed: int = 0) -> Path:
     return folder
 
 
+def save_articles(path: Path, articles: Sequence[Any]) -> None:
+    """Save one array of indices an article in an array of objects, which only pickle can read."""
+    stored = np.empty(len(articles), dtype=object)
+    for number, article in enumerate(articles):
+        stored[number] = np.asarray(article)
+    np.save(path, stored)
+
+
 def write_study(folder: Path, text: str = TINY_STUDY, name: str = "tiny.toml") -> Path:
     """Write a study file with its corpus beside it."""
     write_corpus(folder / "corpus")

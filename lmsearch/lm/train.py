@@ -181,10 +181,9 @@ class _Run:
             self.seconds += took
             self.train_seconds += took
             yield self._event()
-        started = time.perf_counter()
-        self._wait_for_device()
-        self.seconds += time.perf_counter() - started
-        self.train_seconds += time.perf_counter() - started
+        waited = self._wait_for_device()
+        self.seconds += waited
+        self.train_seconds += waited
         self.evaluation = begin_evaluation(self._evaluated(), self._valid)
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
@@ -233,9 +232,7 @@ class _Run:
     def end_epoch(self) -> Epoch:
         """Close the epoch: the only place where numbers are read from the device."""
         assert self.evaluation is not None
-        started = time.perf_counter()
-        self._wait_for_device()
-        self.seconds += time.perf_counter() - started
+        self.seconds += self._wait_for_device()
         number, tokens, rate = self.epoch, self.tokens, self.rate.learning_rate
         train_loss = float(self.train_total) / self.train_rows
         valid_loss = float(self.evaluation.total) / self._valid.predictions
@@ -258,10 +255,12 @@ class _Run:
             train_seconds=train_seconds,
         )
 
-    def _wait_for_device(self) -> None:
-        """Let a GPU end what it was given, so that a clock read next tells the truth: twice an epoch."""
+    def _wait_for_device(self) -> float:
+        """Let a GPU end what it was given, twice an epoch, and give the seconds that this took."""
+        started = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
     def _adjust(self, valid_loss: float) -> None:
         """Divide the learning rate on a plateau, or begin to average where NT-ASGD says so."""

@@ -18,7 +18,7 @@ import pytest
 from lmsearch.lm import load
 from tests.bureau import wait_for
 from tests.conftest import Cli
-from tests.factories import write_corpus, write_study
+from tests.factories import save_articles, write_corpus, write_study
 
 CLOSED = """
 format = 1
@@ -211,10 +211,8 @@ def test_arrays_that_need_pickle_are_searched_where_a_person_allows_it(tmp_path:
     (tmp_path / "corpus").mkdir()
     np.save(tmp_path / "corpus/vocab.npy", np.array(["<unk>", "<eos>", *(f"word{n}" for n in range(8))]))
     for split, articles in (("train", 6), ("valid", 3)):
-        stored = np.empty(articles, dtype=object)
-        for number in range(articles):
-            stored[number] = np.arange(number, number + 60) % 10
-        np.save(tmp_path / f"corpus/wiki.{split}.npy", stored)
+        texts = [np.arange(number, number + 60) % 10 for number in range(articles)]
+        save_articles(tmp_path / f"corpus/wiki.{split}.npy", texts)
     run = ("run", "tiny.toml", "--workers", "2")
     refused = cli(*run)
     assert refused.returncode == 2 and "lmsearch data convert" in refused.stderr and "Traceback" not in refused.stderr

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lmsearch.lm import load
+from tests.factories import save_articles
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
 
@@ -26,10 +27,7 @@ def write_exercise(folder: Path) -> None:
         return np.cumsum(steps) % len(words)
 
     for split, articles in (("train", 12), ("valid", 4)):
-        stored = np.empty(articles, dtype=object)
-        for number in range(articles):
-            stored[number] = article(int(rng.integers(200, 400)))
-        np.save(folder / f"wiki.{split}.npy", stored)
+        save_articles(folder / f"wiki.{split}.npy", [article(int(rng.integers(200, 400))) for _ in range(articles)])
     contexts = np.stack([article(21) for _ in range(16)])
     np.savez(folder / "prediction.npz", inp=contexts[:, :-1], out=contexts[:, -1])
 

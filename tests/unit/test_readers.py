@@ -23,7 +23,7 @@ from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.corpus import Corpus, Text, open_corpus
 from lmsearch.text.lines import basic_words, tutorial_words
 from tests.conftest import Cli
-from tests.factories import write_corpus
+from tests.factories import save_articles, write_corpus
 
 TITLED = " = One = \n\n a b c \n = = Part = = \n d e \n\n = Two = \n\n f g h i \n k = 1 = \n\n = Three = \n\n a b \n"
 
@@ -130,10 +130,7 @@ def write_arrays(folder: Path, words: Any = None, objects: bool = True, **splits
     np.save(folder / "vocab.npy", np.array(["the", "<unk>", "<eos>", "cat"] if words is None else words))
     for split, articles in ({"train": [[0, 3, 2], [0, 1, 0, 2]], "valid": [[3, 0, 2]]} | splits).items():
         if objects:
-            stored = np.empty(len(articles), dtype=object)
-            for number, article in enumerate(articles):
-                stored[number] = np.asarray(article)
-            np.save(folder / f"wiki.{split}.npy", stored)
+            save_articles(folder / f"wiki.{split}.npy", articles)
         else:
             np.save(folder / f"{split}.npy", np.asarray(articles))
     return folder
