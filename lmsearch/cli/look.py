@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
     from lmsearch.results.best import ResultFiles
-    from lmsearch.store.records import StudyRecord
+    from lmsearch.results.reading import Results
 
 
 @click.command()
@@ -60,35 +60,37 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     Example:
         lmsearch best default
     """
-    from lmsearch.results.best import best_config, require_best
-    from lmsearch.store.records import open_study, read_study
+    from lmsearch.results.advice import confirmation_sentence
+    from lmsearch.results.best import best_config, require_winner
+    from lmsearch.results.reading import read
 
     url = parse_storage(storage)
-    opened = open_store(storage, store_timeout)
-    record = read_study(opened, open_study(opened, study))
-    found = require_best(record)
+    results = read(study, open_store(storage, store_timeout))
+    found = require_winner(results)
     command = command_text(["lmsearch", "best", study], url)
-    files = write_files(record, RUNS / study, command, url)
+    files = write_files(results, RUNS / study, command, url)
     if as_json:
-        click.echo(json.dumps(best_config(record, found, RUNS / study, command), indent=2))
+        click.echo(json.dumps(best_config(results, RUNS / study, command), indent=2))
         return
     click.echo(f"trial {found.number}: perplexity {found.perplexity:.2f} in epoch {found.best_epoch}")
+    if results.confirmation is not None:
+        click.echo(confirmation_sentence(results.confirmation))
     for path, value in found.params.items():
         click.echo(f"  {path} = {spell_value(value)}")
     for line in file_lines(files):
         click.echo(line)
 
 
-def write_files(record: "StudyRecord", folder: Path, command: str, url: "URL") -> "ResultFiles":
+def write_files(results: "Results", folder: Path, command: str, url: "URL") -> "ResultFiles":
     """Write the result files of a study; raises `ResultsError`, with the command that writes them again."""
     from lmsearch.results.best import write_results
 
     try:
-        return write_results(record, folder, command)
+        return write_results(results, folder, command)
     except OSError as error:
         raise ResultsError(
             f"the results cannot be written: {error}; nothing is lost, write them again with: "
-            f"{command_text(['lmsearch', 'best', record.info.ref.name], url)}"
+            f"{command_text(['lmsearch', 'best', results.name], url)}"
         ) from error
 
 

@@ -10,6 +10,7 @@ import click
 
 from lmsearch import __version__
 from lmsearch.cli.chaos import chaos
+from lmsearch.cli.confirm import confirm
 from lmsearch.cli.dashboard import dashboard
 from lmsearch.cli.data import data
 from lmsearch.cli.doctor import doctor
@@ -23,7 +24,7 @@ from lmsearch.cli.worker import worker
 from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "search": (run, worker, enqueue, stop, retry, fail, delete),
+    "search": (run, worker, enqueue, confirm, stop, retry, fail, delete),
     "look": (status, studies, best, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ import click
 
 from lmsearch.cli.look import file_lines, write_files
 from lmsearch.cli.options import (
-    RUNS,
-    WORK_STORE_SECONDS,
     check_name,
     command_text,
     json_option,
@@ -20,23 +17,18 @@ from lmsearch.cli.options import (
     parse_storage,
     spell_value,
     storage_option,
-    timestamped,
     work_options,
     work_words,
 )
 from lmsearch.cli.progress import reading_bar
+from lmsearch.cli.searching import Setup, bearing, listen, watch, why_over
 from lmsearch.cli.status import count_line, status_document
-from lmsearch.config import BUILT_IN_CORPORA
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lmsearch.results.best import ResultFiles
-    from lmsearch.store.records import StudyInfo, StudyRecord
-    from lmsearch.store.storage import FencedStorage
-    from lmsearch.store.tables import Ticket
-    from lmsearch.text.corpus import Corpus
+    from lmsearch.results.reading import Results
+    from lmsearch.store.records import StudyRecord
 
 
 @click.command()
@@ -70,71 +62,16 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     _check_options(options)
     setup = _set_up(study_file, storage, options)
     command = command_text(_own_words(study_file, options), setup.url)
-    _listen(signals := Signals())
+    listen(signals := Signals())
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        with _bearing():
+        with bearing():
             _print_plan(setup, setup.devices)
     try:
-        record = _watch(setup.launcher(signals).run(setup.devices), quiet)
+        record = watch(setup.launcher(signals).run(setup.devices), quiet)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
     return _conclude(setup, record, command, signals.received, options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Setup:
-    """Everything that is checked and made before the first worker starts."""
-
-    url: Any
-    storage: "FencedStorage"
-    info: "StudyInfo"
-    corpus: "Corpus"
-    devices: list[str]
-    until: float | None  # monotonic
-    options: dict[str, Any]
-
-    @property
-    def folder(self) -> Path:
-        """Give the folder for the study's files."""
-        return RUNS / self.info.ref.name
-
-    def launcher(self, signals: Any) -> Any:
-        """Give what starts the workers."""
-        import os
-
-        from lmsearch.search.launch import Launcher
-
-        timeout = self.options["store_timeout"]
-        return Launcher(
-            self.storage,
-            self.info,
-            self.folder,
-            self._worker_words,
-            signals,
-            os.environ,
-            store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
-            max_failures=self.options["max_failures"],
-            say=None if self.options["quiet"] or self.options["as_json"] else timestamped,
-        )
-
-    def tickets(self) -> list["Ticket"]:
-        """Give what the study owes and owed."""
-        from lmsearch.store.tickets import list_tickets
-
-        return list_tickets(self.storage, self.info.ref)
-
-    def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
-        import sys
-
-        words = [sys.executable, "-m", "lmsearch.cli.main", "worker", self.info.ref.name]
-        words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
-        corpus = self.info.spec.data.corpus
-        if corpus not in BUILT_IN_CORPORA:
-            words += ["--corpus", corpus]
-        if self.until is not None:
-            words += ["--until", f"{max(1.0, self.until - time.monotonic()):.0f}s"]
-        return words + work_words(self.options)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -148,7 +85,7 @@ def _check_options(options: dict[str, Any]) -> None:
         raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
 
 
-def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
+def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
     from lmsearch.search.host import default_devices
     from lmsearch.search.take_over import check_source, take_over
@@ -183,7 +120,7 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> _Setup:
         taken = take_over(opened, source, info)
         click.echo(f"from {source}: {taken.taken} trials taken over, {taken.unfit} do not fit this space", err=True)
     hours = options["hours"] or spec.settings.hours
-    return _Setup(
+    return Setup(
         url=url,
         storage=opened,
         info=info,
@@ -225,59 +162,7 @@ def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
     return words + (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])
 
 
-def _listen(signals: Any) -> None:
-    import signal
-
-    def handle(number: int, frame: Any) -> None:
-        signals.received.append(number)
-        if number == signal.SIGHUP:
-            _leave_terminal()
-
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-        signal.signal(signal.SIGHUP, handle)
-
-
-@contextlib.contextmanager
-def _bearing() -> "Iterator[None]":
-    """Lose what is said where it cannot be written: on a full disk, or where the terminal's closing was ignored."""
-    import errno
-
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.EIO, errno.ENOSPC):
-            raise
-        if error.errno == errno.EIO:
-            _leave_terminal()
-
-
-def _leave_terminal() -> None:
-    """Say nothing more where the terminal is closed: each word would be an error there."""
-    import os
-
-    for descriptor in (1, 2):
-        if _is_closed_terminal(descriptor):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-
-
-def _is_closed_terminal(descriptor: int) -> bool:
-    import errno
-    import os
-    import stat
-    import termios
-
-    if not stat.S_ISCHR(os.fstat(descriptor).st_mode):
-        return False
-    try:
-        termios.tcgetattr(descriptor)
-    except termios.error as error:
-        return bool(error.args[0] != errno.ENOTTY)
-    return False
-
-
-def _print_plan(setup: _Setup, devices: list[str]) -> None:
+def _print_plan(setup: Setup, devices: list[str]) -> None:
     from lmsearch.store.url import redact
 
     info, corpus, spec = setup.info, setup.corpus, setup.info.spec
@@ -300,29 +185,18 @@ def _print_plan(setup: _Setup, devices: list[str]) -> None:
         click.echo(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
 
-def _watch(snapshots: Any, quiet: bool) -> "StudyRecord":
-    """Draw the search until it ends; give what the store has then."""
-    from lmsearch.cli.live import open_view
-
-    with _bearing(), open_view(quiet) as view:
-        for snapshot in snapshots:
-            with _bearing():
-                view.show(snapshot)
-    record: StudyRecord = snapshot.record
-    return record
-
-
-def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any]) -> int:
+def _conclude(setup: Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any]) -> int:
     """Write the results, say what was found, and give the exit code."""
-    files = write_files(record, setup.folder, command, setup.url)
+    results = _results(setup, record)
+    files = write_files(results, setup.folder, command, setup.url)
     if options["as_json"]:
-        click.echo(json.dumps(_document(setup, record, files), indent=2))
+        click.echo(json.dumps(_document(setup, results, files), indent=2))
     else:
-        with _bearing():
-            _print_found(setup, record, files)
+        with bearing():
+            _print_found(setup, results, files)
     if record.done < record.total:
-        why = "interrupted" if received else _why_over(setup)
-        with _bearing():
+        why = "interrupted" if received else why_over(setup)
+        with bearing():
             click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
         return 128 + received[0] if received else 0
     if record.best is None:
@@ -330,32 +204,25 @@ def _conclude(setup: _Setup, record: "StudyRecord", command: str, received: list
     return 0
 
 
-def _why_over(setup: _Setup) -> str:
-    from lmsearch.store.tickets import read_stop
-
-    _, stopped = read_stop(setup.storage, setup.info.ref)
-    return "stopped by `lmsearch stop`" if stopped else "the time is over"
-
-
-def _importances(setup: _Setup, record: "StudyRecord") -> dict[str, float]:
-    """Say what mattered; nothing where the store went away before it could be asked."""
-    from lmsearch.results.importance import importances
+def _results(setup: Setup, record: "StudyRecord") -> "Results":
+    """Add what else the store knows of the study; nothing where it went away before it could be asked."""
+    from lmsearch.results.reading import Results, complete
 
     try:
-        return importances(setup.storage, record)
+        return complete(setup.storage, record)
     except StoreGoneError:
-        return {}
+        return Results(record=record, importances={})
 
 
-def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dict[str, Any]:
+def _document(setup: Setup, results: "Results", files: "ResultFiles") -> dict[str, Any]:
     from lmsearch.store.tickets import present
 
     try:
         now = present(setup.storage)
     except StoreGoneError:  # interrupted while it was away
         now = (0.0, "")  # by no clock: when a worker was last heard is not known
-    return status_document(record, now) | {
-        "importances": _importances(setup, record),
+    return status_document(results.record, now) | {
+        "importances": results.importances,
         "files": {
             "best_config": None if files.best_config is None else str(files.best_config),
             "best_model": None if files.best_model is None else str(files.best_model),
@@ -364,7 +231,8 @@ def _document(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> dic
     }
 
 
-def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> None:
+def _print_found(setup: Setup, results: "Results", files: "ResultFiles") -> None:
+    record, shares = results.record, results.importances
     click.echo()
     click.echo(count_line(record))
     best = record.best
@@ -378,7 +246,7 @@ def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> 
         for path, value in best.params.items():
             click.echo(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
-    if shares := _importances(setup, record):
+    if shares:
         click.echo("what mattered (share of the differences between trials)")
         for path, share in list(shares.items())[:4]:
             click.echo(f"  {share:4.0%}  {path}")
@@ -390,6 +258,10 @@ def _print_found(setup: _Setup, record: "StudyRecord", files: "ResultFiles") -> 
         click.echo(line)
     if files.best_config is not None:
         click.echo("next")
+        if results.confirmation is None:
+            confirm = ["lmsearch", "confirm", record.info.ref.name, "--top", "3", "--seeds", "3"]
+            click.echo(f"  {command_text(confirm, setup.url)}")
+        click.echo(f"  {command_text(['lmsearch', 'report', record.info.ref.name], setup.url)}")
         click.echo(f"  lmsearch train {files.best_config}")
         click.echo(f"  {command_text(['lmsearch', 'dashboard'], setup.url)}")
 

@@ -21,6 +21,8 @@ import tomlkit
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
 from lmsearch.errors import StudyError
 from lmsearch.files import LOOKS, POINTER, replace_file
+from lmsearch.results.reading import Confirmation, Results
+from lmsearch.results.statistics import Interval
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 
 _PACKAGES = ("lmsearch", "torch", "numpy", "optuna", "sqlalchemy")
@@ -36,20 +38,20 @@ class ResultFiles:
     trials: Path
 
 
-def write_results(record: StudyRecord, folder: Path, command: str) -> ResultFiles:
+def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     """Write all result files of a study anew into its folder; raises `OSError` where that cannot be."""
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".results.lock"):  # two runs of one study may end at the same time
-        return _write_results(record, folder, command)
+        return _write_results(results, folder, command)
 
 
-def _write_results(record: StudyRecord, folder: Path, command: str) -> ResultFiles:
+def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
+    record, best = results.record, results.winner
     replace_file(folder / "study.toml", relocated_study(record.info, folder))
     replace_file(folder / "trials.csv", trials_csv(record))
-    best = record.best
     if best is None:
         return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
-    config = best_config(record, best, folder, command)
+    config = best_config(results, folder, command)
     replace_file(folder / "best-config.json", json.dumps(config, indent=2) + "\n")
     host, _, _ = best.model.partition(":")
     return ResultFiles(
@@ -60,23 +62,27 @@ def _write_results(record: StudyRecord, folder: Path, command: str) -> ResultFil
     )
 
 
-def best_config(record: StudyRecord, best: TrialRecord, folder: Path, command: str) -> dict[str, Any]:
-    """Give best-config.json: the closed config, what it reached, and where it comes from.
+def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
+    """Give best-config.json: the winner's closed config, what it reached, and where it comes from.
 
-    `folder` is where the file will lie: a corpus that is a path is named from there.
+    `folder` is where the file will lie: a corpus that is a path is named from there. A confirmed winner stands with
+    the study's own seed and curve, so that it trains again to the same numbers; what the fresh seeds gave is beside.
+    Raises `StudyError` where no trial is complete.
     """
-    info = record.info
+    info, best = results.record.info, require_winner(results)
     config = info.spec.close(best.params, info.vocabulary_size)
+    confirmed = results.confirmation is not None and results.confirmation.winner is not None
     return config_tables(config, folder) | {
         "result": {
-            "source": "study",
+            "source": "confirmed" if confirmed else "study",
             "study": info.ref.name,
             "trial": best.number,
             "perplexity": best.perplexity,
             "epoch": best.best_epoch,
             "curve": [best.curve[epoch] for epoch in sorted(best.curve)],
             "parameters": config.model.count_parameters(info.vocabulary_size),
-        },
+        }
+        | (confirmation_document(results.confirmation) if results.confirmation is not None and confirmed else {}),
         "provenance": {
             "corpus": {"description": info.corpus, "fingerprint": info.fingerprint},
             "versions": versions(),
@@ -84,6 +90,36 @@ def best_config(record: StudyRecord, best: TrialRecord, folder: Path, command: s
             "command": command,
         },
     }
+
+
+def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
+    """Give what the fresh seeds told of the winner, and of those it was compared with."""
+    winner = confirmation.winner
+    assert winner is not None
+    comparison = confirmation.comparison
+    others = confirmation.leaders[1:]
+    differences = [*(comparison.differences if comparison else ()), *[None] * len(others)]
+    return {
+        "verdict": confirmation.verdict,
+        "mean": winner.mean,
+        "interval": _ends(winner.interval),
+        "seeds": {str(seed): value for seed, value in winner.perplexities.items()},
+        "confirmation": confirmation.name,
+        "others": [
+            {
+                "trial": other.trial.number,
+                "seeds": {str(seed): value for seed, value in other.perplexities.items()},
+                "lost": {str(seed): outcome for seed, outcome in other.lost.items()},
+                "difference": None if difference is None else difference.mean,
+                "interval": _ends(difference),
+            }
+            for other, difference in zip(others, differences, strict=False)
+        ],
+    }
+
+
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
 
 
 def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -127,11 +163,11 @@ def trials_csv(record: StudyRecord) -> str:
     return output.getvalue()
 
 
-def require_best(record: StudyRecord) -> TrialRecord:
-    """Give the best trial; raises `StudyError` where none is complete yet."""
-    if record.best is None:
-        raise StudyError(f"no trial of {record.info.ref.name} is complete yet")
-    return record.best
+def require_winner(results: Results) -> TrialRecord:
+    """Give the confirmed winner, else the best trial; raises `StudyError` where none is complete yet."""
+    if results.winner is None:
+        raise StudyError(f"no trial of {results.name} is complete yet")
+    return results.winner
 
 
 def versions() -> dict[str, str]:
@@ -158,11 +194,18 @@ def source_commit() -> str | None:
 
 def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None:
     host, _, place = best.model.partition(":")
-    source = Path(place)
-    kept = _found_with(target, info.ref.name, best.number)
-    shutil.rmtree(target, ignore_errors=True)  # another trial's weights would belie best-config.json
-    if host != socket.gethostname() or not place or not source.is_dir():
-        return None
+    if host != socket.gethostname() or not place or not Path(place).is_dir():
+        if not _is_of(target, info.ref.name, best):
+            shutil.rmtree(target, ignore_errors=True)  # another trial's weights would belie best-config.json
+        return target if target.is_dir() else None
+    copy_model(info, best, Path(place), target)
+    return target
+
+
+def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -> None:
+    """Copy the folder of a trial's weights to `target`, with a config that names the corpus from there."""
+    kept = _found_with(target, info.ref.name, best)
+    shutil.rmtree(target, ignore_errors=True)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.draft")
     shutil.copytree(source, draft)
     config = info.spec.close(best.params, info.vocabulary_size)
@@ -173,15 +216,20 @@ def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None
     for name, content in kept.items():
         replace_file(draft / name, content)
     draft.rename(target)
-    return target
 
 
-def _found_with(folder: Path, study: str, trial: int) -> dict[str, str]:
-    """Give the files that people's commands have put beside this very trial's weights, by name."""
+def _is_of(folder: Path, study: str, trial: TrialRecord) -> bool:
+    """Tell whether a model's folder is that of this very trial."""
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
-        if (metrics.get("study"), metrics.get("trial")) != (study, trial):
-            return {}
-        return {name: (folder / name).read_text() for name in (LOOKS, POINTER) if (folder / name).exists()}
     except (OSError, ValueError):
+        return False
+    told = (metrics.get("study"), metrics.get("trial"), metrics.get("perplexity"))
+    return told == (study, trial.number, trial.perplexity)
+
+
+def _found_with(folder: Path, study: str, trial: TrialRecord) -> dict[str, str]:
+    """Give the files that people's commands have put beside this very trial's weights, by name."""
+    if not _is_of(folder, study, trial):
         return {}
+    return {name: (folder / name).read_text() for name in (LOOKS, POINTER) if (folder / name).exists()}

@@ -27,6 +27,8 @@ from lmsearch.store.tickets import list_tickets
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
 _METRIC_NAMES = "study:metric_names"
 
+SEED = "train.seed"  # what is open in a confirmation beside what is open in its study
+
 OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting")
 
 
@@ -55,6 +57,7 @@ class TrialRecord:
     sampler: str
     reason: str
     traceback: str
+    sample: str  # what its model wrote at its end, "" where it has none
     parameters: int | None
     model: str  # host and folder of its best epoch's weights, "" where they are gone
     origin_trial: str  # STUDY/number of the trial that it was taken over from, or that it tries again
@@ -72,6 +75,11 @@ class TrialRecord:
     def best_epoch(self) -> int | None:
         """Give the epoch of the lowest perplexity, the first of equals."""
         return min(sorted(self.curve), key=lambda epoch: self.curve[epoch], default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Give the seconds of all its epochs, 0 where they were not read."""
+        return sum(row.seconds for row in self.epochs)
 
     @property
     def by(self) -> str:
@@ -106,6 +114,11 @@ class StudyRecord:
     def count(self, outcome: str) -> int:
         """Count the trials with an outcome."""
         return sum(trial.outcome == outcome for trial in self.trials)
+
+
+def confirmation_name(study: str) -> str:
+    """Give the name of the study that runs another one's leaders once more, on fresh seeds."""
+    return f"{study}.confirm"
 
 
 def lmsearch_studies(storage: FencedStorage) -> list[str]:
@@ -234,6 +247,7 @@ def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[Epo
         sampler=attrs.get("sampler", ""),
         reason=attrs.get("reason", ""),
         traceback=attrs.get("traceback", ""),
+        sample=attrs.get("sample", ""),
         parameters=attrs.get("parameters"),
         model=attrs.get("model", ""),
         origin_trial=attrs.get(FROM, ""),

@@ -124,6 +124,7 @@ def make_trial(
         sampler="tpe",
         reason="",
         traceback="",
+        sample="",
         parameters=500,
         model="",
         origin_trial="",

@@ -1,0 +1,159 @@
+"""`lmsearch confirm`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearch.cli.look import file_lines, write_files
+from lmsearch.cli.options import (
+    RUNS,
+    command_text,
+    json_option,
+    open_store,
+    parse_storage,
+    storage_option,
+    work_options,
+    work_words,
+)
+from lmsearch.cli.progress import reading_bar
+from lmsearch.cli.searching import Setup, bearing, listen, watch, why_over
+from lmsearch.errors import SearchFailedError, StoreGoneError
+
+if TYPE_CHECKING:
+    from lmsearch.results.best import ResultFiles
+    from lmsearch.results.reading import Results
+
+
+@click.command()
+@click.argument("study")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many leaders.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fresh seeds for each.")
+@storage_option
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
+@work_options
+@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@json_option
+def confirm(study: str, storage: str, **options: Any) -> int:
+    """Train a study's best configurations once more on fresh seeds, and say whether the winner is real.
+
+    The trainings are a study of their own, STUDY.confirm, which any worker may join and which is gone on with where it
+    stopped. best-config.json then names the confirmed winner. The test split is not read.
+
+    \b
+    Examples:
+        lmsearch confirm default --top 3 --seeds 3
+        lmsearch confirm default --top 2 --seeds 10 --workers 4
+    """
+    from lmsearch.search.launch import Signals
+
+    url = parse_storage(storage)
+    setup = _set_up(study, storage, options)
+    command = command_text(_own_words(study, options), url)
+    listen(signals := Signals())
+    quiet = options["quiet"] or options["as_json"]
+    if not quiet:
+        with bearing():
+            owed = sum(ticket.state != "done" for ticket in setup.tickets())
+            click.echo(f"confirm  {study}: {options['top']} leaders, {options['seeds']} seeds, {owed} trainings owed")
+    try:
+        record = watch(setup.launcher(signals).run(setup.devices), quiet)
+    except StoreGoneError as error:
+        raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
+    if record.done < record.total:
+        why = "interrupted" if signals.received else why_over(setup)
+        with bearing():
+            click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+        return 128 + signals.received[0] if signals.received else 0
+    return _conclude(setup, study, command, options)
+
+
+def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
+    from dataclasses import replace
+
+    from lmsearch.search.confirm import begin_confirmation
+    from lmsearch.search.host import default_devices
+    from lmsearch.store.copies import open_own_study
+    from lmsearch.text.corpus import cache_folder, open_corpus
+
+    devices = default_devices(options["device"], options["workers"])
+    opened = open_store(storage, options["store_timeout"])
+    data = open_own_study(opened, study).spec.data
+    if options["corpus"] is not None:
+        data = replace(data, corpus=str(options["corpus"].resolve()))
+    with reading_bar() as progress:
+        corpus = open_corpus(data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
+    return Setup(
+        url=parse_storage(storage),
+        storage=opened,
+        info=begin_confirmation(opened, study, options["top"], options["seeds"]),
+        corpus=corpus,
+        devices=devices,
+        until=None,
+        options=options,
+    )
+
+
+def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -> int:
+    from lmsearch.results.advice import confirmation_sentence, verdict
+    from lmsearch.results.best import confirmation_document
+    from lmsearch.results.reading import read
+
+    results = read(study, setup.storage)
+    confirmation = results.confirmation
+    if confirmation is None or confirmation.winner is None:
+        said = "nothing was run" if confirmation is None else confirmation_sentence(confirmation)
+        raise SearchFailedError(f"{study} has no confirmed winner: {said}")
+    files = write_files(results, RUNS / study, command, setup.url)
+    files = _with_weights(files, results, options, setup)
+    if options["as_json"]:
+        click.echo(json.dumps({"study": study, **confirmation_document(confirmation)}, indent=2))
+        return 0
+    with bearing():
+        for sentence in verdict(results):
+            click.echo(sentence)
+        for leader in confirmation.leaders:
+            values = ", ".join(f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items())
+            click.echo(f"  trial {leader.trial.number}: mean {leader.mean:.2f} (seed {values})")
+        click.echo("files")
+        for line in file_lines(files):
+            click.echo(line)
+        click.echo("next, once, at the very end")
+        click.echo(f"  {command_text(['lmsearch', 'test', study], setup.url)}")
+    return 0
+
+
+def _with_weights(files: "ResultFiles", results: "Results", options: dict[str, Any], setup: Setup) -> "ResultFiles":
+    """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says."""
+    import dataclasses
+    import shutil
+    import subprocess
+    import sys
+
+    from lmsearch.results.best import copy_model
+
+    if files.best_model is not None or files.model_host or files.best_config is None or results.winner is None:
+        return files
+    folder = RUNS / f"{results.name}.winner"
+    words = [sys.executable, "-m", "lmsearch.cli.main", "train", str(files.best_config), "--name", folder.name]
+    words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
+    trained = subprocess.run(words, capture_output=True, text=True, check=False)
+    if trained.returncode != 0:
+        click.echo(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
+        return files
+    target = RUNS / results.name / "best-model"
+    copy_model(results.record.info, results.winner, Path(json.loads(trained.stdout)["model"]), target)
+    shutil.rmtree(folder)
+    return dataclasses.replace(files, best_model=target)
+
+
+def _own_words(study: str, options: dict[str, Any]) -> list[str]:
+    words = ["lmsearch", "confirm", study, "--top", str(options["top"]), "--seeds", str(options["seeds"])]
+    words += [] if options["workers"] is None else ["--workers", str(options["workers"])]
+    words += [] if options["device"] == "auto" else ["--device", options["device"]]
+    words += [] if options["corpus"] is None else ["--corpus", str(options["corpus"])]
+    words += work_words(options)
+    return words + (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])

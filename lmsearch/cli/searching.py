@@ -1,0 +1,146 @@
+"""What the commands have in common that start workers and watch them: `run` and `confirm`."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmsearch.cli.options import RUNS, WORK_STORE_SECONDS, timestamped, work_words
+from lmsearch.config import BUILT_IN_CORPORA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmsearch.store.records import StudyInfo, StudyRecord
+    from lmsearch.store.storage import FencedStorage
+    from lmsearch.store.tables import Ticket
+    from lmsearch.text.corpus import Corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything that is checked and made before the first worker starts."""
+
+    url: Any
+    storage: "FencedStorage"
+    info: "StudyInfo"
+    corpus: "Corpus"
+    devices: list[str]
+    until: float | None  # monotonic
+    options: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Give the folder for the study's files."""
+        return RUNS / self.info.ref.name
+
+    def launcher(self, signals: Any) -> Any:
+        """Give what starts the workers."""
+        import os
+
+        from lmsearch.search.launch import Launcher
+
+        timeout = self.options["store_timeout"]
+        return Launcher(
+            self.storage,
+            self.info,
+            self.folder,
+            self._worker_words,
+            signals,
+            os.environ,
+            store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
+            max_failures=self.options["max_failures"],
+            say=None if self.options["quiet"] or self.options["as_json"] else timestamped,
+        )
+
+    def tickets(self) -> list["Ticket"]:
+        """Give what the study owes and owed."""
+        from lmsearch.store.tickets import list_tickets
+
+        return list_tickets(self.storage, self.info.ref)
+
+    def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
+        import sys
+
+        words = [sys.executable, "-m", "lmsearch.cli.main", "worker", self.info.ref.name]
+        words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
+        corpus = str(self.options.get("corpus") or self.info.spec.data.corpus)
+        if corpus not in BUILT_IN_CORPORA:
+            words += ["--corpus", corpus]
+        if self.until is not None:
+            words += ["--until", f"{max(1.0, self.until - time.monotonic()):.0f}s"]
+        return words + work_words(self.options)
+
+
+def listen(signals: Any) -> None:
+    """Gather the signals that ask to stop in `signals`."""
+    import signal
+
+    def handle(number: int, frame: Any) -> None:
+        signals.received.append(number)
+        if number == signal.SIGHUP:
+            _leave_terminal()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, handle)
+
+
+@contextlib.contextmanager
+def bearing() -> "Iterator[None]":
+    """Lose what is said where it cannot be written: on a full disk, or where the terminal's closing was ignored."""
+    import errno
+
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EIO, errno.ENOSPC):
+            raise
+        if error.errno == errno.EIO:
+            _leave_terminal()
+
+
+def _leave_terminal() -> None:
+    """Say nothing more where the terminal is closed: each word would be an error there."""
+    import os
+
+    for descriptor in (1, 2):
+        if _is_closed_terminal(descriptor):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _is_closed_terminal(descriptor: int) -> bool:
+    import errno
+    import os
+    import stat
+    import termios
+
+    if not stat.S_ISCHR(os.fstat(descriptor).st_mode):
+        return False
+    try:
+        termios.tcgetattr(descriptor)
+    except termios.error as error:
+        return bool(error.args[0] != errno.ENOTTY)
+    return False
+
+
+def watch(snapshots: Any, quiet: bool) -> "StudyRecord":
+    """Draw the search until it ends; give what the store has then."""
+    from lmsearch.cli.live import open_view
+
+    with bearing(), open_view(quiet) as view:
+        for snapshot in snapshots:
+            with bearing():
+                view.show(snapshot)
+    record: StudyRecord = snapshot.record
+    return record
+
+
+def why_over(setup: Setup) -> str:
+    """Say why a search ended that still owes trials."""
+    from lmsearch.store.tickets import read_stop
+
+    _, stopped = read_stop(setup.storage, setup.info.ref)
+    return "stopped by `lmsearch stop`" if stopped else "the time is over"

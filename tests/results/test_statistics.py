@@ -1,0 +1,63 @@
+"""Statistics against known answers; benchmarks/statistics.py has them on a thousand studies each."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lmsearch.results.statistics import Draws, compare, mean_interval
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    interval = mean_interval([10.0, 12.0, 14.0])
+    assert interval is not None
+    # t(2 degrees, 0.975) = 4.3027, standard error 2 / sqrt(3): tables of Student's distribution.
+    assert (interval.mean, interval.high - 12) == (12, pytest.approx(4.3027 * 2 / math.sqrt(3), rel=1e-4))
+    assert mean_interval([10.0]) is None
+
+
+def test_an_effect_of_the_seed_on_all_configurations_cancels() -> None:
+    seeds = np.array([0.0, 5.0, -3.0])
+    noise = np.array([[0.1, -0.1, 0.0], [0.0, 0.1, -0.1], [-0.1, 0.0, 0.1]])
+    comparison = compare((np.array([[90.0], [93.0], [95.0]]) + seeds + noise).tolist())
+    assert comparison is not None
+    assert comparison.order == (0, 1, 2)
+    assert comparison.is_called
+    assert [difference.mean for difference in comparison.differences] == pytest.approx([3, 5])
+
+
+def test_two_configurations_are_compared_as_by_a_paired_t_test() -> None:
+    comparison = compare([[10.0, 11.0, 12.0, 13.0], [10.5, 12.0, 12.1, 14.0]])
+    assert comparison is not None
+    gaps = np.array([0.5, 1.0, 0.1, 1.0])
+    half = 3.1824 * gaps.std(ddof=1) / 2  # t(3 degrees, 0.975)
+    assert comparison.differences[0].low == pytest.approx(gaps.mean() - half, abs=1e-4)
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0], [2.0]], []])
+def test_one_seed_or_one_configuration_says_nothing(values: list[list[float]]) -> None:
+    assert compare(values) is None
+
+
+def test_the_expected_best_is_the_mean_over_all_choices() -> None:
+    draws = Draws((4.0, 1.0, 2.0))
+    assert draws.expected_best(1) == pytest.approx(7 / 3)
+    assert draws.expected_best(2) == pytest.approx((1 + 2 + 1) / 3)
+    assert draws.expected_best(3) == 1.0
+    assert draws.chance_below(2.0, 2) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="from 1 to 3"):
+        draws.expected_best(4)
+
+
+@pytest.mark.parametrize("budget", [1, 6, 12])
+def test_the_band_covers_the_truth_in_half_of_all_cases_up_to_half_of_the_trials(budget: int) -> None:
+    rng = np.random.default_rng(budget)
+    truth = -math.log(1 - (1 - 0.5 ** (1 / budget)))  # of an exponential distribution
+    bands = [Draws(tuple(rng.exponential(size=24))).band(budget) for _ in range(1500)]
+    covered = sum(band is not None and band[0] <= truth <= band[1] for band in bands)
+    assert abs(covered / 1500 - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("budget", [0, 13, 24])
+def test_no_band_is_drawn_beyond_half_of_the_trials(budget: int) -> None:
+    assert Draws(tuple(float(n) for n in range(24))).band(budget) is None
