@@ -34,6 +34,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+CHROMIUM = Path("/usr/bin/chromium")
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -178,3 +179,17 @@ def start_server(postgres: str) -> Iterator[Callable[..., Server]]:
         server.close()
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Give a headless Chromium, Debian's, that reaches nothing but what a test opens in it."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no page was looked at: there is no {CHROMIUM}; apt-get install chromium brings it")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags)
+        yield opened
+        opened.close()

@@ -17,6 +17,7 @@ from lmsearch.cli.doctor import doctor
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
 from lmsearch.cli.model import evaluate, generate, pointer, predict, test
+from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.status import status
 from lmsearch.cli.train import train
@@ -25,7 +26,7 @@ from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, confirm, stop, retry, fail, delete),
-    "look": (status, studies, best, dashboard),
+    "look": (status, studies, best, report, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),
     "keep": (doctor, chaos),

@@ -258,10 +258,13 @@ def budget_sentences(record: StudyRecord, more_command: str) -> Iterator[str]:
             )
             continue
         found, twice = own[budget - 1], draws.expected_best(2 * budget)
-        beaten = 1 - draws.chance_below(found, 2 * budget)
+        chance = draws.chance_below(found, 2 * budget)
+        average = "on average " if 2 * budget < count else ""
+        words = "no better than" if chance > 0.5 else "at least as good as"
         yield (
-            f"The first {budget} trials of {sampler} found {found:.2f}; {2 * budget} random trials find {twice:.2f} on "
-            f"average, and do no better than {sampler} in {beaten:.0%} of all draws of them."
+            f"The first {budget} trials of {sampler} found {found:.2f}; {2 * budget} random trials find {average}"
+            f"{twice:.2f}, so that {sampler} was {words} random search at twice its budget"
+            + (f" (the random trials are better in {chance:.0%} of all draws of so many)." if average else ".")
         )
         if budget < len(own):
             more = 2 * len(own) - count

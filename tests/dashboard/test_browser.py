@@ -5,18 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.served import TOKEN, Served, served
 from tests.store.helpers import Bench
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}; apt-get install chromium brings it"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -29,14 +23,6 @@ def bench(prepared_sqlite: Path, tmp_path: Path) -> Bench:
 def server(bench: Bench, tmp_path: Path) -> Iterator[Served]:
     with served(str(bench.storage.place), tmp_path / "log", LMSEARCH_DASHBOARD_TOKEN=TOKEN) as server:
         yield server
-
-
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

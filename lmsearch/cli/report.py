@@ -1,0 +1,59 @@
+"""`lmsearch report`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from lmsearch.cli.options import RUNS, command_text, open_store, parse_storage, storage_option
+
+
+@click.command()
+@click.argument("study")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file; - is the terminal.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["html", "csv", "json"]),
+    default="html",
+    show_default=True,
+    help="A page, or the data behind it: a row for each epoch, or one document.",
+)
+@click.option("--figure", metavar="NAME", help="One figure alone, such as curves, budget or slice-train.learning_rate.")
+@storage_option
+def report(
+    study: str, output: Path | None, form: str, figure: str | None, storage: str, store_timeout: float | None
+) -> None:
+    """Write what a study found as one HTML file: what is best, how sure that is, and what to try next.
+
+    The page asks no other host for anything. By default it is runs/STUDY/report.html; csv and json are printed.
+
+    \b
+    Examples:
+        lmsearch report default
+        lmsearch report default --figure curves
+        lmsearch report default --format csv > epochs.csv
+    """
+    from lmsearch.errors import ConfigError
+    from lmsearch.files import replace_file
+    from lmsearch.results.reading import read
+    from lmsearch.results.report import document, epochs_csv, write_figure, write_report
+
+    if figure is not None and form != "html":
+        raise ConfigError("--figure is a page of its own; --format csv and json hold the data behind all figures")
+    url = parse_storage(storage)
+    results = read(study, open_store(storage, store_timeout))
+    if figure is not None:
+        text, place = write_figure(results, figure), RUNS / study / f"{figure}.html"
+    elif form == "html":
+        text, place = write_report(results, lambda words: command_text(list(words), url)), RUNS / study / "report.html"
+    else:
+        text = epochs_csv(results) if form == "csv" else json.dumps(document(results), indent=2) + "\n"
+        place = Path("-")
+    place = output or place
+    if str(place) == "-":
+        click.echo(text, nl=False)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(place, text)
+    click.echo(place)

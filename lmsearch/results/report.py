@@ -1,0 +1,357 @@
+"""The report of a study: is it working, what has it learned, can the winner be believed."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lmsearch.results.advice import (
+    Edge,
+    budget_sentences,
+    confirmation_sentence,
+    edge_line,
+    edge_sentence,
+    edges,
+    pruning_sentences,
+    time_sentences,
+    verdict,
+)
+from lmsearch.results.best import confirmation_document, relocated_study, source_commit, versions
+from lmsearch.results.figures import NothingToShowError, make_figure
+from lmsearch.results.page import Plot, Section, Table, render_page
+from lmsearch.results.reading import Results
+from lmsearch.store.records import OUTCOMES, TrialRecord
+
+Command = Callable[[Sequence[str]], str]
+"""Writes a command of lmsearch so that a person can copy it, with how it finds the store."""
+
+_SHOWN_TRIALS = 20
+
+
+def write_report(results: Results, command: Command) -> str:
+    """Give a study's report as HTML."""
+    sections = [
+        _verdict(results, command),
+        _confirmation(results, command),
+        _progress(results),
+        _what_matters(results),
+        _ranges(results, command),
+        _budget(results, command),
+        _cost(results),
+        _time(results),
+        _trouble(results),
+        _trials(results),
+        _provenance(results, command),
+    ]
+    return render_page(f"lmsearch: {results.name}", sections)
+
+
+def write_figure(results: Results, name: str) -> str:
+    """Give one figure of a study as HTML; raises `LmsearchError` where there is none of that name, or nothing in it."""
+    figure = make_figure(results, name)
+    section = Section(id="figure", plots=[Plot(name=name, figure=figure, width=_width(results, name))])
+    return render_page(f"{results.name}: {name}", [section])
+
+
+def spell(value: object) -> str:
+    """Write a value as a study file would have it, with four digits."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def next_commands(results: Results) -> list[list[str]]:
+    """List the commands that a person may want next, most useful first."""
+    name = results.name
+    found: list[list[str]] = []
+    if results.record.done < results.record.total:
+        found.append(["lmsearch", "worker", name])
+    if results.winner is None:
+        return found
+    if results.confirmation is not None and results.confirmation.done < results.confirmation.total:
+        found.append(["lmsearch", "worker", results.confirmation.name])
+    if results.confirmation is None:
+        found.append(["lmsearch", "confirm", name, "--top", "3", "--seeds", "3"])
+    elif results.confirmation.verdict == "tie":
+        seeds = max((len(leader.perplexities) for leader in results.confirmation.leaders), default=3)
+        top = str(len(results.confirmation.leaders))
+        found.append(["lmsearch", "confirm", name, "--top", top, "--seeds", str(2 * seeds)])
+    changes = [word for e in edges(results.record) if e.wider is not None for word in ("--set", _change(e))]
+    if changes:
+        found.append(["lmsearch", "extend", name, *changes])
+    found.append(["lmsearch", "train", f"runs/{name}/best-config.json", "--seeds", "3", "--name", f"{name}-final"])
+    found.append(["lmsearch", "test", name])
+    return found
+
+
+def _change(edge: Edge) -> str:
+    return f"{edge.path}.{edge.end}={spell(edge.wider)}"
+
+
+def _verdict(results: Results, command: Command) -> Section:
+    winner, record = results.winner, results.record
+    tables = []
+    if winner is not None:
+        rows = [(path, spell(winner.params[path])) for path in record.info.spec.open if path in winner.params]
+        tables.append(Table(title="the best configuration", head=("searched value", "best"), rows=rows))
+    counts = ", ".join(f"{record.count(outcome)} {outcome}" for outcome in OUTCOMES if record.count(outcome))
+    words = [*verdict(results), f"{record.done} of {record.total} trials have ended: {counts or 'none has begun'}."]
+    words += [edge_sentence(edge) + "." for edge in edges(record)]
+    following = "\n".join(command(words) for words in next_commands(results))
+    return Section(id="verdict", words=words, tables=tables, code=[f"# what to try next\n{following}"])
+
+
+def _confirmation(results: Results, command: Command) -> Section:
+    found = results.confirmation
+    title = "Is the winner real?"
+    if found is None:
+        ask = ["lmsearch", "confirm", results.name, "--top", "3", "--seeds", "3"]
+        words = [
+            "Nobody knows yet. The best of many trials is the luckiest of them: its perplexity is one training with "
+            "one seed. This trains the three best once more, with three fresh seeds each, and compares them "
+            "seed by seed:"
+        ]
+        return Section(id="confirmation", title=title, words=words, code=[command(ask)], tables=_looks(results))
+    rows = []
+    differences = [None, *(found.comparison.differences if found.comparison else ())]
+    for rank, leader in enumerate(found.leaders):
+        difference = differences[rank] if rank < len(differences) else None
+        rows.append(
+            (
+                leader.trial.number,
+                f"{leader.trial.perplexity:.2f}",
+                f"{leader.mean:.2f}" if leader.perplexities else "",
+                f"{leader.interval.low:.2f} to {leader.interval.high:.2f}" if leader.interval else "",
+                f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})" if difference else "",
+                ", ".join(f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items())
+                + "".join(f", {seed}: {outcome}" for seed, outcome in leader.lost.items()),
+            )
+        )
+    head = ("trial", "in the search", "mean", "95 % interval", "worse than the first by", "by seed")
+    words = [
+        confirmation_sentence(found),
+        "The differences are paired by seed, and their intervals hold together at 95 %: where one reaches to or below "
+        "zero, the data says no more than a tie.",
+        "The test split was not read for this. Look at it once, at the very end, with:",
+    ]
+    return Section(
+        id="confirmation",
+        title=title,
+        words=words,
+        code=[command(["lmsearch", "test", results.name])],
+        plots=_plots(results, {"confirmation": ""}),
+        tables=[Table(head=head, rows=rows), *_looks(results)],
+    )
+
+
+def _looks(results: Results) -> list[Table]:
+    if not results.looks:
+        return [Table(title="looks at the test split", head=("none was taken",), rows=())]
+    rows = [(look["when"], f"{look['perplexity']:.2f}", f"{look['tokens']:,}") for look in results.looks]
+    return [Table(title="looks at the test split", head=("when", "test perplexity", "tokens"), rows=rows)]
+
+
+def _progress(results: Results) -> Section:
+    captions = {
+        "history": "Every trial in the order in which they began; what is above the axis is drawn at its end.",
+        "curves": "Learning curves: the ten best complete trials in colour, those that were stopped in grey.",
+        "pruning": "Would pruning have stopped the winner?",
+    }
+    return Section(
+        id="progress",
+        title="What happened",
+        words=list(pruning_sentences(results)),
+        plots=_plots(results, captions),
+    )
+
+
+def _what_matters(results: Results) -> Section:
+    captions = {
+        "importance": "How much of the differences between trials each searched value explains.",
+        "parallel": "Each complete trial is a line; mark a part of an axis to see only those that pass through it.",
+        "contour": "The two searched numbers that matter most; smoothed, and blank where no trial is near.",
+    }
+    return Section(
+        id="what-matters",
+        title="Which hyperparameters matter",
+        plots=_plots(results, captions),
+        words=_missing(results),
+    )
+
+
+def _missing(results: Results) -> list[str]:
+    return [] if results.importances else ["Too few trials are complete to tell."]
+
+
+def _ranges(results: Results, command: Command) -> Section:
+    found = edges(results.record)
+    words = [edge_sentence(edge) + "." for edge in found] or ["The best trials do not crowd an end of any range."]
+    code = [
+        f"# the changed line\n{edge_line(results.record, edge)}\n"
+        + command(["lmsearch", "extend", results.name, "--set", _change(edge)])
+        for edge in found
+        if edge.wider is not None
+    ]
+    slices = {f"slice-{path}": "" for path in results.record.info.spec.open}
+    return Section(
+        id="ranges", title="Is the range right?", words=words, code=code, plots=_plots(results, slices), small=True
+    )
+
+
+def _budget(results: Results, command: Command) -> Section:
+    more = command(
+        ["lmsearch", "run", f"runs/{results.name}/study.toml", "--name", results.name, "--sampler", "random"]
+    )
+    words = list(budget_sentences(results.record, more.replace("{", "{{").replace("}", "}}") + " --more {more}"))
+    captions = {
+        "budget": "The best found against the number of trials. The band is drawn for random trials alone, and up to "
+        "half of those that ended.",
+        "samplers": "What each sampler's complete trials reached.",
+    }
+    return Section(id="budget", title="Was the search worth it?", words=words, plots=_plots(results, captions))
+
+
+def _cost(results: Results) -> Section:
+    captions = {
+        "by-parameters": "Perplexity against size; the frontier has what nothing smaller reaches.",
+        "by-seconds": "Perplexity against training time; the frontier has what nothing faster reaches.",
+    }
+    return Section(id="cost", title="What a better model costs", plots=_plots(results, captions), small=True)
+
+
+def _time(results: Results) -> Section:
+    return Section(
+        id="time",
+        title="Where the time went",
+        words=list(time_sentences(results.record)),
+        plots=_plots(results, {"timeline": ""}),
+    )
+
+
+def _trouble(results: Results) -> Section:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for trial in results.record.trials:
+        if trial.outcome in ("failed", "diverged", "infeasible"):
+            groups.setdefault((trial.outcome, trial.reason), []).append(trial.number)
+    rows = [
+        (outcome, reason if reason != outcome else "", len(numbers), ", ".join(str(number) for number in numbers))
+        for (outcome, reason), numbers in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    words = [] if rows else ["No trial failed, diverged or ran out of memory."]
+    tables = [Table(head=("outcome", "reason", "trials", "which"), rows=rows)] if rows else []
+    return Section(id="trouble", title="What went wrong", words=words, tables=tables)
+
+
+def _trials(results: Results) -> Section:
+    paths = list(results.record.info.spec.open)
+    complete = sorted((t for t in results.record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
+    rows = [
+        (t.number, t.by, f"{t.perplexity:.2f}", t.best_epoch, *(spell(t.params.get(path, "")) for path in paths))
+        for t in complete[:_SHOWN_TRIALS]
+    ]
+    title = f"the {len(rows)} best complete trials"
+    tables = [Table(title=title, head=("trial", "by", "perplexity", "epoch", *paths), rows=rows)]
+    quote = results.winner.sample if results.winner is not None else ""
+    words = ["The best model wrote:"] if quote else []
+    return Section(id="trials", title="The best trials", words=words, quote=quote, tables=tables)
+
+
+def _provenance(results: Results, command: Command) -> Section:
+    info = results.record.info
+    rows = [
+        ("corpus", f"{info.corpus} (fingerprint {info.fingerprint})"),
+        ("vocabulary", f"{info.vocabulary_size:,} words"),
+        ("study key", info.ref.key),
+        *versions().items(),
+        ("commit", source_commit() or "unknown"),
+        ("made with", command(["lmsearch", "report", results.name])),
+    ]
+    return Section(
+        id="provenance",
+        title="The study file, and where this comes from",
+        code=[relocated_study(info, Path("runs") / results.name)],
+        tables=[Table(head=("what", "which"), rows=rows)],
+    )
+
+
+def _plots(results: Results, captions: dict[str, str]) -> list[Plot]:
+    """Make those figures that the study has something for."""
+    plots = []
+    for name, caption in captions.items():
+        try:
+            figure = make_figure(results, name)
+        except NothingToShowError:
+            continue
+        plots.append(Plot(name=name, caption=caption, figure=figure, width=_width(results, name)))
+    return plots
+
+
+def _width(results: Results, name: str) -> int:
+    return 110 * (len(results.record.info.spec.open) + 1) if name == "parallel" else 0
+
+
+def document(results: Results) -> dict[str, Any]:
+    """Give all that a report is made from as one document of plain values."""
+    confirmation = results.confirmation
+    confirmed = confirmation is not None and confirmation.winner is not None
+    return {
+        "study": results.name,
+        "total": results.record.total,
+        "done": results.record.done,
+        "verdict": verdict(results),
+        "best": None if results.winner is None else results.winner.number,
+        "confirmation": confirmation_document(confirmation) if confirmation is not None and confirmed else None,
+        "edges": [asdict(edge) for edge in edges(results.record)],
+        "importances": results.importances,
+        "looks": list(results.looks),
+        "trials": [trial_document(trial) for trial in results.record.trials],
+    }
+
+
+def trial_document(trial: TrialRecord) -> dict[str, Any]:
+    """Give a trial as plain values; what is not finite is None."""
+    return {
+        "trial": trial.number,
+        "outcome": trial.outcome,
+        "by": trial.by,
+        "perplexity": _finite(trial.perplexity),
+        "best_epoch": trial.best_epoch,
+        "params": trial.params,
+        "parameters": trial.parameters,
+        "reason": trial.reason,
+        "from": trial.origin_trial or None,
+        "started": trial.started.isoformat() if trial.started else None,
+        "ended": trial.ended.isoformat() if trial.ended else None,
+        "epochs": [
+            {"perplexity": trial.curve.get(row.epoch)} | {name: _finite(value) for name, value in asdict(row).items()}
+            for row in trial.epochs
+        ],
+        "sample": trial.sample or None,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def epochs_csv(results: Results) -> str:
+    """Give all that a report is made from as one table, a row for each epoch of each trial."""
+    paths = list(results.record.info.spec.open)
+    own = ("trial", "outcome", "by", "parameters", "reason")
+    figures = ("epoch", "perplexity", "train_loss", "valid_loss", "seconds", "tokens", "learning_rate")
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow([*own, *paths, *figures])
+    for trial in results.record.trials:
+        shared = [trial.number, trial.outcome, trial.by, trial.parameters or "", trial.reason]
+        shared += [trial.params.get(path, "") for path in paths]
+        rows = [
+            [row.epoch, trial.curve.get(row.epoch, ""), *(getattr(row, name) for name in figures[2:])]
+            for row in trial.epochs
+        ]
+        for row in rows or [[""] * len(figures)]:
+            writer.writerow([*shared, *row])
+    return output.getvalue()

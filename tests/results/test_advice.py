@@ -1,0 +1,125 @@
+"""What is said of a study, on studies whose answer is known."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lmsearch.results.advice import (
+    budget_sentences,
+    closeness,
+    edge_line,
+    edge_sentence,
+    edges,
+    pruning_sentences,
+    time_sentences,
+    verdict,
+)
+from lmsearch.results.reading import Results, read
+from tests.results.made import Made, make_study, some_trials
+
+
+@pytest.fixture
+def url(prepared_sqlite: Path, tmp_path: Path) -> str:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def made(url: str, trials: list[Made]) -> Results:
+    make_study(url, trials)
+    return read("made", url)
+
+
+def crowded(low: float, high: float, path: str = "model.weight_dropout") -> list[Made]:
+    """Make twelve complete trials, of which the five best have `path` between two values."""
+    trials = some_trials(12, outcome="complete")
+    return [
+        dataclasses.replace(
+            trial,
+            perplexities=[90.0 + number],
+            params=dict(trial.params) | {path: low + (high - low) * number / 4 if number < 5 else 0.05},
+        )
+        for number, trial in enumerate(trials)
+    ]
+
+
+def test_an_end_that_the_best_crowd_is_named_with_the_line_to_paste(url: str) -> None:
+    results = made(url, crowded(0.66, 0.70))
+    (edge,) = edges(results.record)
+    assert str(edge) == "5 of the 5 best have model.weight_dropout within 10% of its upper end 0.7"
+    assert (edge.path, edge.end, edge.wider) == ("model.weight_dropout", "high", 0.88)
+    assert edge_line(results.record, edge) == "weight_dropout = { low = 0.0, high = 0.88 }"
+
+
+def test_beside_trials_that_diverged_a_wider_range_is_not_advised(url: str) -> None:
+    diverged = dataclasses.replace(crowded(0.66, 0.7)[0], outcome="diverged", perplexities=[5000.0])
+    (edge,) = edges(made(url, [*crowded(0.66, 0.70), diverged]).record)
+    assert (edge.diverged, edge.wider) == (1, None)
+    assert "do not widen the range" in edge_sentence(edge)
+
+
+def test_an_end_that_the_setting_itself_has_is_not_warned_about(url: str) -> None:
+    assert edges(made(url, crowded(0.0, 0.03)).record) == []
+
+
+def test_a_logarithmic_range_is_looked_at_in_its_own_scale(url: str) -> None:
+    (edge,) = edges(made(url, crowded(1e-4, 1.5e-4, "train.learning_rate")).record)
+    assert (edge.end, edge.wider) == ("low", 1e-5)
+
+
+def test_fewer_than_ten_complete_trials_say_nothing_of_a_range(url: str) -> None:
+    assert edges(made(url, crowded(0.66, 0.70)[:9]).record) == []
+
+
+def test_without_a_confirmation_the_verdict_says_that_the_best_may_be_the_luckiest(url: str) -> None:
+    results = made(url, [*some_trials(9), dataclasses.replace(some_trials(1)[0], perplexities=[70.0])])
+    best, luck = verdict(results)
+    assert "Trial 9 (by tpe) has the best validation perplexity, 70.00 in epoch 1" in best
+    assert luck == "That is one training with one seed, the luckiest of 7."
+
+
+def test_the_worth_of_the_second_half_is_what_it_improved(url: str) -> None:
+    values = [100.0, 99.0, 98.0, 97.0, 96.0, 95.5, 96.0, 97.0]
+    trials = [dataclasses.replace(t, perplexities=[v]) for t, v in zip(some_trials(8, 1), values, strict=True)]
+    said = list(budget_sentences(made(url, trials).record, "add {more}"))
+    assert said[0] == "The second half of the budget (trials 5 to 8) was worth about 1.50 perplexity."
+    assert said[1] == (
+        "Whether tpe beats random search at twice its budget cannot be said: that takes 16 more random trials. "
+        "Add them with: add 16"
+    )
+
+
+def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) -> None:
+    random = [
+        dataclasses.replace(t, perplexities=[100.0 + n], sampler="random") for n, t in enumerate(some_trials(12, 1))
+    ]
+    tpe = [dataclasses.replace(t, perplexities=[98.0 - n]) for n, t in enumerate(some_trials(8, 1))]
+    said = list(budget_sentences(made(url, random + tpe).record, "add {more}"))
+    assert said[-2:] == [
+        "The first 6 trials of tpe found 93.00; 12 random trials find 100.00, so that tpe was at least as good as random "
+        "search at twice its budget.",
+        "To compare all 8 trials of tpe, add 4 random ones with: add 4",
+    ]
+
+
+def test_how_close_the_winner_came_to_being_pruned_is_told_where_it_was_nearest(url: str) -> None:
+    curves = [[120.0, 100.0, 80.0], [110.0, 101.0, 90.0], [118.0, 102.0, 91.0], [130.0, 110.0]]
+    outcomes = ["complete", "complete", "complete", "pruned"]
+    trials = [
+        dataclasses.replace(t, perplexities=c, outcome=o)
+        for t, c, o in zip(some_trials(4), curves, outcomes, strict=True)
+    ]
+    results = made(url, trials)
+    assert [(one.epoch, one.median, one.rank, one.reached) for one in closeness(results)] == [
+        (1, 114.0, 3, 4),
+        (2, 101.5, 1, 4),
+    ]
+    said = list(pruning_sentences(results))
+    assert said[0].startswith("A median pruner over all other complete trials would have stopped the winner, trial 0.")
+    assert "in epoch 1: 120.00 against a median of 114.00, place 3 of 4" in said[0]
+    assert said[1] == "Pruning left out 2 of 13 epochs in 1 trials, about 20 s of training."
+
+
+def test_idle_workers_and_tokens_a_second_are_counted(url: str) -> None:
+    said = list(time_sentences(made(url, some_trials(3)).record))
+    assert said[0] == "3 trials trained and evaluated for 2 min, 10,000 tokens, 100 a second and worker."

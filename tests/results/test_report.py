@@ -1,0 +1,246 @@
+"""The report and its figures: what is in them is what is in the store."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsearch.errors import ConfigError
+from lmsearch.results.figures import FIGURES, NothingToShowError, figure_names, make_figure
+from lmsearch.results.reading import Results, read
+from lmsearch.results.report import document, epochs_csv, write_figure, write_report
+from tests.conftest import Cli
+from tests.results.made import STUDY, Made, make_study, some_trials
+
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">{{ 7 * 7 }}"
+
+
+def command(words: Any) -> str:
+    return " ".join(words)
+
+
+@pytest.fixture
+def url(prepared_sqlite: Path, tmp_path: Path) -> str:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.fixture
+def results(url: str) -> Results:
+    failed = Made(params=some_trials(1)[0].params, perplexities=[], outcome="failed", attributes={"reason": "a bug"})
+    diverged = dataclasses.replace(some_trials(1)[0], perplexities=[12.0], outcome="diverged")
+    random = [dataclasses.replace(trial, sampler="random") for trial in some_trials(20, seed=1)]
+    make_study(url, [*some_trials(30), *random, failed, diverged])
+    return read("made", url)
+
+
+def test_the_verdict_and_the_table_of_the_best_say_what_the_store_says(results: Results) -> None:
+    page = write_report(results, command)
+    best = results.record.best
+    assert best is not None
+    assert f"has the best validation perplexity, {best.perplexity:.2f} in epoch {best.best_epoch}" in page
+    for path, value in best.params.items():
+        spelled = str(value).lower() if isinstance(value, bool) else f"{value:.4g}"
+        assert f"<tr><td>{path}</td><td>{spelled}</td></tr>" in page
+    rows = re.findall(r"<tr><td>(\d+)</td><td>\w+</td><td>([\d.]+)</td><td>(\d)</td>", page)
+    complete = sorted((t for t in results.record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
+    assert rows == [(str(t.number), f"{t.perplexity:.2f}", str(t.best_epoch)) for t in complete[:20]]
+    assert "34 complete, 16 pruned, 1 diverged, 1 failed" in page
+    assert "<td>failed</td><td>a bug</td><td>1</td><td>50</td>" in page
+
+
+def test_every_point_of_the_history_and_of_the_curves_is_the_stores(results: Results) -> None:
+    shown = json.loads(make_figure(results, "history").to_json())["data"]
+    told = {n: v for trace in shown if trace["mode"] == "markers" for n, v in zip(trace["x"], trace["y"], strict=True)}
+    top = max(value for number, value in told.items())
+    for trial in results.record.trials:
+        if trial.curve:
+            assert told[trial.number] in (trial.perplexity, top)
+    traces = json.loads(make_figure(results, "curves").to_json())["data"]
+    drawn = sorted((x, y) for t in traces for x, y in zip(t["x"], t["y"], strict=True) if y is not None)
+    stored = sorted((epoch, value) for trial in results.record.trials for epoch, value in trial.curve.items())
+    assert drawn == stored
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_stands_alone_or_says_why_there_is_none(results: Results, name: str) -> None:
+    if name == "confirmation":
+        with pytest.raises(NothingToShowError, match="lmsearch confirm made"):
+            write_figure(results, name)
+        return
+    page = write_figure(results, name)
+    assert f'id="plot-{name}"' in page
+    assert page.count("plotly.js v") == 1
+
+
+def test_a_figure_that_there_is_not_is_refused_with_all_names(results: Results) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean curves\?; all: history, curves.*slice-model.weight_dropout"):
+        make_figure(results, "curve")
+
+
+def test_a_study_that_has_just_begun_has_a_report_too(url: str) -> None:
+    make_study(url, [])
+    results = read("made", url)
+    page = write_report(results, command)
+    assert "No trial of made is complete yet." in page
+    for name in figure_names(results):
+        with pytest.raises(NothingToShowError):
+            make_figure(results, name)
+
+
+def test_no_band_is_drawn_for_tpe_or_beyond_half_of_the_random_trials(url: str, results: Results) -> None:
+    def band(found: Results) -> Any:
+        traces = json.loads(make_figure(found, "budget").to_json())["data"]
+        return next((trace for trace in traces if trace.get("fill") == "toself"), None)
+
+    assert max(band(results)["x"]) == 10  # of 20 random trials
+    make_study(url, some_trials(30), name="alone")
+    assert band(read("alone", url)) is None
+
+
+def test_csv_and_json_hold_every_epoch_as_the_store_has_it(results: Results) -> None:
+    rows = list(csv.DictReader(io.StringIO(epochs_csv(results))))
+    stored = [(t, row) for t in results.record.trials for row in t.epochs]
+    assert len(rows) == len(stored) + 1  # the failed trial has none
+    by_key = {(row["trial"], row["epoch"]): row for row in rows}
+    for trial, row in stored:
+        told = by_key[str(trial.number), str(row.epoch)]
+        assert (float(told["perplexity"]), float(told["seconds"])) == (trial.curve[row.epoch], row.seconds)
+        assert float(told["model.weight_dropout"]) == trial.params["model.weight_dropout"]
+    told = json.loads(json.dumps(document(results), allow_nan=False))
+    assert [trial["perplexity"] for trial in told["trials"]] == [
+        trial.perplexity if math.isfinite(trial.perplexity) else None for trial in results.record.trials
+    ]
+
+
+def test_the_command_writes_a_page_a_figure_and_the_data(url: str, results: Results, cli: Cli, tmp_path: Path) -> None:
+    said = cli("report", "made", LMSEARCH_STORAGE=url)
+    assert (said.returncode, said.stdout) == (0, "runs/made/report.html\n"), said.stderr
+    assert "Is the winner real?" in (tmp_path / "runs/made/report.html").read_text()
+    said = cli("report", "made", "--figure", "slice-train.learning_rate", LMSEARCH_STORAGE=url)
+    assert said.stdout == "runs/made/slice-train.learning_rate.html\n"
+    said = cli("report", "made", "--format", "json", LMSEARCH_STORAGE=url)
+    assert json.loads(said.stdout)["total"] == 1
+    said = cli("report", "made", "--figure", "nonsense", LMSEARCH_STORAGE=url)
+    assert (said.returncode, "there is no figure 'nonsense'" in said.stderr) == (2, True)
+
+
+def open_page(browser: Any, path: Path, width: int = 1000, theme: str = "light") -> tuple[Any, list[str]]:
+    """Open a page and scroll to its end, so that all is drawn; give it, and everything that went wrong."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    troubles: list[str] = []
+    page.on("console", lambda said: troubles.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else troubles.append(asked.url),
+    )
+    page.goto(f"{path.as_uri()}?theme={theme}")
+    for place in range(0, page.evaluate("document.body.scrollHeight"), 600):
+        page.evaluate(f"scrollTo(0, {place})")
+        page.wait_for_timeout(60)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+    )
+    return page, troubles
+
+
+@pytest.mark.slow
+def test_the_page_is_whole_in_a_browser_in_both_themes_wide_and_narrow(
+    results: Results, browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(write_report(results, command))
+    for width, theme in ((1000, "light"), (1000, "dark"), (400, "light"), (400, "dark")):
+        page, troubles = open_page(browser, path, width, theme)
+        assert troubles == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        ink, paper = page.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert (ink == "rgb(27, 31, 36)") == (theme == "light") == (paper == "rgb(255, 255, 255)")
+        page.close()
+    page, _ = open_page(browser, path)
+    page.click("#theme")
+    assert page.evaluate("document.getElementById('plot-history').layout.font.color") == "#e4e7eb"
+    page.emulate_media(media="print")
+    assert page.pdf(width="210mm", height="297mm").startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_the_mouse_tells_a_configuration_and_zooms(results: Results, browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "curves.html"
+    path.write_text(write_figure(results, "curves"))
+    page, troubles = open_page(browser, path)
+    best = results.record.best
+    assert best is not None
+    point = page.evaluate(
+        """name => {
+          const plot = document.getElementById("plot-curves"), trace = plot.data.findIndex(one => one.name === name);
+          const box = plot.getBoundingClientRect(), layout = plot._fullLayout, last = plot.calcdata[trace].at(-2);
+          return [box.x + layout._size.l + layout.xaxis.c2p(last.x), box.y + layout._size.t + layout.yaxis.c2p(last.y)];
+        }""",
+        f"trial {best.number}",
+    )
+    page.mouse.move(point[0] - 3, point[1])
+    page.mouse.move(*point)
+    page.wait_for_selector(".hovertext")
+    told = page.locator(".hovertext").first.text_content()
+    assert (
+        f"{best.perplexity:.2f}" in told
+        and f"model.tie_weights = {str(best.params['model.tie_weights']).lower()}" in told
+    )
+    before = page.evaluate("document.getElementById('plot-curves').layout.yaxis.range")
+    area = page.locator("#plot-curves .nsewdrag").bounding_box()
+    page.mouse.move(area["x"] + 60, area["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 300, area["y"] + 160, steps=8)
+    page.mouse.up()
+    page.wait_for_function(
+        "before => document.getElementById('plot-curves').layout.yaxis.range[1] !== before[1]", arg=before
+    )
+    page.get_by_text("tokens", exact=True).click()
+    page.wait_for_function("() => document.getElementById('plot-curves').layout.xaxis.title.text === 'tokens trained'")
+    assert troubles == []
+
+
+@pytest.mark.slow
+def test_hostile_names_corpora_reasons_and_samples_do_not_run(url: str, browser: Any, tmp_path: Path) -> None:
+    attributes = {"reason": HOSTILE, "sample": HOSTILE, "traceback": HOSTILE}
+    trials = [dataclasses.replace(trial, attributes=attributes, sampler=HOSTILE[:60]) for trial in some_trials(30)]
+    trials.append(Made(params=some_trials(1)[0].params, perplexities=[], outcome="failed", attributes=attributes))
+    name = HOSTILE.replace("/", "")
+    make_study(url, trials, name=name)
+    results = read(name, url)
+    info = dataclasses.replace(results.record.info, corpus=HOSTILE)
+    results = dataclasses.replace(results, record=dataclasses.replace(results.record, info=info))
+    path = tmp_path / "report.html"
+    path.write_text(write_report(results, command))
+    page, troubles = open_page(browser, path)
+    assert page.title() == f"lmsearch: {name}"
+    assert page.locator("img").count() == 0
+    assert "{{ 7 * 7 }}" in page.text_content("body") and troubles == []
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_are_a_page_below_15_mb_that_opens(url: str, browser: Any, tmp_path: Path) -> None:
+    make_study(url, some_trials(1000, epochs=10), text=STUDY.replace("epochs = 4", "epochs = 10"))
+    path = tmp_path / "report.html"
+    path.write_text(write_report(read("made", url), command))
+    assert path.stat().st_size < 15e6
+    page = browser.new_page()
+    began = time.monotonic()
+    page.goto(path.as_uri())
+    page.evaluate("document.getElementById('plot-curves').scrollIntoView()")
+    page.wait_for_selector("#plot-curves .main-svg", state="attached")
+    print(f"{path.stat().st_size / 1e6:.1f} MB, all learning curves after {time.monotonic() - began:.2f} s")
+    page.close()
+    _, troubles = open_page(browser, path)
+    assert troubles == []
