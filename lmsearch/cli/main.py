@@ -10,6 +10,7 @@ import click
 
 from lmsearch import __version__
 from lmsearch.cli.chaos import chaos
+from lmsearch.cli.compare import compare
 from lmsearch.cli.confirm import confirm
 from lmsearch.cli.dashboard import dashboard
 from lmsearch.cli.data import data
@@ -21,12 +22,13 @@ from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.status import status
 from lmsearch.cli.train import train
+from lmsearch.cli.trials import show, trials
 from lmsearch.cli.worker import worker
 from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, confirm, stop, retry, fail, delete),
-    "look": (status, studies, best, report, dashboard),
+    "look": (status, studies, trials, show, best, compare, report, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),
     "keep": (doctor, chaos),

@@ -64,7 +64,7 @@ def history(results: Results) -> go.Figure:
     """Plot every trial's perplexity in the order in which they began, and the best so far."""
     trials = [trial for trial in results.record.trials if trial.curve]
     _need(trials, "no trial has ended an epoch yet")
-    figure = _figure("trial", PERPLEXITY)
+    figure = new_figure("trial", PERPLEXITY)
     low, high = _y_range(trials)
     for outcome in COLOURS:
         ones = [trial for trial in trials if trial.outcome == outcome]
@@ -105,7 +105,7 @@ def curves(results: Results) -> go.Figure:
         ([t for t in trials if t.outcome in ("running", "waiting")], "at work", COLOURS["running"], 1.5),
         (complete[_LABELLED:], "complete", COLOURS["complete"], 1.0),
     ]
-    figure = _figure("epoch", PERPLEXITY)
+    figure = new_figure("epoch", PERPLEXITY)
     axes: list[tuple[list[float | None], list[float | None], list[float | None]]] = []
     for ones, name, colour, width in groups:
         if ones:
@@ -177,7 +177,7 @@ def importance(results: Results) -> go.Figure:
     _need(results.importances, "fewer than 6 trials are complete, too few to tell what matters")
     paths = list(results.importances)[::-1]
     shares = [results.importances[path] for path in paths]
-    figure = _figure("share of the differences between trials (PED-ANOVA)", "")
+    figure = new_figure("share of the differences between trials (PED-ANOVA)", "")
     figure.add_bar(
         x=shares,
         y=paths,
@@ -204,7 +204,7 @@ def parallel(results: Results) -> go.Figure:
     groups = [(ranked[_LABELLED:], "complete", "#a8a8a8", 1.0)] if ranked[_LABELLED:] else []
     best = reversed(list(enumerate(ranked[:_LABELLED], 1)))
     groups += [([t], f"trial {t.number}", _BEST if rank == 1 else _shade(rank), 2.5) for rank, t in best]
-    figure = _figure("", "")
+    figure = new_figure("", "")
     for ones, name, colour, width in groups:
         heights: list[float | None] = []
         for trial in ones:
@@ -252,7 +252,7 @@ def one_slice(results: Results, path: str) -> go.Figure:
     trials = [trial for trial in results.record.trials if trial.curve and path in trial.params]
     _need(trials, "no trial has ended an epoch yet")
     low, high = _y_range(trials)
-    figure = _figure(path, PERPLEXITY)
+    figure = new_figure(path, PERPLEXITY)
     for outcome in COLOURS:
         ones = [trial for trial in trials if trial.outcome == outcome]
         if ones:
@@ -290,7 +290,7 @@ def contour(results: Results) -> go.Figure:
     distances = np.min(np.linalg.norm(grid[:, None] - points[None], axis=-1), axis=1)
     # Far from every trial a surface would be made up; beyond what was reached it bends too far.
     heights = np.where(distances > 0.25, np.nan, np.clip(heights, values.min(), values.max()))
-    figure = _figure(paths[0], paths[1])
+    figure = new_figure(paths[0], paths[1])
     figure.add_contour(
         x=[_at(across, cell) for cell in cells],
         y=[_at(up, cell) for cell in cells],
@@ -322,8 +322,8 @@ def samplers(results: Results) -> go.Figure:
         if trial.outcome == "complete":
             groups.setdefault(trial.by or "another program", []).append(trial)
     _need(len(groups) > 1, "one sampler has made all complete trials")
-    figure = _figure("", PERPLEXITY)
-    for (name, trials), colour in zip(groups.items(), itertools.cycle(_PALETTE), strict=False):
+    figure = new_figure("", PERPLEXITY)
+    for (name, trials), colour in zip(groups.items(), itertools.cycle(PALETTE), strict=False):
         figure.add_box(
             y=[trial.perplexity for trial in trials],
             name=f"{name} ({len(trials)})",
@@ -355,7 +355,7 @@ def by_seconds(results: Results) -> go.Figure:
 def _frontier(results: Results, title: str, cost: Callable[[TrialRecord], float | None]) -> go.Figure:
     trials = [t for t in results.record.trials if t.outcome == "complete" and cost(t) is not None]
     _need(trials, "no complete trial has a known cost")
-    figure = _figure(title, PERPLEXITY)
+    figure = new_figure(title, PERPLEXITY)
     costs = [cost(trial) or 0.0 for trial in trials]
     figure.add_scatter(
         x=costs,
@@ -389,7 +389,7 @@ def confirmation(results: Results) -> go.Figure:
     assert found is not None
     leaders = [leader for leader in found.leaders if leader.perplexities]
     names = [f"trial {leader.trial.number}" for leader in leaders]
-    figure = _figure("", PERPLEXITY)
+    figure = new_figure("", PERPLEXITY)
     seeds = [(name, leader, seed) for name, leader in zip(names, leaders, strict=True) for seed in leader.perplexities]
     figure.add_scatter(
         x=[name for name, _, _ in seeds],
@@ -426,7 +426,7 @@ def budget(results: Results) -> go.Figure:
     record = results.record
     trials = ended_in_order(record)
     _need(any(trial.outcome == "complete" for trial in trials), "no trial is complete yet")
-    figure = _figure("trials", "best validation perplexity")
+    figure = new_figure("trials", "best validation perplexity")
     draws = random_draws(record)
     bands = [(n, band) for n in range(1, len(draws.values) // 2 + 1) if (band := draws.band(n)) is not None]
     if bands:
@@ -448,7 +448,7 @@ def budget(results: Results) -> go.Figure:
             hovertemplate="%{x} random trials: typically %{y:.2f}<extra></extra>",
         )
     groups = sorted({trial.by for trial in trials if trial.by})
-    for name, colour in zip(groups, _PALETTE, strict=False):
+    for name, colour in zip(groups, PALETTE, strict=False):
         path = best_so_far(ended_in_order(record, name))
         figure.add_scatter(
             x=[n for n, value in enumerate(path, 1) if math.isfinite(value)],
@@ -469,7 +469,7 @@ def pruning(results: Results) -> go.Figure:
     _need(found, "no complete trial can be held against the others")
     winner = results.winner
     assert winner is not None
-    figure = _figure("epoch", "lowest perplexity so far")
+    figure = new_figure("epoch", "lowest perplexity so far")
     others: list[float | None] = []
     epochs: list[float | None] = []
     for trial in results.record.trials:
@@ -507,7 +507,7 @@ def timeline(results: Results) -> go.Figure:
         key=lambda trial: trial.started or datetime.min,
     )
     _need(trials, "no trial has ended yet")
-    figure = _figure("", "worker")
+    figure = new_figure("", "worker")
     free: list[datetime] = []
     lanes = []
     for trial in trials:
@@ -587,10 +587,11 @@ def _marker(outcome: str) -> dict[str, object]:
     return {"color": colour, "symbol": SYMBOLS[outcome], "size": 8, "line": {"width": 1.5, "color": colour}}
 
 
-_PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")
+PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def new_figure(x: str, y: str) -> go.Figure:
+    """Give an empty figure with titles for its axes, as all figures here look."""
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
     figure = go.Figure(
         layout={

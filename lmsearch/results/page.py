@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from lmsearch import __version__
+from lmsearch.results.best import versions
 
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("lmsearch.results", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -60,12 +60,12 @@ class Section:
     tables: Sequence[Table] = ()
 
 
-def render_page(title: str, sections: Sequence[Section], foot: str = "") -> str:
+def render_page(title: str, sections: Sequence[Section]) -> str:
     """Give a page as HTML; all text is escaped, and a policy in the page lets no script run but its own."""
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=title,
         sections=sections,
-        foot=foot or f"lmsearch {__version__}",
+        foot=f"lmsearch {versions().get('lmsearch', '')}",
         # No HTML parser ends a script but at this.
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")) if any(s.plots for s in sections) else "",
         nonce=secrets.token_hex(16),

@@ -1,0 +1,49 @@
+"""`lmsearch compare`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from lmsearch.cli.options import json_option, open_store, storage_option
+
+
+@click.command()
+@click.argument("studies", nargs=-1, required=True)
+@click.option("--report", "place", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of it too.")
+@storage_option
+@json_option
+def compare(
+    studies: tuple[str, ...], place: Path | None, storage: str, store_timeout: float | None, as_json: bool
+) -> None:
+    """Compare searches by the best they had found after so many trials.
+
+    Each of STUDIES is a study or a pattern such as 'tpe-*', whose studies are repetitions of one search: their spread
+    is shown. They must read the same text for the same number of epochs.
+
+    \b
+    Example:
+        lmsearch compare 'tpe-*' 'random-*' --report comparison.html
+    """
+    from lmsearch.files import replace_file
+    from lmsearch.results.comparison import comparison_document, read_groups, table, write_comparison
+
+    groups = read_groups(open_store(storage, store_timeout), studies)
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(place, write_comparison(groups))
+    if as_json:
+        click.echo(json.dumps(comparison_document(groups), indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    head, rows = table(groups)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, name in enumerate(head):
+        drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console().print(drawn, markup=False)
+    if place is not None:
+        click.echo(place)

@@ -1,0 +1,138 @@
+"""`lmsearch trials` and `show`."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lmsearch.cli.options import command_text, json_option, open_store, parse_storage, spell_value, storage_option
+
+if TYPE_CHECKING:
+    from lmsearch.results.reading import Results
+    from lmsearch.store.records import TrialRecord
+
+
+@click.command()
+@click.argument("study")
+@click.option("--sort", default="trial", show_default=True, metavar="NAME", help="A searched value, or perplexity, …")
+@click.option("--where", metavar="CONDITION", help='Only some, such as "model.tie_weights == true and epochs > 3".')
+@click.option("--limit", type=click.IntRange(min=1), help="The first so many.")
+@storage_option
+@json_option
+def trials(
+    study: str,
+    sort: str,
+    where: str | None,
+    limit: int | None,
+    storage: str,
+    store_timeout: float | None,
+    as_json: bool,
+) -> None:
+    """List a study's trials, the lowest first.
+
+    Names are the searched values and trial, outcome, by, perplexity, best_epoch, epochs, parameters, seconds, reason.
+    A condition compares them (== != < <= > >=), joined by and, or, not and brackets.
+
+    \b
+    Examples:
+        lmsearch trials default --sort perplexity --limit 10
+        lmsearch trials default --sort perplexity --where "model.tie_weights == true"
+    """
+    from lmsearch.results.reading import read
+    from lmsearch.results.report import trial_document
+    from lmsearch.results.where import check_name, parse_condition, sort_trials
+
+    results = read(study, open_store(storage, store_timeout))
+    paths = list(results.record.info.spec.open)
+    check_name(sort, paths)
+    condition = parse_condition(where, paths) if where is not None else None
+    found = [trial for trial in results.record.trials if condition is None or condition(trial)]
+    found = sort_trials(found, sort)[:limit]
+    if as_json:
+        click.echo(json.dumps([trial_document(trial) for trial in found], indent=2))
+        return
+    if not found:
+        click.echo(f"{study} has {len(results.record.trials)} trials, none of them such")
+        return
+    _print_table(found, paths)
+
+
+def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("trial", "outcome", "by", "perplexity", "epochs", *paths):
+        left = name in ("outcome", "by")
+        # A dotted name breaks after its dot, and so two lines of head serve for long names.
+        table.add_column(name.replace(".", ".\n"), justify="left" if left else "right", overflow="fold")
+    for trial in found:
+        table.add_row(
+            str(trial.number),
+            trial.outcome,
+            trial.by,
+            f"{trial.perplexity:.2f}" if trial.curve else "",
+            str(len(trial.curve)),
+            *(spell_value(trial.params[path]) if path in trial.params else "" for path in paths),
+        )
+    # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+@click.command()
+@click.argument("study")
+@click.argument("trial", type=click.IntRange(min=0))
+@storage_option
+@json_option
+def show(study: str, trial: int, storage: str, store_timeout: float | None, as_json: bool) -> None:
+    """Show all that is known of one trial: its values, its epochs, why it ended, what its model wrote.
+
+    \b
+    Example:
+        lmsearch show default 12
+    """
+    from lmsearch.errors import StudyError
+    from lmsearch.results.reading import read
+    from lmsearch.results.report import trial_document
+
+    url = parse_storage(storage)
+    results = read(study, open_store(storage, store_timeout))
+    count = len(results.record.trials)
+    if trial >= count:
+        there = f"there are 0 to {count - 1}" if count else "it has none yet"
+        raise StudyError(f"{study} has no trial {trial}; {there}")
+    found = results.record.trials[trial]
+    if as_json:
+        click.echo(json.dumps(trial_document(found) | {"traceback": found.traceback or None}, indent=2))
+        return
+    _print_trial(results, found)
+    if found.outcome == "failed":
+        click.echo(f"try it again with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
+
+
+def _print_trial(results: "Results", trial: "TrialRecord") -> None:
+    from lmsearch.cli.live import spark
+
+    reached = f", perplexity {trial.perplexity:.2f} in epoch {trial.best_epoch}" if trial.curve else ""
+    click.echo(f"trial {trial.number} of {results.name}, by {trial.by or 'another program'}: {trial.outcome}{reached}")
+    if trial.reason and trial.reason != trial.outcome:
+        click.echo(f"  {trial.reason}")
+    if trial.origin_trial:
+        click.echo(f"  from {trial.origin_trial}")
+    for path, value in trial.params.items():
+        click.echo(f"  {path} = {spell_value(value)}")
+    if trial.parameters:
+        click.echo(f"  {trial.parameters:,} parameters")
+    if trial.epochs:
+        click.echo(f"epoch  train    valid    perplexity  seconds  tokens/s   {spark(list(trial.curve.values()))}")
+    for row in trial.epochs:
+        perplexity = trial.curve.get(row.epoch, float("nan"))
+        click.echo(
+            f"{row.epoch:5}  {row.train_loss:7.4f}  {row.valid_loss:7.4f}  {perplexity:10.2f}  {row.seconds:7.1f}  "
+            f"{row.tokens / row.seconds:8,.0f}"
+        )
+    if trial.traceback and trial.traceback != trial.reason:
+        click.echo(trial.traceback.rstrip())
+    if trial.sample:
+        click.echo(f"its model wrote: {trial.sample}")

@@ -1,0 +1,162 @@
+"""Several searches side by side: the best each had found after so many trials, over its repetitions."""
+
+import fnmatch
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, median, stdev
+from typing import Any
+
+import plotly.graph_objects as go
+
+from lmsearch.errors import StudyError, nearest
+from lmsearch.results.advice import best_so_far, ended_in_order
+from lmsearch.results.figures import PALETTE, new_figure
+from lmsearch.results.page import Plot, Section, Table, render_page
+from lmsearch.store.records import StudyRecord, lmsearch_studies, open_study, read_study
+from lmsearch.store.storage import FencedStorage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A search and its repetitions: studies that one name or pattern fits."""
+
+    name: str
+    studies: tuple[str, ...]
+    paths: tuple[tuple[float, ...], ...]  # of each study: the best complete perplexity after so many ended trials
+
+    @property
+    def budget(self) -> int:
+        """Give the number of trials that all its studies have."""
+        return min((len(path) for path in self.paths), default=0)
+
+    def at(self, budget: int) -> list[float]:
+        """Give what each study had found after so many trials; infinite where nothing was complete."""
+        return [path[budget - 1] for path in self.paths]
+
+
+def read_groups(storage: FencedStorage, patterns: Sequence[str]) -> list[Group]:
+    """Read the studies that each name or pattern (`tpe-*`) fits. Raises `StudyError` where one fits none.
+
+    Raises `StudyError` too where two studies have another text, or trials of another number of epochs: their
+    perplexities cannot be compared.
+    """
+    known = lmsearch_studies(storage)
+    groups, first = [], None
+    for pattern in patterns:
+        names = [pattern] if pattern in known else sorted(fnmatch.filter(known, pattern))
+        if not names:
+            raise StudyError(f"there is no study {pattern!r} in the store{nearest(pattern, known)}")
+        records = [read_study(storage, open_study(storage, name)) for name in names]
+        for record in records:
+            first = first or record
+            _check_comparable(first, record)
+        paths = [tuple(best_so_far(ended_in_order(record))) for record in records]
+        groups.append(Group(name=pattern, studies=tuple(names), paths=tuple(paths)))
+    return groups
+
+
+def _check_comparable(one: StudyRecord, other: StudyRecord) -> None:
+    names = f"{one.info.ref.name} and {other.info.ref.name}"
+    if one.info.fingerprint != other.info.fingerprint:
+        raise StudyError(
+            f"{names} cannot be compared: the one is on {one.info.corpus} (fingerprint {one.info.fingerprint}), the "
+            f"other on {other.info.corpus} (fingerprint {other.info.fingerprint})"
+        )
+    if one.info.spec.epochs != other.info.spec.epochs:
+        raise StudyError(
+            f"{names} cannot be compared: trials of the one have {one.info.spec.epochs} epochs, of the other "
+            f"{other.info.spec.epochs}"
+        )
+
+
+def budgets(groups: Sequence[Group]) -> list[int]:
+    """Give the budgets at which to compare: 1, 2, 4, … and the largest that all have."""
+    most = min((group.budget for group in groups), default=0)
+    return sorted(
+        {*(1 << power for power in range(most.bit_length()) if 1 << power <= most), *([most] if most else [])}
+    )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Say what some repetitions found: mean and standard deviation, or the one value."""
+    if not all(math.isfinite(value) for value in values):
+        return "none complete" if not any(math.isfinite(value) for value in values) else "some none complete"
+    return f"{values[0]:.2f}" if len(values) == 1 else f"{mean(values):.2f} ± {stdev(values):.2f}"
+
+
+def table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Give head and rows: what each group had found after so many trials."""
+    columns = budgets(groups)
+    head = ["search", "repetitions", *(f"{n} trial{'s' if n > 1 else ''}" for n in columns)]
+    rows = [
+        [group.name, str(len(group.studies)), *(spread(group.at(budget)) for budget in columns)] for group in groups
+    ]
+    return head, rows
+
+
+def best_against_budget(groups: Sequence[Group]) -> go.Figure:
+    """Plot the median best over repetitions against the number of trials, from the worst to the best of them."""
+    figure = new_figure("trials", "best validation perplexity")
+    for group, colour in zip(groups, PALETTE * len(groups), strict=False):
+        counts = [n for n in range(1, group.budget + 1) if all(math.isfinite(value) for value in group.at(n))]
+        if not counts:
+            continue
+        lows = [min(group.at(n)) for n in counts]
+        highs = [max(group.at(n)) for n in counts]
+        if len(group.studies) > 1:
+            figure.add_scatter(
+                x=counts + counts[::-1],
+                y=highs + lows[::-1],
+                fill="toself",
+                fillcolor=colour,
+                opacity=0.18,
+                line={"width": 0},
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        name = html.escape(group.name)
+        figure.add_scatter(
+            x=counts,
+            y=[median(group.at(n)) for n in counts],
+            mode="lines",
+            line={"shape": "hv", "color": colour, "width": 2.5},
+            name=f"{name} ({len(group.studies)})",
+            hovertemplate=f"{name}, %{{x}} trials: %{{y:.2f}}<extra></extra>",
+        )
+    figure.update_yaxes(type="log")
+    return figure
+
+
+def write_comparison(groups: Sequence[Group]) -> str:
+    """Give a comparison as a page of HTML."""
+    head, rows = table(groups)
+    words = [
+        "The lowest validation perplexity of the complete trials after so many have ended, in the order in which they "
+        "began. Where a search was repeated, the mean and standard deviation over its studies; the plot has the "
+        "median, and the area from the worst to the best of them."
+    ]
+    if any(len(group.studies) == 1 for group in groups):
+        words.append("A search that was run once tells nothing of its spread: repeat it under other seeds.")
+    section = Section(
+        id="comparison",
+        words=words,
+        plots=[Plot(name="best-against-budget", figure=best_against_budget(groups))],
+        tables=[Table(head=head, rows=rows)],
+    )
+    return render_page("lmsearch: " + " against ".join(group.name for group in groups), [section])
+
+
+def comparison_document(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Give a comparison as plain values; what is not finite is None."""
+    return [
+        {
+            "search": group.name,
+            "studies": [
+                {"study": study, "best": [value if math.isfinite(value) else None for value in path]}
+                for study, path in zip(group.studies, group.paths, strict=True)
+            ],
+        }
+        for group in groups
+    ]

@@ -1,0 +1,91 @@
+"""`lmsearch trials`, `show` and `compare` as a person types them, on studies that a test makes up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmsearch.results.reading import read
+from tests.conftest import Cli
+from tests.results.made import STUDY, Made, make_study, some_trials
+from tests.results.test_report import open_page
+
+
+@pytest.fixture
+def url(prepared_sqlite: Path, tmp_path: Path) -> str:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+def test_trials_are_listed_sorted_and_filtered(url: str, cli: Cli) -> None:
+    make_study(url, some_trials(9))
+    said = cli("trials", "made", "--sort", "perplexity", "--where", "outcome == complete", LMSEARCH_STORAGE=url)
+    assert said.returncode == 0, said.stderr
+    complete = sorted(
+        (t for t in read("made", url).record.trials if t.outcome == "complete"), key=lambda t: t.perplexity
+    )
+    rows = [line.split() for line in said.stdout.splitlines()[2:]]
+    assert [(row[0], row[3]) for row in rows] == [(str(t.number), f"{t.perplexity:.2f}") for t in complete]
+    told = json.loads(cli("trials", "made", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
+    assert [trial["trial"] for trial in told] == [0, 1]
+    said = cli("trials", "made", "--where", "epochs > 90", LMSEARCH_STORAGE=url)
+    assert said.stdout == "made has 9 trials, none of them such\n"
+    said = cli("trials", "made", "--sort", "perplexty", LMSEARCH_STORAGE=url)
+    assert (said.returncode, "did you mean perplexity?" in said.stderr) == (2, True)
+
+
+def test_a_trial_is_shown_with_its_epochs_its_sample_and_its_failure(url: str, cli: Cli) -> None:
+    failed = {"reason": "ValueError: no", "traceback": "Traceback\nValueError: no"}
+    make_study(
+        url,
+        [
+            Made(params=some_trials(1)[0].params, perplexities=[120.0, 100.0], attributes={"sample": "the list is"}),
+            Made(params=some_trials(1)[0].params, perplexities=[], outcome="failed", attributes=failed),
+        ],
+    )
+    said = cli("show", "made", "0", LMSEARCH_STORAGE=url).stdout
+    assert said.startswith("trial 0 of made, by tpe: complete, perplexity 100.00 in epoch 2\n")
+    assert "    2   1.0000   4.6052      100.00     10.0       100\n" in said
+    assert "its model wrote: the list is" in said
+    said = cli("show", "made", "1", LMSEARCH_STORAGE=url).stdout
+    assert "  ValueError: no\n" in said and "try it again with: lmsearch retry made 1" in said
+    assert (
+        json.loads(cli("show", "made", "0", "--json", LMSEARCH_STORAGE=url).stdout)["epochs"][1]["perplexity"] == 100.0
+    )
+    refused = cli("show", "made", "7", LMSEARCH_STORAGE=url)
+    assert (refused.returncode, refused.stderr) == (2, "lmsearch: made has no trial 7; there are 0 to 1\n")
+
+
+def test_searches_are_compared_with_the_spread_over_their_repetitions(url: str, cli: Cli, tmp_path: Path) -> None:
+    for name, values in (("tpe-1", [100, 90, 80]), ("tpe-2", [110, 100, 84, 70]), ("random", [105, 104, 103])):
+        trials = [Made(params=some_trials(1)[0].params, perplexities=[float(value)]) for value in values]
+        make_study(url, trials, name=name)
+    said = cli("compare", "tpe-*", "random", "--report", "page.html", LMSEARCH_STORAGE=url)
+    assert said.returncode == 0, said.stderr
+    rows = [line.split() for line in said.stdout.splitlines()]
+    assert rows[1] == ["tpe-*", "2", "105.00", "±", "7.07", "95.00", "±", "7.07", "82.00", "±", "2.83"]
+    assert rows[2] == ["random", "1", "105.00", "104.00", "103.00"]
+    assert "tpe-* against random" in (tmp_path / "page.html").read_text()
+    told = json.loads(cli("compare", "tpe-*", "--json", LMSEARCH_STORAGE=url).stdout)
+    assert told[0]["studies"][1] == {"study": "tpe-2", "best": [110.0, 100.0, 84.0, 70.0]}
+    said = cli("compare", "nothing-*", LMSEARCH_STORAGE=url)
+    assert (said.returncode, "there is no study 'nothing-*'" in said.stderr) == (2, True)
+
+
+def test_searches_that_cannot_be_compared_are_refused(url: str, cli: Cli) -> None:
+    make_study(url, some_trials(2), name="one")
+    make_study(url, some_trials(2), name="two", text=STUDY.replace("epochs = 4", "epochs = 5"))
+    said = cli("compare", "one", "two", LMSEARCH_STORAGE=url)
+    assert said.returncode == 2
+    assert "one and two cannot be compared: trials of the one have 4 epochs, of the other 5" in said.stderr
+
+
+@pytest.mark.slow
+def test_the_page_of_a_comparison_is_whole_in_a_browser(url: str, cli: Cli, browser: Any, tmp_path: Path) -> None:
+    for name in ("<b>a</b>-1", "<b>a</b>-2", "b"):
+        make_study(url, some_trials(8), name=name.replace("/", ""))
+    said = cli("compare", "<b>a<b>-*", "b", "--report", "page.html", LMSEARCH_STORAGE=url)
+    assert said.returncode == 0, said.stderr
+    page, troubles = open_page(browser, tmp_path / "page.html", 400)
+    assert troubles == [] and page.evaluate("document.documentElement.scrollWidth") <= 400
