@@ -15,9 +15,11 @@ from lmsearch.cli.confirm import confirm
 from lmsearch.cli.dashboard import dashboard
 from lmsearch.cli.data import data
 from lmsearch.cli.doctor import doctor
+from lmsearch.cli.extend import extend
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
 from lmsearch.cli.model import evaluate, generate, pointer, predict, test
+from lmsearch.cli.plan import plan
 from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.status import status
@@ -27,7 +29,7 @@ from lmsearch.cli.worker import worker
 from lmsearch.errors import LmsearchError, StoreGoneError, nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "search": (run, worker, enqueue, confirm, stop, retry, fail, delete),
+    "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete),
     "look": (status, studies, trials, show, best, compare, report, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),

@@ -66,7 +66,7 @@ def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
     for name in ("trial", "outcome", "by", "perplexity", "epochs", *paths):
         left = name in ("outcome", "by")
         # A dotted name breaks after its dot, and so two lines of head serve for long names.
-        table.add_column(name.replace(".", ".\n"), justify="left" if left else "right", overflow="fold")
+        table.add_column(name.replace(".", ".\n"), justify="left" if left else "right", no_wrap=True)
     for trial in found:
         table.add_row(
             str(trial.number),
@@ -77,7 +77,15 @@ def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
             *(spell_value(trial.params[path]) if path in trial.params else "" for path in paths),
         )
     # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    if Console(width=10_000).measure(table).maximum <= console.width:
+        console.print(table)
+        return
+    for trial in found:  # wider than the terminal: a paragraph each
+        reached = f", {trial.perplexity:.2f} in {len(trial.curve)} epochs" if trial.curve else ""
+        click.echo(f"trial {trial.number} ({trial.by}): {trial.outcome}{reached}")
+        values = ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
+        click.echo(click.wrap_text(values, console.width, initial_indent="  ", subsequent_indent="  "))
 
 
 @click.command()

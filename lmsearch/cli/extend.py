@@ -1,0 +1,56 @@
+"""`lmsearch extend`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmsearch.cli.options import json_option, open_store, storage_option, work_options
+from lmsearch.cli.run import run
+from lmsearch.errors import ConfigError
+
+
+@click.command()
+@click.argument("study")
+@click.option(
+    "--set", "changes", multiple=True, required=True, metavar="NAME=VALUE", help="What changes; again for more."
+)
+@storage_option
+@click.option("--name", help="The new study's name; STUDY-2 by default.")
+@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
+@click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many new trials, instead of the file's number.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
+@work_options
+@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@json_option
+@click.pass_context
+def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **options: Any) -> Any:
+    """Search a changed space in a new study, which begins with what the old one found.
+
+    A study never changes its space: this writes the study's file with the changes as STUDY-2.toml into this folder,
+    and runs it with the trials of STUDY that are points of the new space.
+
+    \b
+    Examples:
+        lmsearch extend default --set model.weight_dropout.high=0.9
+        lmsearch extend default --set model.tie_weights=true --trials 12
+    """
+    from lmsearch.files import replace_file
+    from lmsearch.search.extend import extended_text, next_name
+    from lmsearch.store.records import lmsearch_studies, open_study
+
+    opened = open_store(options["storage"], options["store_timeout"])
+    info = open_study(opened, study)
+    taken = {*lmsearch_studies(opened), *(path.stem for path in Path().glob("*.toml"))}
+    name = options["name"] or next_name(study, taken)
+    if name in taken:
+        raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
+    place = Path(f"{name}.toml")
+    text = extended_text(info, changes, Path())
+    opened.engine.dispose()  # `run` opens its own
+    replace_file(place, text)
+    click.echo(f"{place} is the file of {study} with {', '.join(changes)}", err=True)
+    return context.invoke(run, study_file=str(place), source=study, more=None, **options | {"name": None})

@@ -1,0 +1,140 @@
+"""`lmsearch plan`."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmsearch.cli.options import (
+    RUNS,
+    command_text,
+    json_option,
+    open_store,
+    parse_storage,
+    pickle_option,
+    spell_seconds,
+    storage_option,
+)
+from lmsearch.cli.progress import reading_bar
+from lmsearch.cli.run import find_study_file
+from lmsearch.errors import LmsearchError
+
+if TYPE_CHECKING:
+    from lmsearch.search.plan import Plan
+    from lmsearch.spec import StudySpec
+
+
+@click.command()
+@click.argument("study_file", default="default")
+@storage_option
+@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials, instead of the file's number.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@pickle_option
+@json_option
+def plan(study_file: str, storage: str, store_timeout: float | None, **options: Any) -> None:
+    """Say what a search would cost here, before it starts; nothing is begun, and the store is not written.
+
+    Each end of the space is built and trained on a few batches, in a process of its own. A space with a point that
+    cannot run is refused.
+
+    \b
+    Example:
+        lmsearch plan my-study.toml --workers 4
+    """
+    from lmsearch.search.begin import Request, check_request, check_space, decide_tickets
+    from lmsearch.search.host import default_devices
+    from lmsearch.search.plan import make_plan
+    from lmsearch.spec import check_sampler, load_study
+    from lmsearch.text.corpus import cache_folder, open_corpus
+
+    spec = load_study(find_study_file(study_file))
+    if options["sampler"] is not None:
+        check_sampler(options["sampler"])
+    request = Request(sampler=options["sampler"], trials=options["trials"])
+    check_request(spec, request)
+    devices = default_devices(options["device"], options["workers"])
+    with reading_bar() as progress:
+        corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
+    check_space(spec, corpus)
+    trials = len(decide_tickets(spec, request, None, []).add)
+
+    def say(line: str) -> None:
+        if not options["as_json"]:
+            click.echo(line, err=True)
+
+    found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"], say)
+    connections = _connections(storage, store_timeout, found.workers)
+    free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
+    if options["as_json"]:
+        told = dataclasses.asdict(found) | {"hours": found.hours, "disk": found.disk, "free_disk": free_disk}
+        click.echo(json.dumps(told | {"connections": connections}, indent=2))
+        return
+    _print(found, spec, devices, free_disk, connections)
+    words = ["lmsearch", "run", study_file]
+    for name in ("sampler", "trials", "workers"):
+        words += [] if options[name] is None else [f"--{name}", str(options[name])]
+    words += [] if options["device"] == "auto" else ["--device", options["device"]]
+    click.echo(f"begin it with: {command_text(words, parse_storage(storage))}")
+
+
+def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lmsearch.search.findings import spell_bytes
+
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("at", "parameters", "memory", "tokens/s", "an epoch"):
+        drawn.add_column(name, justify="left" if name == "at" else "right", overflow="fold")
+    for point in found.points:
+        drawn.add_row(
+            point.what,
+            f"{point.parameters:,}",
+            spell_bytes(point.memory or 0),
+            f"{point.tokens_per_second:,.0f}",
+            spell_seconds(point.epoch_seconds or 0.0),
+        )
+    Console().print(drawn, markup=False)
+    workers = f"{found.workers} worker{'s' if found.workers > 1 else ''} ({', '.join(sorted(set(devices)))})"
+    middle = found.middle.epoch_seconds or 0.0
+    click.echo(
+        f"time         about {spell_seconds(3600 * found.hours)} on {workers}, if nothing is pruned: "
+        f"{found.trials} trials of {found.epochs} epochs of {spell_seconds(middle)}"
+    )
+    if spec.settings.pruner != "none":
+        click.echo(f"             less with the pruner {spec.settings.pruner}, which stops what does not promise")
+    most = found.workers * max(point.memory or 0 for point in found.points)
+    free = "" if found.free is None else f"; {spell_bytes(found.free)} are free"
+    click.echo(f"memory       at most {spell_bytes(most)} for all workers{free}")
+    short = "  LESS THAN THAT IS FREE" if found.disk > free_disk else ""
+    click.echo(f"disk         at most {spell_bytes(found.disk)} for checkpoints and weights; "
+               f"{spell_bytes(free_disk)} are free{short}")  # fmt: skip
+    click.echo(f"connections  {connections}")
+
+
+def _connections(storage: str, store_timeout: float | None, workers: int) -> str:
+    """Say how many connections the search takes, and whether the database has them."""
+    from lmsearch.store.health import connection_limits
+
+    url = parse_storage(storage)
+    if url.get_backend_name() == "sqlite":
+        return "none: SQLite is a file, for workers on this host"
+    wanted = workers + 1
+    try:
+        limits = connection_limits(open_store(storage, store_timeout))
+    except LmsearchError as error:
+        return f"{wanted}; whether the database has them is not known: {error}"
+    room = min((limit.allowed - limit.used for limit in limits), default=0)
+    told = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
+    return told + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,92 @@
+"""A study's file with some values changed: the beginning of a new study, since a study never changes its space."""
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES
+from lmsearch.errors import ConfigError, nearest
+from lmsearch.spec import StudySpec, differences, parse_study
+from lmsearch.store.records import StudyInfo
+
+_PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")
+
+
+def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
+    """Give the stored file with `NAME=VALUE` changes; comments stay.
+
+    A corpus that is a path is named from `folder`. A name is a setting (`model.num_layers`), or a part of one that is open (`model.weight_dropout.high`). Raises
+    `ConfigError` for a name or a value that cannot be, and where nothing of the space would change.
+    """
+    document = tomlkit.parse(info.spec.text)
+    for change in changes:
+        _apply(document, change)
+    corpus = info.spec.data.corpus
+    if corpus not in BUILT_IN_CORPORA:
+        document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+    text = tomlkit.dumps(document)
+    changed = parse_study(text, folder, "the changed study file")
+    if not _space_differences(info.spec, changed):
+        raise ConfigError(
+            f"nothing of the space of {info.ref.name} would change; go on with it by: lmsearch run, and --more for "
+            "more trials"
+        )
+    return text
+
+
+def _space_differences(old: StudySpec, new: StudySpec) -> list[str]:
+    return [line for line in differences(old, new) if not line.startswith("data.corpus ")]
+
+
+def _apply(document: Any, change: str) -> None:
+    name, equals, value = change.partition("=")
+    names = name.strip().split(".")
+    if not equals or len(names) not in (2, 3):
+        raise ConfigError(f"--set {change!r} is not NAME=VALUE; write --set model.weight_dropout.high=0.9")
+    path = ".".join(names[:2])
+    if path not in FIELD_TYPES and path != "model.parameters" and names[0] != "study":
+        raise ConfigError(f"unknown name {path}{nearest(path, [*FIELD_TYPES, 'model.parameters'])}")
+    parsed = _value(value.strip())
+    table = document.setdefault(names[0], tomlkit.table())
+    if len(names) == 2:
+        _put(table, names[1], parsed)
+        return
+    if names[2] not in _PARTS:
+        raise ConfigError(f"an open value has no {names[2]!r}{nearest(names[2], _PARTS)}")
+    if not isinstance(table.get(names[1]), dict):
+        raise ConfigError(
+            f"{path} is not open in this study; open it with: --set '{path}={{ low = …, high = … }}', or fix it with "
+            f"--set {path}=VALUE"
+        )
+    _put(table[names[1]], names[2], parsed)
+
+
+def _put(table: Any, key: str, value: Any) -> None:
+    """Change a value in its place; a comment behind it stays."""
+    old = table.get(key)
+    if old is not None and hasattr(old, "trivia") and hasattr(value, "trivia"):
+        value.trivia.comment_ws, value.trivia.comment = old.trivia.comment_ws, old.trivia.comment
+    table[key] = value
+
+
+def _value(text: str) -> Any:
+    """Read a value as a study file has it; a bare word is a text."""
+    with contextlib.suppress(TOMLKitError):
+        return tomlkit.value(text)
+    return tomlkit.item(text)
+
+
+def next_name(name: str, taken: Collection[str]) -> str:
+    """Give the name of the study that follows another: `name-2`, `name-3`, …, the first that is not taken."""
+    found = re.fullmatch(r"(.*)-(\d+)", name)
+    stem, number = (found[1], int(found[2])) if found else (name, 1)
+    while True:
+        number += 1
+        if (candidate := f"{stem}-{number}") not in taken:
+            return candidate

@@ -1,0 +1,205 @@
+"""What a search would cost, before it starts."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lmsearch.config import RunConfig, Value
+from lmsearch.errors import ConfigError, SearchFailedError
+from lmsearch.search.findings import spell_bytes
+from lmsearch.search.machine import free_memory, memory_left
+from lmsearch.space import Choice
+from lmsearch.spec import StudySpec
+
+_LONGEST_MEASURE = 300.0  # seconds for one point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of the space, and what it costs; measured values are None before they are."""
+
+    params: Mapping[str, Value]
+    what: str  # smallest, middle, largest, or the end that it is
+    parameters: int
+    tokens_per_second: float | None = None
+    epoch_seconds: float | None = None
+    memory: int | None = None  # bytes, of one worker
+    checkpoint: int | None = None  # bytes of one file
+    weights: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a search would cost on this machine."""
+
+    points: tuple[Point, ...]  # by parameters, the smallest first
+    trials: int
+    epochs: int
+    workers: int
+    free: float | None  # bytes of memory, of the host or of its control group
+
+    @property
+    def middle(self) -> Point:
+        """Give the point in the middle of the space, by which the hours are told."""
+        return next(point for point in self.points if point.what == "middle")
+
+    @property
+    def hours(self) -> float:
+        """Give the hours of the whole search, if nothing is pruned."""
+        waves = max(self.trials / self.workers, 1.0)
+        return waves * self.epochs * (self.middle.epoch_seconds or 0.0) / 3600
+
+    @property
+    def disk(self) -> int:
+        """Give the most bytes that checkpoints and weights take: two files a running trial, and the best models."""
+        checkpoint = max(point.checkpoint or 0 for point in self.points)
+        weights = max(point.weights or 0 for point in self.points)
+        return 2 * self.workers * checkpoint + (self.workers + 3 + 1) * weights
+
+
+def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
+    """Give the smallest, the middle and the largest point of a space, and each end of it that costs otherwise.
+
+    Raises `ConfigError` where one of them makes no valid run.
+    """
+    lows = {path: value.ends()[0] for path, value in spec.open.items()}
+    highs = {path: value.ends()[-1] for path, value in spec.open.items()}
+    middles = {path: _middle(value) for path, value in spec.open.items()}
+    named: list[tuple[str, dict[str, Value]]] = [("middle", middles)]
+    named += [("smallest", lows), ("largest", highs)]
+    for path, value in spec.open.items():
+        for end in value.ends():
+            spelled = str(end).lower() if isinstance(end, bool) else str(end)
+            named.append((f"{path} = {spelled}", middles | {path: end}))
+    found: dict[tuple[Any, ...], Point] = {}
+    for what, params in named:
+        config = spec.close(params, vocabulary_size)
+        parameters = config.model.count_parameters(vocabulary_size)
+        found.setdefault(_cost_key(config), Point(params=params, what=what, parameters=parameters))
+    return sorted(found.values(), key=lambda point: point.parameters)
+
+
+def _middle(value: Any) -> Value:
+    if isinstance(value, Choice):
+        return value.choices[len(value.choices) // 2]
+    middle = (value.low * value.high) ** 0.5 if value.log else (value.low + value.high) / 2
+    if isinstance(value.low, int):
+        return int(value.low + round((middle - value.low) / value.step) * value.step)
+    return float(value.low + round((middle - value.low) / value.step) * value.step) if value.step else float(middle)
+
+
+def _cost_key(config: RunConfig) -> tuple[Any, ...]:
+    """Give what decides how long a step takes and how much memory; values of dropout and rates do not."""
+    model, train = config.model, config.train
+    return (*model.layer_sizes(), model.tie_weights, train.batch_size, train.bptt, train.optimizer)
+
+
+def make_plan(
+    spec: StudySpec,
+    vocabulary_size: int,
+    trials: int,
+    devices: Sequence[str],
+    cache: Path,
+    allow_pickle: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """Measure a space's points on this machine, the middle one by all workers at once.
+
+    Raises `ConfigError` for a space with a point that cannot run here: one that takes more memory than there is.
+    """
+    points = space_points(spec, vocabulary_size)
+    device = devices[0]
+    measured = []
+    for point in points:
+        say(f"measuring {point.what}: {point.parameters:,} parameters")
+        config = spec.close(point.params, vocabulary_size)
+        measured.append(_with(point, _ask(config, [device], cache, allow_pickle)[0]))
+    middle = next(point for point in measured if point.what == "middle")
+    if len(devices) > 1:
+        say(f"measuring {len(devices)} workers at once")
+        together = _ask(spec.close(middle.params, vocabulary_size), devices, cache, allow_pickle)
+        slowdown = max(one["epoch_seconds"] for one in together) / (middle.epoch_seconds or 1.0)
+        measured = [
+            replace(
+                point,
+                epoch_seconds=(point.epoch_seconds or 0.0) * slowdown,
+                tokens_per_second=(point.tokens_per_second or 0.0) / slowdown,
+            )
+            for point in measured
+        ]
+    left = [size for size in (free_memory(), memory_left()) if size is not None]
+    plan = Plan(
+        points=tuple(measured),
+        trials=trials,
+        epochs=spec.epochs,
+        workers=len(devices),
+        free=min(left) if device == "cpu" and left else None,
+    )
+    _check_memory(plan)
+    return plan
+
+
+def _check_memory(plan: Plan) -> None:
+    largest = max(plan.points, key=lambda point: point.memory or 0)
+    wanted = plan.workers * (largest.memory or 0)
+    if plan.free is not None and wanted > plan.free:
+        raise ConfigError(
+            f"{plan.workers} workers at the point {_told(largest)} take {spell_bytes(wanted)} of memory, and "
+            f"{spell_bytes(plan.free)} are free: take fewer --workers, or make the space smaller there"
+        )
+
+
+def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: bool) -> list[dict[str, Any]]:
+    """Measure a configuration on several devices at once, each in a process of its own."""
+    asked = {"config": config.as_tables(), "cache": str(cache), "allow_pickle": allow_pickle}
+    words = [sys.executable, "-m", "lmsearch.search.measure"]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    children = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) for _ in devices]
+    try:
+        for child, device in zip(children, devices, strict=True):
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(asked | {"device": device}))
+            child.stdin.close()
+            child.stdin = None
+        return [_answer(config, child) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def _answer(config: RunConfig, child: "subprocess.Popen[str]") -> dict[str, Any]:
+    said, complained = child.communicate(timeout=_LONGEST_MEASURE)
+    size = f"embedding_size {config.model.embedding_size}, hidden_size {config.model.hidden_size}, "
+    size += f"num_layers {config.model.num_layers}, batch_size {config.train.batch_size}, bptt {config.train.bptt}"
+    if child.returncode == -9:
+        raise ConfigError(f"the point with {size} cannot run here: the system ended it for want of memory")
+    if child.returncode:
+        last = (complained.strip().splitlines() or ["no reason"])[-1]
+        raise SearchFailedError(f"the point with {size} cannot be measured: {last}")
+    found: dict[str, Any] = json.loads(said)
+    if "memory_failure" in found:
+        raise ConfigError(
+            f"the point with {size} cannot run here: it ran out of memory at {spell_bytes(found['memory'])}"
+        )
+    return found
+
+
+def _with(point: Point, found: Mapping[str, Any]) -> Point:
+    return replace(
+        point,
+        tokens_per_second=found["tokens_per_second"],
+        epoch_seconds=found["epoch_seconds"],
+        memory=found["memory"],
+        checkpoint=found["checkpoint"],
+        weights=found["weights"],
+    )
+
+
+def _told(point: Point) -> str:
+    return ", ".join(f"{path} = {value}" for path, value in point.params.items())
