@@ -26,6 +26,10 @@ class StudyError(LmsearchError):
     """A study does not exist, or is not what the command was told it is."""
 
 
+class NothingToShowError(StudyError):
+    """The study has not, or not yet, what a figure shows."""
+
+
 class DeviceError(LmsearchError):
     """A device that was asked for is not there."""
 

@@ -18,7 +18,7 @@ from lmsearch.cli.options import (
     work_words,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Setup, bearing, listen, watch, why_over
+from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
 from lmsearch.errors import SearchFailedError, StoreGoneError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             owed = sum(ticket.state != "done" for ticket in setup.tickets())
             click.echo(f"confirm  {study}: {options['top']} leaders, {options['seeds']} seeds, {owed} trainings owed")
     try:
-        record = watch(setup.launcher(signals).run(setup.devices), quiet)
+        record = watch(setup.launcher(signals).run(setup.devices), quiet, Keeper(setup))
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
     if record.done < record.total:
@@ -100,6 +100,8 @@ def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
 def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -> int:
     from lmsearch.results.advice import confirmation_sentence, verdict
     from lmsearch.results.best import confirmation_document
+    from lmsearch.results.figures import make_figure
+    from lmsearch.results.publishing import Publisher
     from lmsearch.results.reading import read
 
     results = read(study, setup.storage)
@@ -109,6 +111,7 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
         raise SearchFailedError(f"{study} has no confirmed winner: {said}")
     files = write_files(results, RUNS / study, command, setup.url)
     files = _with_weights(files, results, options, setup)
+    Publisher(storage=setup.storage, command=setup.command).publish(results, RUNS / study, make_figure)
     if options["as_json"]:
         click.echo(json.dumps({"study": study, **confirmation_document(confirmation)}, indent=2))
         return 0

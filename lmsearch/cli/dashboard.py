@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli.options import open_store, storage_option
+from lmsearch.cli.options import RUNS, open_store, storage_option
 
 
 @click.command()
@@ -52,7 +52,7 @@ def dashboard(
     token = os.environ.get("LMSEARCH_DASHBOARD_TOKEN") if token_file is None else _read_token(token_file)
     rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
     opened = open_store(storage, store_timeout, connections=THREADS)
-    serve(opened, rules, click.echo)
+    serve(opened, rules, RUNS, click.echo)
 
 
 def _read_token(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from lmsearch.cli.options import spell_seconds, timestamped
+from lmsearch.cli.options import spell_seconds, spell_value, timestamped
 from lmsearch.cli.status import count_line
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from lmsearch.search.launch import Snapshot
+    from lmsearch.store.records import StudyRecord, TrialRecord
 
 _LINE_SECONDS = 30.0  # the longest silence of the plain view
+_LEAST_COMPLETE = 10  # trials before anything is said of a range
 _SPARK_WIDTH = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -56,6 +58,8 @@ class _Lines:
 
     def __init__(self) -> None:
         self._told: set[int] = set()
+        self._worried: set[str] = set()
+        self._best: int | None = None
         self._last = 0.0
 
     def show(self, snapshot: "Snapshot") -> None:
@@ -67,6 +71,14 @@ class _Lines:
                 found = f", perplexity {trial.perplexity:.2f} after {len(trial.curve)} epochs" if trial.curve else ""
                 timestamped(f"trial {trial.number} ({trial.by}): {trial.outcome}{found}")
                 self._last = snapshot.seconds
+        best = snapshot.record.best
+        if best is not None and best.number != self._best:
+            self._best = best.number
+            timestamped(f"best so far {best.perplexity:.2f} (trial {best.number}): {spell_params(best)}")
+        for worry in worries(snapshot.record):
+            if worry not in self._worried:
+                self._worried.add(worry)
+                timestamped(f"look: {worry}")
         if snapshot.seconds - self._last >= _LINE_SECONDS:
             self._last = snapshot.seconds
             left = "" if snapshot.seconds_left is None else f", about {spell_seconds(snapshot.seconds_left)} left"
@@ -101,6 +113,8 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         f"{snapshot.workers} workers",
     )
     counts = Text(count_line(record).partition(", ")[2] or "nothing has begun yet", style="dim")
+    told = [] if record.best is None else [Text(f"best so far: {spell_params(record.best)}", style="dim")]
+    told += [Text(f"look: {worry}", style="yellow") for worry in worries(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)
@@ -118,7 +132,21 @@ def render(snapshot: "Snapshot") -> "RenderableType":
             spark(curve),
             "" if ticket.tokens_per_second is None else f"{ticket.tokens_per_second:,.0f}",
         )
-    return Group(head, counts, rows)
+    return Group(head, counts, *told, rows)
+
+
+def spell_params(trial: "TrialRecord") -> str:
+    """Write a trial's values in one line."""
+    return ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
+
+
+def worries(record: "StudyRecord") -> list[str]:
+    """List what a person should look at while the search runs: ends of ranges that the best crowd."""
+    if record.count("complete") < _LEAST_COMPLETE:
+        return []
+    from lmsearch.results.advice import edge_sentence, edges
+
+    return [edge_sentence(edge) for edge in edges(record)]
 
 
 def spark(values: list[float]) -> str:

@@ -1,6 +1,7 @@
 """`lmsearch report`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -26,7 +27,8 @@ def report(
 ) -> None:
     """Write what a study found as one HTML file: what is best, how sure that is, and what to try next.
 
-    The page asks no other host for anything. By default it is runs/STUDY/report.html; csv and json are printed.
+    The page asks no other host for anything. By default it is runs/STUDY/report.html, which the dashboard then offers,
+    with notes and plots of the study; csv and json are printed.
 
     \b
     Examples:
@@ -36,17 +38,24 @@ def report(
     """
     from lmsearch.errors import ConfigError
     from lmsearch.files import replace_file
+    from lmsearch.results.figures import make_figure
+    from lmsearch.results.publishing import Publisher
     from lmsearch.results.reading import read
     from lmsearch.results.report import document, epochs_csv, write_figure, write_report
 
     if figure is not None and form != "html":
         raise ConfigError("--figure is a page of its own; --format csv and json hold the data behind all figures")
     url = parse_storage(storage)
-    results = read(study, open_store(storage, store_timeout))
+    opened = open_store(storage, store_timeout)
+    results = read(study, opened)
+
+    def command(words: Sequence[str]) -> str:
+        return command_text(list(words), url)
+
     if figure is not None:
         text, place = write_figure(results, figure), RUNS / study / f"{figure}.html"
     elif form == "html":
-        text, place = write_report(results, lambda words: command_text(list(words), url)), RUNS / study / "report.html"
+        text, place = write_report(results, command), RUNS / study / "report.html"
     else:
         text = epochs_csv(results) if form == "csv" else json.dumps(document(results), indent=2) + "\n"
         place = Path("-")
@@ -56,4 +65,6 @@ def report(
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place, text)
+    if figure is None and form == "html":
+        Publisher(storage=opened, command=command).publish(results, RUNS / study, make_figure)
     click.echo(place)

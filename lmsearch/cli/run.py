@@ -21,7 +21,7 @@ from lmsearch.cli.options import (
     work_words,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Setup, bearing, listen, watch, why_over
+from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
@@ -63,15 +63,16 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     setup = _set_up(study_file, storage, options)
     command = command_text(_own_words(study_file, options), setup.url)
     listen(signals := Signals())
+    keeper = Keeper(setup)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with bearing():
             _print_plan(setup, setup.devices)
     try:
-        record = watch(setup.launcher(signals).run(setup.devices), quiet)
+        record = watch(setup.launcher(signals).run(setup.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
-    return _conclude(setup, record, command, signals.received, options)
+    return _conclude(setup, record, command, signals.received, options, keeper)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -185,10 +186,13 @@ def _print_plan(setup: Setup, devices: list[str]) -> None:
         click.echo(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
 
-def _conclude(setup: Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any]) -> int:
+def _conclude(
+    setup: Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any], keeper: Keeper
+) -> int:
     """Write the results, say what was found, and give the exit code."""
     results = _results(setup, record)
     files = write_files(results, setup.folder, command, setup.url)
+    keeper.end(record, interrupted=bool(received))
     if options["as_json"]:
         click.echo(json.dumps(_document(setup, results, files), indent=2))
     else:

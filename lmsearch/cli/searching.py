@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsearch.cli.options import RUNS, WORK_STORE_SECONDS, timestamped, work_words
+from lmsearch.cli.options import RUNS, WORK_STORE_SECONDS, command_text, timestamped, work_words
 from lmsearch.config import BUILT_IN_CORPORA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
     from lmsearch.store.tables import Ticket
     from lmsearch.text.corpus import Corpus
+
+
+_PUBLISH_SECONDS = 60.0  # between writings of what the dashboard shows
+_SHORT_SECONDS = 10.0  # of a search that draws no plots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,10 @@ class Setup:
             max_failures=self.options["max_failures"],
             say=None if self.options["quiet"] or self.options["as_json"] else timestamped,
         )
+
+    def command(self, words: "Sequence[str]") -> str:
+        """Write a command so that a person can copy it, with how it finds the store."""
+        return command_text(list(words), self.url)
 
     def tickets(self) -> list["Ticket"]:
         """Give what the study owes and owed."""
@@ -126,16 +134,60 @@ def _is_closed_terminal(descriptor: int) -> bool:
     return False
 
 
-def watch(snapshots: Any, quiet: bool) -> "StudyRecord":
-    """Draw the search until it ends; give what the store has then."""
+def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
+    """Draw the search until it ends, and keep what the dashboard shows of it current; give what the store has then."""
     from lmsearch.cli.live import open_view
 
     with bearing(), open_view(quiet) as view:
         for snapshot in snapshots:
             with bearing():
                 view.show(snapshot)
+            keeper.look(snapshot.record)
     record: StudyRecord = snapshot.record
     return record
+
+
+class Keeper:
+    """Keeps notes and plots in the store current, at most once a minute, and more seldom where that takes long."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._began = time.monotonic()
+        self._next = self._began + _PUBLISH_SECONDS
+        self._publisher: Any = None
+
+    def look(self, record: "StudyRecord") -> None:
+        """Write what has changed, if it is time."""
+        if time.monotonic() >= self._next:
+            self._write(record, plots=True)
+
+    def end(self, record: "StudyRecord", interrupted: bool) -> None:
+        """Write how it ended; plots only where somebody may have looked at them, and nobody waits for the end."""
+        self._write(record, plots=not interrupted and time.monotonic() - self._began > _SHORT_SECONDS)
+
+    def _write(self, record: "StudyRecord", plots: bool) -> None:
+        from dataclasses import replace
+
+        from lmsearch.errors import StoreGoneError
+        from lmsearch.results.publishing import Publisher
+        from lmsearch.results.reading import complete
+        from lmsearch.store.records import read_epochs
+
+        began, setup = time.monotonic(), self._setup
+        draw: Any = None
+        if plots:
+            from lmsearch.results import figures
+
+            draw = figures.make_figure
+        if self._publisher is None:
+            self._publisher = Publisher(storage=setup.storage, command=setup.command)
+        # What the dashboard shows is not worth waiting for, nor ending for: the launcher finds out what is gone.
+        with contextlib.suppress(StoreGoneError, KeyError):
+            epochs = read_epochs(setup.storage, record.info.ref)
+            trials = tuple(replace(trial, epochs=tuple(epochs.get(trial.number, ()))) for trial in record.trials)
+            results = complete(setup.storage, replace(record, trials=trials))
+            self._publisher.publish(results, setup.folder, draw)
+        self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
 
 
 def why_over(setup: Setup) -> str:

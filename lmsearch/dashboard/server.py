@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import bottle
@@ -9,6 +10,7 @@ import optuna
 import optuna_dashboard
 import waitress
 
+from lmsearch.dashboard.files import StudyFiles
 from lmsearch.dashboard.guard import Guard, Rules
 from lmsearch.dashboard.leases import keep_leased
 from lmsearch.errors import LmsearchError
@@ -17,13 +19,14 @@ from lmsearch.store.storage import FencedStorage
 THREADS = 4
 
 
-def serve(storage: FencedStorage, rules: Rules, say: Callable[[str], None]) -> None:
+def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str], None]) -> None:
     """Serve the dashboard until it is interrupted; `say` is told how to visit once it listens, and what is refused.
 
-    The storage should have a connection for each of the `THREADS`, so that none waits for another's.
+    `runs` is the folder of the studies' files. The storage should have a connection for each of the `THREADS`, so that
+    none waits for another's.
     """
     # Cached: plain RDBStorage reads every ended trial again at each poll.
-    application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage))
+    application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
     keep_leased(application, storage, say)
     application.install(_with_content)
     try:

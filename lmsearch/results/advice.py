@@ -45,7 +45,7 @@ class Edge:
 def edges(record: StudyRecord) -> list[Edge]:
     """List the ends of ranges that the best trials crowd, where the setting itself allows more.
 
-    Four of the five best in the outer tenth: `benchmarks/statistics.py range` says how often that misleads.
+    Four of the five best in the outer tenth: `benchmarks/claims.py range` says how often that misleads.
     """
     complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda trial: trial.perplexity)
     if len(complete) < _LEAST_COMPLETE:

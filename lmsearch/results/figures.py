@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
 from lmsearch.config import Value
-from lmsearch.errors import ConfigError, StudyError, nearest
+from lmsearch.errors import ConfigError, NothingToShowError, nearest
 from lmsearch.results.advice import (
     best_so_far,
     closeness,
@@ -54,10 +54,6 @@ _LABELLED = 10  # curves that have a colour of their own
 _HOVERED_POINTS = 20_000  # of all curves together: beyond, only the ten best tell their configuration
 _CELLS = 40  # of a contour, along each axis
 _LEAST_CONTOUR = 10
-
-
-class NothingToShowError(StudyError):
-    """The study has not, or not yet, what a figure shows."""
 
 
 def history(results: Results) -> go.Figure:

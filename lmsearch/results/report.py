@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lmsearch.errors import NothingToShowError
 from lmsearch.results.advice import (
     Edge,
     budget_sentences,
@@ -20,7 +21,7 @@ from lmsearch.results.advice import (
     verdict,
 )
 from lmsearch.results.best import confirmation_document, relocated_study, source_commit, versions
-from lmsearch.results.figures import NothingToShowError, make_figure
+from lmsearch.results.figures import make_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
 from lmsearch.store.records import OUTCOMES, TrialRecord

@@ -21,8 +21,9 @@ _PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")
 def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
     """Give the stored file with `NAME=VALUE` changes; comments stay.
 
-    A corpus that is a path is named from `folder`. A name is a setting (`model.num_layers`), or a part of one that is open (`model.weight_dropout.high`). Raises
-    `ConfigError` for a name or a value that cannot be, and where nothing of the space would change.
+    A corpus that is a path is named from `folder`. A name is a setting (`model.num_layers`), or a part of one that is
+    open (`model.weight_dropout.high`). Raises `ConfigError` for a name or a value that cannot be, and where nothing of
+    the space would change.
     """
     document = tomlkit.parse(info.spec.text)
     for change in changes:

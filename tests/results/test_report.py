@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lmsearch.errors import ConfigError
-from lmsearch.results.figures import FIGURES, NothingToShowError, figure_names, make_figure
+from lmsearch.errors import ConfigError, NothingToShowError
+from lmsearch.results.figures import FIGURES, figure_names, make_figure
 from lmsearch.results.reading import Results, read
 from lmsearch.results.report import document, epochs_csv, write_figure, write_report
 from tests.conftest import Cli

@@ -1,4 +1,4 @@
-"""Statistics against known answers; benchmarks/statistics.py has them on a thousand studies each."""
+"""Statistics against known answers; benchmarks/claims.py has them on a thousand studies each."""
 
 import math
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lmsearch.cli.live import render, spark
+from lmsearch.cli.live import _Lines, render, spark
 from lmsearch.cli.options import check_name, command_text, duration, parse_storage, spell_seconds, spell_value
 from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
@@ -227,3 +227,35 @@ def test_every_fault_in_the_reliability_table_names_tests_that_are_there() -> No
     assert len(named) > 20 and not [name for name in named if f"def test_{name}" not in tests]
     files = set(re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", table))
     assert len(files) > 6 and files <= {path.name for path in (root / "tests").rglob("test_*.py")}
+
+
+def crowded_record() -> StudyRecord:
+    """Make a record of twelve complete trials, the best five with output_dropout at its upper end."""
+    trials = tuple(
+        make_trial(n, params={"model.output_dropout": 0.49 if n < 5 else 0.2, "train.learning_rate": 0.01})
+        for n in range(12)
+    )
+    return make_record(*trials, left=4)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_live_view_shows_the_best_configuration_and_what_needs_a_look(width: int) -> None:
+    from rich.console import Console
+
+    snapshot = Snapshot(record=crowded_record(), workers=2, seconds=61.0, seconds_left=None, notices=())
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
+    console.print(render(snapshot))
+    drawn = " ".join(console.export_text(clear=False).split())
+    assert "best so far: model.output_dropout = 0.49, train.learning_rate = 0.01" in drawn
+    assert "look: 5 of the 5 best have model.output_dropout within 10% of its upper end 0.5" in drawn
+    assert all(len(line) <= width for line in console.export_text(clear=False).splitlines())
+
+
+def test_lines_for_a_log_tell_each_new_best_and_each_worry_once(capsys: pytest.CaptureFixture[str]) -> None:
+    view = _Lines()
+    for seconds in (1.0, 2.0):
+        view.show(Snapshot(record=crowded_record(), workers=2, seconds=seconds, seconds_left=None, notices=()))
+    said = capsys.readouterr().out
+    assert said.count("best so far 33.33 (trial 0): model.output_dropout = 0.49") == 1
+    assert said.count("look: 5 of the 5 best have model.output_dropout") == 1
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in said.splitlines())

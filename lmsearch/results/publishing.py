@@ -1,0 +1,162 @@
+"""What optuna-dashboard shows of a study beside its own pages: a note, notes of trials, plots and files."""
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import optuna_dashboard
+from optuna.trial import Trial
+
+from lmsearch.errors import NothingToShowError
+from lmsearch.results.advice import edge_sentence, edges, verdict
+from lmsearch.results.reading import Results
+from lmsearch.store.records import StudyInfo, TrialRecord, lmsearch_studies, open_study, optuna_study
+from lmsearch.store.storage import FencedStorage
+
+PLOTS = ("budget", "confirmation", "contour", "by-parameters", "by-seconds", "pruning", "timeline")
+"""The figures that are written into the store; of the others the dashboard has its own."""
+
+FILES = {
+    "best-config.json": "application/json",
+    "report.html": "text/html",
+    "trials.csv": "text/csv",
+    "best-model.zip": "application/zip",
+}
+"""A study's files that the dashboard offers, with what they are."""
+
+END_OF_OURS = "\n\n---\n*The part above is kept current by lmsearch; what is written below this line stays.*\n"
+_LARGEST_PLOT = 200_000  # characters, each 2,045 of them one write
+_NOTES_AT_ONCE = 50  # of trials, each two writes
+_ARTIFACT = "artifacts:"  # where Optuna keeps what is known of a file, among a study's system attributes
+
+Command = Callable[[Sequence[str]], str]
+Draw = Callable[[Results, str], Any]
+"""Makes a figure by its name; raises `NothingToShowError`. It is passed in, since plotly takes a second to load."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publisher:
+    """Writes what has changed since it last did."""
+
+    storage: FencedStorage
+    command: Command
+    _drawn: dict[str, str] = field(default_factory=dict)  # what was last written of each plot
+
+    def publish(self, results: Results, folder: Path, draw: Draw | None = None) -> None:
+        """Write notes, files and, given what draws them, plots; `folder` is where the study's files are."""
+        study = optuna_study(self.storage, results.name)
+        self._write_note(study, results)
+        self._write_trial_notes(study, results)
+        self._offer_files(results.record.info, folder)
+        if draw is not None:
+            self._write_plots(study, results, draw)
+
+    def _write_note(self, study: optuna.Study, results: Results) -> None:
+        ours = study_note(results, self.command)
+        before = optuna_dashboard.get_note(study)
+        _, line, theirs = before.partition(END_OF_OURS)
+        note = ours + END_OF_OURS + (theirs if line else before)
+        if note != before:
+            optuna_dashboard.save_note(study, note)
+
+    def _write_trial_notes(self, study: optuna.Study, results: Results) -> None:
+        told = self.storage.get_study_system_attrs(study._study_id)
+        written = 0
+        ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
+        for trial in results.record.trials:
+            note = trial_note(trial)
+            if not note or f"dashboard:{ids[trial.number]}:note_ver" in told or written >= _NOTES_AT_ONCE:
+                continue
+            optuna_dashboard.save_note(Trial(study, ids[trial.number]), note)
+            written += 1
+
+    def _write_plots(self, study: optuna.Study, results: Results, draw: Draw) -> None:
+        for name in PLOTS:
+            try:
+                figure = draw(results, name)
+            except NothingToShowError:
+                continue
+            figure.update_layout(title={"text": f"lmsearch: {name}"}, margin={"t": 48})
+            drawn = figure.to_json()
+            if self._drawn.get(name) != drawn and len(drawn) <= _LARGEST_PLOT:
+                optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"lmsearch-{name}")
+                self._drawn[name] = drawn
+
+    def _offer_files(self, info: StudyInfo, folder: Path) -> None:
+        there = self.storage.get_study_system_attrs(info.ref.id)
+        for name, kind in FILES.items():
+            key = _ARTIFACT + artifact_id(info, name)
+            if file_of(folder, name).exists() and not there.get(key):
+                meta = {"artifact_id": artifact_id(info, name), "filename": name, "mimetype": kind, "encoding": None}
+                self.storage.set_study_system_attr(info.ref.id, key, json.dumps(meta))
+
+
+def artifact_id(info: StudyInfo, name: str) -> str:
+    """Give the id under which a study's file is offered: always the same, so that it is offered once."""
+    return str(uuid.uuid5(uuid.UUID(info.ref.key), name))
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Give the file, or for the model the folder, that is offered under a name."""
+    return folder / name.removesuffix(".zip")
+
+
+def find_artifact(storage: FencedStorage, runs: Path, wanted: str) -> tuple[str, Path] | None:
+    """Give name and place of the file that is offered under an id; None where there is none here."""
+    for study in lmsearch_studies(storage):
+        info = open_study(storage, study)
+        for name in FILES:
+            if artifact_id(info, name) == wanted and (place := file_of(runs / study, name)).exists():
+                return name, place
+    return None
+
+
+def study_note(results: Results, command: Command) -> str:
+    """Describe a study in Markdown: what it is, how far, what is best, how to join, confirm and add to it."""
+    record, name = results.record, results.name
+    info = record.info
+    comments = [line.lstrip("# ").rstrip() for line in info.spec.text.splitlines() if line.startswith("#")]
+    lines = [f"## {_plain(name)}", ""]
+    lines += [_plain(" ".join(line for line in comments[:6] if line))] if comments else []
+    lines += ["", f"{_plain(info.corpus)}; {record.done} of {record.total} trials have ended.", ""]
+    lines += [_plain(sentence) + " " for sentence in verdict(results)]
+    if results.winner is not None:
+        lines += ["", "| searched value | best |", "| --- | --- |"]
+        lines += [f"| {path} | {_plain(_spelled(value))} |" for path, value in results.winner.params.items()]
+    lines += ["", *(f"- {_plain(edge_sentence(edge))}." for edge in edges(record))]
+    values = results.winner.params if results.winner is not None else {}
+    example = next((f"{path}={_spelled(value)}" for path, value in values.items()), "model.output_dropout=0.4")
+    lines += ["", "This page cannot add a trial. In a terminal:", "", "```sh"]
+    lines += [
+        command(["lmsearch", "worker", name]) + "    # join, from this or any host",
+        command(["lmsearch", "enqueue", name, example]) + "    # one more trial, with values of your own",
+        command(["lmsearch", "confirm", name, "--top", "3", "--seeds", "3"]) + "    # is the best really the best?",
+        command(["lmsearch", "report", name]) + "    # all of it on one page",
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def trial_note(trial: TrialRecord) -> str:
+    """Say in Markdown why a trial ended and what its model wrote; "" where there is nothing to say."""
+    if trial.ended is None:
+        return ""
+    if trial.outcome in ("failed", "diverged", "infeasible"):
+        told = f"**{trial.outcome}**: {_plain(trial.reason or 'no reason is known')}"
+        return told + (f"\n\n```text\n{trial.traceback[-1500:].replace('```', '')}\n```" if trial.traceback else "")
+    return f"Its model wrote:\n\n> {_plain(trial.sample)}" if trial.sample else ""
+
+
+def _plain(text: str) -> str:
+    """Keep Markdown from reading what a person or a model wrote."""
+    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|!" else character for character in text)
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
