@@ -187,7 +187,7 @@ def main() -> None:
         write_noise(*asked.study)
     elif asked.claim == "confirm":
         print(
-            f"share of {asked.studies} studies in which a winner is called (level {LEVEL:.0%}); gaps in deviations of seeds"
+            f"share of {asked.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
         )
         print(f"{'':42}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
         for case, shares in confirm_rates(asked.studies).items():

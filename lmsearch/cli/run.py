@@ -164,6 +164,7 @@ def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
 
 
 def _print_plan(setup: Setup, devices: list[str]) -> None:
+    from lmsearch.search.plan import space_points
     from lmsearch.store.url import redact
 
     info, corpus, spec = setup.info, setup.corpus, setup.info.spec
@@ -176,7 +177,7 @@ def _print_plan(setup: Setup, devices: list[str]) -> None:
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
         f"{len(corpus.vocabulary):,} words"
     )
-    sizes = {spec.close(p, info.vocabulary_size).model.count_parameters(info.vocabulary_size) for p in spec.ends()}
+    sizes = {point.parameters for point in space_points(spec, info.vocabulary_size)}
     spread = f"{min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "")
     click.echo(f"model    {spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):

@@ -197,7 +197,9 @@ def verdict(results: Results) -> list[str]:
         told.append(f"That is one training with one seed, the luckiest of {record.count('complete')}.{close}")
         return told
     if results.confirmation.winner is not None:
-        told = [f"The configuration of trial {winner.number} is the one to take{parameters}."]
+        tied = results.confirmation.verdict == "tie"
+        words = "has the best mean, in a tie" if tied else "has the configuration to take"
+        told = [f"Trial {winner.number} {words}{parameters}."]
     told.append(confirmation_sentence(results.confirmation))
     confirmed = {leader.trial.number for leader in results.confirmation.leaders}
     if record.best is not None and record.best.number not in confirmed and results.confirmation.winner:
