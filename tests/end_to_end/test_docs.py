@@ -85,7 +85,11 @@ def examples() -> Iterator[str]:
     yield from walk(cli)
 
 
-REFUSED = {"lmsearch fail default 7": "is complete already", "lmsearch data fetch wikitext-2": "cannot be fetched"}
+REFUSED = {
+    "lmsearch fail default 7": "is complete already",
+    "lmsearch data fetch wikitext-2": "cannot be fetched",
+    "lmsearch data show wikitext-2": "cannot be fetched",
+}
 """Examples that a finished study, or a machine without a network, answers with a sentence."""
 
 
