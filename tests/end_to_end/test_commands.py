@@ -51,7 +51,8 @@ def test_a_search_tells_its_plan_what_it_found_and_what_comes_next(searched: Pat
         r"trial \d \(tpe\): complete, perplexity [\d.]+ after 3 epochs",
         r"tiny: 3 of 3 trials, 3 complete, best [\d.]+ \(trial \d\)",
         r"runs/tiny/best-config.json",
-        r"next\n  lmsearch train runs/tiny/best-config.json\n  lmsearch dashboard",
+        r"next\n  lmsearch confirm tiny --top 3 --seeds 3\n  lmsearch report tiny\n"
+        r"  lmsearch train runs/tiny/best-config.json\n  lmsearch dashboard",
     ):
         assert re.search(expected, said), expected
 
