@@ -54,6 +54,7 @@ def shell(folder: Path, command: str, **environment: str) -> "subprocess.Complet
         words,
         cwd=folder,
         env=dict(os.environ) | {"PATH": path} | environment,
+        input="y\n",  # deleting asks
         capture_output=True,
         text=True,
         check=False,
