@@ -18,7 +18,7 @@ def claims() -> ModuleType:
 
 
 def test_a_winner_is_called_where_there_is_none_in_at_most_one_study_in_twenty(claims: ModuleType) -> None:
-    for case, shares in claims.confirm_rates(300).items():
+    for case, shares in claims.confirm_rates(1000).items():
         for seeds, share in shares.items():
             assert not case.startswith("no winner") or share <= 0.05, (case, seeds, share)
             assert not case.startswith("a winner, 8") or share >= 0.8, (case, seeds, share)
