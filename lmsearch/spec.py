@@ -204,6 +204,11 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     return found
 
 
+def space_differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Say the same without where the text lies, which its fingerprint decides about."""
+    return [line for line in differences(old, new) if not line.startswith("data.corpus ")]
+
+
 def check_sampler(name: str) -> None:
     """Refuse a sampler that there is not."""
     if name not in SAMPLER_OPTIONS:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from lmsearch.cli.options import spell_seconds, spell_value, timestamped
+from lmsearch.cli.options import spell_seconds, timestamped
 from lmsearch.cli.status import count_line
+from lmsearch.config import spell_value
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

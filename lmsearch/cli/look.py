@@ -12,10 +12,10 @@ from lmsearch.cli.options import (
     json_option,
     open_store,
     parse_storage,
-    spell_value,
     storage_option,
 )
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.config import spell_value
 from lmsearch.errors import ResultsError
 
 if TYPE_CHECKING:

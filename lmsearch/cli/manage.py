@@ -11,9 +11,9 @@ from lmsearch.cli.options import (
     command_text,
     open_store,
     parse_storage,
-    spell_value,
     storage_option,
 )
+from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError
 
 if TYPE_CHECKING:

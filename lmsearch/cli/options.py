@@ -117,13 +117,6 @@ def spell_seconds(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
-def spell_value(value: object) -> str:
-    """Write a value for a person, as a study file would have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def check_name(name: str) -> None:
     """Refuse a study name that cannot be the name of a folder."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):

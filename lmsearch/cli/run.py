@@ -15,7 +15,6 @@ from lmsearch.cli.options import (
     json_option,
     open_store,
     parse_storage,
-    spell_value,
     storage_option,
     work_options,
     work_words,
@@ -23,6 +22,7 @@ from lmsearch.cli.options import (
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmsearch.cli.options import command_text, json_option, open_store, parse_storage, spell_value, storage_option
+from lmsearch.cli.options import command_text, json_option, open_store, parse_storage, storage_option
+from lmsearch.config import spell_value
 
 if TYPE_CHECKING:
     from lmsearch.results.reading import Results

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -14,6 +14,9 @@ from lmsearch.results.reading import Confirmation, Results
 from lmsearch.results.statistics import Draws
 from lmsearch.space import Choice, FloatRange, IntRange
 from lmsearch.store.records import StudyRecord, TrialRecord
+
+Command = Callable[[Sequence[str]], str]
+"""Writes a command of lmsearch so that a person can copy it, with how it finds the store."""
 
 _BEST = 5  # trials whose place in a range is looked at
 _CROWD = 4  # of these near one end are a crowd

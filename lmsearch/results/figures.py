@@ -62,19 +62,7 @@ def history(results: Results) -> go.Figure:
     _need(trials, "no trial has ended an epoch yet")
     figure = new_figure("trial", PERPLEXITY)
     low, high = _y_range(trials)
-    for outcome in COLOURS:
-        ones = [trial for trial in trials if trial.outcome == outcome]
-        if not ones:
-            continue
-        figure.add_scatter(
-            x=[trial.number for trial in ones],
-            y=[min(trial.perplexity, high) for trial in ones],
-            mode="markers",
-            name=outcome,
-            marker=_marker(outcome),
-            text=[hover(trial, results) for trial in ones],
-            hovertemplate="%{text}<extra></extra>",
-        )
+    _add_by_outcome(figure, trials, results, high, lambda trial: trial.number)
     complete = [trial for trial in trials if trial.outcome == "complete"]
     if complete:
         figure.add_scatter(
@@ -249,18 +237,7 @@ def one_slice(results: Results, path: str) -> go.Figure:
     _need(trials, "no trial has ended an epoch yet")
     low, high = _y_range(trials)
     figure = new_figure(path, PERPLEXITY)
-    for outcome in COLOURS:
-        ones = [trial for trial in trials if trial.outcome == outcome]
-        if ones:
-            figure.add_scatter(
-                x=[_shown(trial.params[path]) for trial in ones],
-                y=[min(trial.perplexity, high) for trial in ones],
-                mode="markers",
-                name=outcome,
-                marker=_marker(outcome),
-                text=[hover(trial, results) for trial in ones],
-                hovertemplate="%{text}<extra></extra>",
-            )
+    _add_by_outcome(figure, trials, results, high, lambda trial: _shown(trial.params[path]))
     figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high * 1.02)])
     if not isinstance(value, Choice) and value.log:
         figure.update_xaxes(type="log", exponentformat="e")
@@ -578,9 +555,27 @@ def hover(trial: TrialRecord, results: Results) -> str:
     return "<br>".join(lines)
 
 
-def _marker(outcome: str) -> dict[str, object]:
-    colour = COLOURS[outcome]
-    return {"color": colour, "symbol": SYMBOLS[outcome], "size": 8, "line": {"width": 1.5, "color": colour}}
+def _add_by_outcome(
+    figure: go.Figure, trials: Sequence[TrialRecord], results: Results, high: float, x: Callable[[TrialRecord], Value]
+) -> None:
+    """Add the trials' perplexities as points, each outcome in its colour; what is above `high` is drawn there."""
+    for outcome, colour in COLOURS.items():
+        ones = [trial for trial in trials if trial.outcome == outcome]
+        if ones:
+            figure.add_scatter(
+                x=[x(trial) for trial in ones],
+                y=[min(trial.perplexity, high) for trial in ones],
+                mode="markers",
+                name=outcome,
+                marker={
+                    "color": colour,
+                    "symbol": SYMBOLS[outcome],
+                    "size": 8,
+                    "line": {"width": 1.5, "color": colour},
+                },
+                text=[hover(trial, results) for trial in ones],
+                hovertemplate="%{text}<extra></extra>",
+            )
 
 
 PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import optuna
 import optuna_dashboard
 from optuna.trial import Trial
 
+from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
-from lmsearch.results.advice import edge_sentence, edges, verdict
+from lmsearch.results.advice import Command, edge_sentence, edges, verdict
 from lmsearch.results.reading import Results
 from lmsearch.store.records import StudyInfo, TrialRecord, lmsearch_studies, open_study, optuna_study
 from lmsearch.store.storage import FencedStorage
@@ -33,7 +34,6 @@ _LARGEST_PLOT = 200_000  # characters, each 2,045 of them one write
 _NOTES_AT_ONCE = 50  # of trials, each two writes
 _ARTIFACT = "artifacts:"  # where Optuna keeps what is known of a file, among a study's system attributes
 
-Command = Callable[[Sequence[str]], str]
 Draw = Callable[[Results, str], Any]
 """Makes a figure by its name; raises `NothingToShowError`. It is passed in, since plotly takes a second to load."""
 
@@ -126,10 +126,10 @@ def study_note(results: Results, command: Command) -> str:
     lines += [_plain(sentence) + " " for sentence in verdict(results)]
     if results.winner is not None:
         lines += ["", "| searched value | best |", "| --- | --- |"]
-        lines += [f"| {path} | {_plain(_spelled(value))} |" for path, value in results.winner.params.items()]
+        lines += [f"| {path} | {_plain(spell_value(value))} |" for path, value in results.winner.params.items()]
     lines += ["", *(f"- {_plain(edge_sentence(edge))}." for edge in edges(record))]
     values = results.winner.params if results.winner is not None else {}
-    example = next((f"{path}={_spelled(value)}" for path, value in values.items()), "model.output_dropout=0.4")
+    example = next((f"{path}={spell_value(value)}" for path, value in values.items()), "model.output_dropout=0.4")
     lines += ["", "This page cannot add a trial. In a terminal:", "", "```sh"]
     lines += [
         command(["lmsearch", "worker", name]) + "    # join, from this or any host",
@@ -154,9 +154,3 @@ def trial_note(trial: TrialRecord) -> str:
 def _plain(text: str) -> str:
     """Keep Markdown from reading what a person or a model wrote."""
     return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|!" else character for character in text)
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

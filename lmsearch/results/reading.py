@@ -19,6 +19,7 @@ from lmsearch.store.records import (
     open_study,
     optuna_study,
     read_study,
+    without_seed,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.url import parse_url
@@ -139,11 +140,6 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
         done=again.done,
         comparison=compare([[leader.perplexities[seed] for seed in seeds] for leader in whole]) if seeds else None,
     )
-
-
-def without_seed(params: dict[str, Value]) -> tuple[tuple[str, Value], ...]:
-    """Give a configuration apart from its seed, as a key."""
-    return tuple(sorted((path, value) for path, value in params.items() if path != SEED))
 
 
 def _leader(trial: TrialRecord, again: list[TrialRecord]) -> Leader:

@@ -3,13 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
 from lmsearch.results.advice import (
+    Command,
     Edge,
     budget_sentences,
     confirmation_sentence,
@@ -25,9 +26,6 @@ from lmsearch.results.figures import make_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
 from lmsearch.store.records import OUTCOMES, TrialRecord
-
-Command = Callable[[Sequence[str]], str]
-"""Writes a command of lmsearch so that a person can copy it, with how it finds the store."""
 
 _SHOWN_TRIALS = 20
 
@@ -57,13 +55,6 @@ def write_figure(results: Results, name: str) -> str:
     return render_page(f"{results.name}: {name}", [section])
 
 
-def spell(value: object) -> str:
-    """Write a value as a study file would have it, with four digits."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def next_commands(results: Results) -> list[list[str]]:
     """List the commands that a person may want next, most useful first."""
     name = results.name
@@ -89,14 +80,14 @@ def next_commands(results: Results) -> list[list[str]]:
 
 
 def _change(edge: Edge) -> str:
-    return f"{edge.path}.{edge.end}={spell(edge.wider)}"
+    return f"{edge.path}.{edge.end}={spell_value(edge.wider)}"
 
 
 def _verdict(results: Results, command: Command) -> Section:
     winner, record = results.winner, results.record
     tables = []
     if winner is not None:
-        rows = [(path, spell(winner.params[path])) for path in record.info.spec.open if path in winner.params]
+        rows = [(path, spell_value(winner.params[path])) for path in record.info.spec.open if path in winner.params]
         tables.append(Table(title="the best configuration", head=("searched value", "best"), rows=rows))
     counts = ", ".join(f"{record.count(outcome)} {outcome}" for outcome in OUTCOMES if record.count(outcome))
     words = [*verdict(results), f"{record.done} of {record.total} trials have ended: {counts or 'none has begun'}."]
@@ -172,7 +163,7 @@ def _progress(results: Results) -> Section:
 def _what_matters(results: Results) -> Section:
     captions = {
         "importance": "How much of the differences between trials each searched value explains.",
-        "parallel": "Each complete trial is a line; mark a part of an axis to see only those that pass through it.",
+        "parallel": "Each complete trial is a line through its values: the ten best in colour.",
         "contour": "The two searched numbers that matter most; smoothed, and blank where no trial is near.",
     }
     return Section(
@@ -250,7 +241,7 @@ def _trials(results: Results) -> Section:
     paths = list(results.record.info.spec.open)
     complete = sorted((t for t in results.record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
     rows = [
-        (t.number, t.by, f"{t.perplexity:.2f}", t.best_epoch, *(spell(t.params.get(path, "")) for path in paths))
+        (t.number, t.by, f"{t.perplexity:.2f}", t.best_epoch, *(spell_value(t.params.get(path, "")) for path in paths))
         for t in complete[:_SHOWN_TRIALS]
     ]
     title = f"the {len(rows)} best complete trials"

@@ -6,7 +6,7 @@ from typing import Any
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import StudyError
-from lmsearch.spec import StudySpec, differences
+from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.copies import adopt_copy, is_copy
 from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, create_study, find_study, store_info
@@ -104,8 +104,7 @@ def _check_same(info: StudyInfo, spec: StudySpec, corpus: Corpus) -> None:
             f"study {name!r} was begun on {info.corpus} (fingerprint {info.fingerprint}), the file names "
             f"{corpus.description} (fingerprint {corpus.fingerprint}); give the new search another --name"
         )
-    # The same text may lie elsewhere by now: the fingerprint has decided that.
-    found = [line for line in differences(info.spec, spec) if not line.startswith("data.corpus ")]
+    found = space_differences(info.spec, spec)
     if found:
         raise SpaceChangedError(
             f"study {name!r} was started with {found[0]}"

@@ -20,6 +20,7 @@ from lmsearch.store.records import (
     find_study,
     read_study,
     store_info,
+    without_seed,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
@@ -69,7 +70,7 @@ def leaders(trials: Sequence[TrialRecord], top: int) -> list[TrialRecord]:
     complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda t: (t.perplexity, t.number))
     found: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
     for trial in complete:
-        found.setdefault(tuple(sorted((path, v) for path, v in trial.params.items() if path != SEED)), trial)
+        found.setdefault(without_seed(trial.params), trial)
     return list(found.values())[:top]
 
 

@@ -12,7 +12,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES
 from lmsearch.errors import ConfigError, nearest
-from lmsearch.spec import StudySpec, differences, parse_study
+from lmsearch.spec import parse_study, space_differences
 from lmsearch.store.records import StudyInfo
 
 _PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")
@@ -33,16 +33,12 @@ def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
         document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
     text = tomlkit.dumps(document)
     changed = parse_study(text, folder, "the changed study file")
-    if not _space_differences(info.spec, changed):
+    if not space_differences(info.spec, changed):
         raise ConfigError(
             f"nothing of the space of {info.ref.name} would change; go on with it by: lmsearch run, and --more for "
             "more trials"
         )
     return text
-
-
-def _space_differences(old: StudySpec, new: StudySpec) -> list[str]:
-    return [line for line in differences(old, new) if not line.startswith("data.corpus ")]
 
 
 def _apply(document: Any, change: str) -> None:

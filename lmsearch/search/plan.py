@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmsearch.config import RunConfig, Value
+from lmsearch.config import RunConfig, Value, spell_value
 from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.search.findings import spell_bytes
 from lmsearch.search.machine import free_memory, memory_left
@@ -74,8 +74,7 @@ def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
     named += [("smallest", lows), ("largest", highs)]
     for path, value in spec.open.items():
         for end in value.ends():
-            spelled = str(end).lower() if isinstance(end, bool) else str(end)
-            named.append((f"{path} = {spelled}", middles | {path: end}))
+            named.append((f"{path} = {spell_value(end)}", middles | {path: end}))
     found: dict[tuple[Any, ...], Point] = {}
     for what, params in named:
         config = spec.close(params, vocabulary_size)
@@ -202,4 +201,4 @@ def _with(point: Point, found: Mapping[str, Any]) -> Point:
 
 
 def _told(point: Point) -> str:
-    return ", ".join(f"{path} = {value}" for path, value in point.params.items())
+    return ", ".join(f"{path} = {spell_value(value)}" for path, value in point.params.items())

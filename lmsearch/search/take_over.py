@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError, StudyError
 from lmsearch.search.strategies import distribution
-from lmsearch.spec import StudySpec, differences
+from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, open_study, read_epochs
 from lmsearch.store.storage import FencedStorage
@@ -41,8 +41,8 @@ def check_source(storage: FencedStorage, source: str, name: str, spec: StudySpec
             f"{corpus.description} (fingerprint {corpus.fingerprint}): their perplexities cannot be compared, "
             "so leave --from out"
         )
-    for line in differences(info.spec, spec):
-        if line.startswith(_MUST_AGREE) and not line.startswith("data.corpus "):
+    for line in space_differences(info.spec, spec):
+        if line.startswith(_MUST_AGREE):
             raise StudyError(
                 f"study {source!r} was started with {line}: their perplexities cannot be compared, so leave --from out"
             )

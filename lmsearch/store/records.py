@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -119,6 +119,11 @@ class StudyRecord:
 def confirmation_name(study: str) -> str:
     """Give the name of the study that runs another one's leaders once more, on fresh seeds."""
     return f"{study}.confirm"
+
+
+def without_seed(params: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """Give a configuration apart from its seed, as a key."""
+    return tuple(sorted((path, value) for path, value in params.items() if path != SEED))
 
 
 def lmsearch_studies(storage: FencedStorage) -> list[str]:

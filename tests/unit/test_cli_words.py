@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lmsearch.cli.live import _Lines, render, spark
-from lmsearch.cli.options import check_name, command_text, duration, parse_storage, spell_seconds, spell_value
+from lmsearch.cli.options import check_name, command_text, duration, parse_storage, spell_seconds
 from lmsearch.cli.run import _own_words, brought_studies
+from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.results.best import trials_csv
 from lmsearch.search import host
