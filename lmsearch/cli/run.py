@@ -193,7 +193,7 @@ def _conclude(
     """Write the results, say what was found, and give the exit code."""
     results = _results(setup, record)
     files = write_files(results, setup.folder, command, setup.url)
-    keeper.end(record, interrupted=bool(received))
+    keeper.end(results, interrupted=bool(received))
     if options["as_json"]:
         click.echo(json.dumps(_document(setup, results, files), indent=2))
     else:
@@ -237,6 +237,8 @@ def _document(setup: Setup, results: "Results", files: "ResultFiles") -> dict[st
 
 
 def _print_found(setup: Setup, results: "Results", files: "ResultFiles") -> None:
+    from lmsearch.results.advice import confirm_words
+
     record, shares = results.record, results.importances
     click.echo()
     click.echo(count_line(record))
@@ -264,8 +266,7 @@ def _print_found(setup: Setup, results: "Results", files: "ResultFiles") -> None
     if files.best_config is not None:
         click.echo("next")
         if results.confirmation is None:
-            confirm = ["lmsearch", "confirm", record.info.ref.name, "--top", "3", "--seeds", "3"]
-            click.echo(f"  {command_text(confirm, setup.url)}")
+            click.echo(f"  {setup.command(confirm_words(results.name))}")
         click.echo(f"  {command_text(['lmsearch', 'report', record.info.ref.name], setup.url)}")
         click.echo(f"  lmsearch train {files.best_config}")
         click.echo(f"  {command_text(['lmsearch', 'dashboard'], setup.url)}")

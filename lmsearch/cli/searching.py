@@ -12,6 +12,7 @@ from lmsearch.config import BUILT_IN_CORPORA
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lmsearch.results.reading import Results
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
     from lmsearch.store.tables import Ticket
@@ -158,36 +159,38 @@ class Keeper:
 
     def look(self, record: "StudyRecord") -> None:
         """Write what has changed, if it is time."""
-        if time.monotonic() >= self._next:
-            self._write(record, plots=True)
-
-    def end(self, record: "StudyRecord", interrupted: bool) -> None:
-        """Write how it ended; plots only where somebody may have looked at them, and nobody waits for the end."""
-        self._write(record, plots=not interrupted and time.monotonic() - self._began > _SHORT_SECONDS)
-
-    def _write(self, record: "StudyRecord", plots: bool) -> None:
-        from dataclasses import replace
-
-        from lmsearch.errors import StoreGoneError
-        from lmsearch.results.publishing import Publisher
         from lmsearch.results.reading import complete
-        from lmsearch.store.records import read_epochs
 
-        began, setup = time.monotonic(), self._setup
-        draw: Any = None
-        if plots:
-            from lmsearch.results import figures
+        if time.monotonic() >= self._next:
+            began = time.monotonic()
+            with self._bearing_with_the_store():
+                self._write(complete(self._setup.storage, record), plots=True)
+            self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
 
-            draw = figures.make_figure
+    def end(self, results: "Results", interrupted: bool) -> None:
+        """Write how it ended; plots only where somebody may have looked at them, and nobody waits for the end."""
+        with self._bearing_with_the_store():
+            self._write(results, plots=not interrupted and time.monotonic() - self._began > _SHORT_SECONDS)
+
+    @staticmethod
+    def _bearing_with_the_store() -> "contextlib.AbstractContextManager[None]":
+        """Leave what the dashboard shows where the store is gone: the launcher finds out, and says so."""
+        from lmsearch.errors import StoreGoneError
+
+        return contextlib.suppress(StoreGoneError, KeyError)
+
+    def _write(self, results: "Results", plots: bool) -> None:
+        from lmsearch.results.publishing import Publisher
+
         if self._publisher is None:
-            self._publisher = Publisher(storage=setup.storage, command=setup.command)
-        # What the dashboard shows is not worth waiting for, nor ending for: the launcher finds out what is gone.
-        with contextlib.suppress(StoreGoneError, KeyError):
-            epochs = read_epochs(setup.storage, record.info.ref)
-            trials = tuple(replace(trial, epochs=tuple(epochs.get(trial.number, ()))) for trial in record.trials)
-            results = complete(setup.storage, replace(record, trials=trials))
-            self._publisher.publish(results, setup.folder, draw)
-        self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
+            self._publisher = Publisher(storage=self._setup.storage, command=self._setup.command)
+        if not plots:
+            self._publisher.publish(results, self._setup.folder)
+            return
+        from lmsearch.results.figures import make_figure
+        from lmsearch.results.reading import with_epochs
+
+        self._publisher.publish(with_epochs(self._setup.storage, results), self._setup.folder, make_figure)
 
 
 def why_over(setup: Setup) -> str:

@@ -138,6 +138,11 @@ def edge_sentence(edge: Edge) -> str:
     return f"{edge}: what is best may lie beyond it"
 
 
+def confirm_words(study: str) -> list[str]:
+    """Give the command that tells whether a study's best is really the best, as it is advised."""
+    return ["lmsearch", "confirm", study, "--top", "3", "--seeds", "3"]
+
+
 def confirmation_sentence(confirmation: Confirmation) -> str:
     """Say in words whether the winner is real."""
     leaders, winner = confirmation.leaders, confirmation.winner

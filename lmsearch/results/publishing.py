@@ -13,7 +13,7 @@ from optuna.trial import Trial
 
 from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
-from lmsearch.results.advice import Command, edge_sentence, edges, verdict
+from lmsearch.results.advice import Command, confirm_words, edge_sentence, edges, verdict
 from lmsearch.results.reading import Results
 from lmsearch.store.records import StudyInfo, TrialRecord, lmsearch_studies, open_study, optuna_study
 from lmsearch.store.storage import FencedStorage
@@ -134,7 +134,7 @@ def study_note(results: Results, command: Command) -> str:
     lines += [
         command(["lmsearch", "worker", name]) + "    # join, from this or any host",
         command(["lmsearch", "enqueue", name, example]) + "    # one more trial, with values of your own",
-        command(["lmsearch", "confirm", name, "--top", "3", "--seeds", "3"]) + "    # is the best really the best?",
+        command(confirm_words(name)) + "    # is the best really the best?",
         command(["lmsearch", "report", name]) + "    # all of it on one page",
         "```",
     ]

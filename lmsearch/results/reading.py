@@ -1,6 +1,6 @@
 """All that is known of a study, read from the store into frozen plain data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.engine import URL
@@ -17,7 +17,7 @@ from lmsearch.store.records import (
     confirmation_name,
     find_study,
     open_study,
-    optuna_study,
+    read_epochs,
     read_study,
     without_seed,
 )
@@ -94,9 +94,7 @@ def read(study: str, storage: str | URL | FencedStorage) -> Results:
         storage = parse_url(storage)
     if isinstance(storage, URL):
         storage = open_storage(storage)
-    cached = optuna_study(storage, open_study(storage, study).ref.name)
-    record = read_study(storage, open_study(storage, study), cached, epochs=True)
-    return complete(storage, record)
+    return complete(storage, read_study(storage, open_study(storage, study), epochs=True))
 
 
 def complete(storage: FencedStorage, record: StudyRecord) -> Results:
@@ -107,6 +105,13 @@ def complete(storage: FencedStorage, record: StudyRecord) -> Results:
         importances=importances(storage, record),
         looks=tuple(study_looks(storage, record.info.ref.id)),
     )
+
+
+def with_epochs(storage: FencedStorage, results: Results) -> Results:
+    """Add what each epoch gave to results that were read without."""
+    epochs = read_epochs(storage, results.record.info.ref)
+    trials = tuple(replace(trial, epochs=tuple(epochs.get(trial.number, ()))) for trial in results.record.trials)
+    return replace(results, record=replace(results.record, trials=trials))
 
 
 def read_confirmation(storage: FencedStorage, record: StudyRecord) -> Confirmation | None:

@@ -13,6 +13,7 @@ from lmsearch.results.advice import (
     Command,
     Edge,
     budget_sentences,
+    confirm_words,
     confirmation_sentence,
     edge_line,
     edge_sentence,
@@ -66,7 +67,7 @@ def next_commands(results: Results) -> list[list[str]]:
     if results.confirmation is not None and results.confirmation.done < results.confirmation.total:
         found.append(["lmsearch", "worker", results.confirmation.name])
     if results.confirmation is None:
-        found.append(["lmsearch", "confirm", name, "--top", "3", "--seeds", "3"])
+        found.append(confirm_words(name))
     elif results.confirmation.verdict == "tie":
         seeds = max((len(leader.perplexities) for leader in results.confirmation.leaders), default=3)
         top = str(len(results.confirmation.leaders))
@@ -100,13 +101,18 @@ def _confirmation(results: Results, command: Command) -> Section:
     found = results.confirmation
     title = "Is the winner real?"
     if found is None:
-        ask = ["lmsearch", "confirm", results.name, "--top", "3", "--seeds", "3"]
         words = [
             "Nobody knows yet. The best of many trials is the luckiest of them: its perplexity is one training with "
             "one seed. This trains the three best once more, with three fresh seeds each, and compares them "
             "seed by seed:"
         ]
-        return Section(id="confirmation", title=title, words=words, code=[command(ask)], tables=_looks(results))
+        return Section(
+            id="confirmation",
+            title=title,
+            words=words,
+            code=[command(confirm_words(results.name))],
+            tables=_looks(results),
+        )
     rows = []
     differences = [None, *(found.comparison.differences if found.comparison else ())]
     for rank, leader in enumerate(found.leaders):
@@ -170,12 +176,8 @@ def _what_matters(results: Results) -> Section:
         id="what-matters",
         title="Which hyperparameters matter",
         plots=_plots(results, captions),
-        words=_missing(results),
+        words=[] if results.importances else ["Too few trials are complete to tell."],
     )
-
-
-def _missing(results: Results) -> list[str]:
-    return [] if results.importances else ["Too few trials are complete to tell."]
 
 
 def _ranges(results: Results, command: Command) -> Section:
