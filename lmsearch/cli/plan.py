@@ -71,7 +71,12 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     connections = _connections(storage, store_timeout, found.workers)
     free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
     if options["as_json"]:
-        told = dataclasses.asdict(found) | {"hours": found.hours, "disk": found.disk, "free_disk": free_disk}
+        told = dataclasses.asdict(found) | {
+            "hours": found.hours,
+            "all_memory": found.memory,
+            "disk": found.disk,
+            "free_disk": free_disk,
+        }
         click.echo(json.dumps(told | {"connections": connections}, indent=2))
         return
     _print(found, spec, devices, free_disk, connections)
@@ -108,9 +113,9 @@ def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int,
     )
     if spec.settings.pruner != "none":
         click.echo(f"             less with the pruner {spec.settings.pruner}, which stops what does not promise")
-    most = found.workers * max(point.memory or 0 for point in found.points)
     free = "" if found.free is None else f"; {spell_bytes(found.free)} are free"
-    click.echo(f"memory       at most {spell_bytes(most)} for all workers{free}")
+    where = "all workers" if found.sharing == found.workers else f"the {found.sharing} workers that share a GPU"
+    click.echo(f"memory       at most {spell_bytes(found.memory)} for {where}{free}")
     short = "  LESS THAN THAT IS FREE" if found.disk > free_disk else ""
     click.echo(f"disk         at most {spell_bytes(found.disk)} for checkpoints and weights; "
                f"{spell_bytes(free_disk)} are free{short}")  # fmt: skip

@@ -19,24 +19,33 @@ from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.train import open_device, train
 from lmsearch.text.corpus import Corpus, open_corpus
 
-_WARM_STEPS = 2  # the first steps also make what later ones use again
-_STEPS = 12
-_SECONDS = 4.0  # of training, once warm
+_WARM_STEPS = 2  # the first steps also make what later ones use again, on a GPU for seconds
+_STEPS = 12  # at least, once warm
+_SECONDS = (1.0, 4.0)  # at least, and at most, once warm
 _BLOCKS = 6
+_CONTEXT = 700_000_000  # bytes that CUDA itself takes for a process; 558 to 649 MiB were seen on an H100 with CUDA 13
 
 
 def measure(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str, Any]:
-    """Train and evaluate a few batches; give seconds per epoch, tokens per second, and bytes of all that it takes."""
+    """Train and evaluate a few batches; give seconds per epoch, tokens per second, and bytes of all that it takes.
+
+    `free` is what the device had before, on a GPU only.
+    """
     begin_measuring(device)
-    began, tokens = time.perf_counter(), 0
-    for steps, event in enumerate(train(config, corpus, device, None), 1):
-        if steps == _WARM_STEPS:
+    free = torch.cuda.mem_get_info(device)[0] + _CONTEXT if device.type == "cuda" else None
+    marks = [(time.perf_counter(), 0)]  # when, and tokens until then
+    for event in train(config, corpus, device, None):
+        if event.tokens == marks[-1][1]:
+            break  # the epoch's training is over
+        if len(marks) <= _WARM_STEPS:
             _wait(device)
-            began, tokens = time.perf_counter(), event.tokens
-        elif steps >= _WARM_STEPS + _STEPS or time.perf_counter() - began > _SECONDS:
+        marks.append((time.perf_counter(), event.tokens))
+        steps, seconds = len(marks) - 1 - _WARM_STEPS, marks[-1][0] - marks[min(_WARM_STEPS, len(marks) - 1)][0]
+        if (steps >= _STEPS and seconds > _SECONDS[0]) or (steps > 0 and seconds > _SECONDS[1]):
             break
     _wait(device)
-    speed = max(1, event.tokens - tokens) / max(1e-9, time.perf_counter() - began)
+    warm = marks[_WARM_STEPS] if len(marks) > _WARM_STEPS + 1 else marks[0]
+    speed = (marks[-1][1] - warm[1]) / (time.perf_counter() - warm[0])
     saved = event.state()
     blocks, seconds = _evaluate(config, corpus, device)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in LanguageModel(
@@ -45,7 +54,8 @@ def measure(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str
     return {
         "tokens_per_second": speed,
         "epoch_seconds": len(corpus.train.tokens) / speed + seconds / max(1, blocks[0]) * blocks[1],
-        "memory": peak_memory(device),
+        "memory": _memory(device),
+        "free": free,
         "checkpoint": len(saved.to_bytes()),
         "weights": weights,
     }
@@ -62,6 +72,11 @@ def _evaluate(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[
             break
     _wait(device)
     return (done, len(blocks)), time.perf_counter() - began
+
+
+def _memory(device: torch.device) -> int:
+    """Give the bytes that this process took of its device, those that its allocator keeps and CUDA's own with them."""
+    return torch.cuda.max_memory_reserved(device) + _CONTEXT if device.type == "cuda" else peak_memory(device)
 
 
 def _wait(device: torch.device) -> None:
@@ -82,7 +97,7 @@ def main() -> None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        found = {"memory_failure": str(error), "memory": peak_memory(device)}
+        found = {"memory_failure": str(error), "memory": _memory(device)}
     print(json.dumps(found))
 
 

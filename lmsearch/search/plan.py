@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,8 @@ class Plan:
     trials: int
     epochs: int
     workers: int
-    free: float | None  # bytes of memory, of the host or of its control group
+    sharing: int  # workers that share one memory: all on a CPU, else those of the fullest GPU
+    free: float | None  # bytes of memory: of the first GPU, of the host, or of its control group
 
     @property
     def middle(self) -> Point:
@@ -53,6 +55,11 @@ class Plan:
         """Give the hours of the whole search, if nothing is pruned."""
         waves = max(self.trials / self.workers, 1.0)
         return waves * self.epochs * (self.middle.epoch_seconds or 0.0) / 3600
+
+    @property
+    def memory(self) -> int:
+        """Give the most bytes that the workers take that share one memory."""
+        return self.sharing * max(point.memory or 0 for point in self.points)
 
     @property
     def disk(self) -> int:
@@ -114,10 +121,13 @@ def make_plan(
     points = space_points(spec, vocabulary_size)
     device = devices[0]
     measured = []
+    left = [size for size in (free_memory(), memory_left()) if size is not None] if device == "cpu" else []
     for point in points:
         say(f"measuring {point.what}: {point.parameters:,} parameters")
         config = spec.close(point.params, vocabulary_size)
-        measured.append(_with(point, _ask(config, [device], cache, allow_pickle)[0]))
+        found = _ask(config, [device], cache, allow_pickle)[0]
+        left += [] if found["free"] is None else [found["free"]]
+        measured.append(_with(point, found))
     middle = next(point for point in measured if point.what == "middle")
     if len(devices) > 1:
         say(f"measuring {len(devices)} workers at once")
@@ -131,13 +141,13 @@ def make_plan(
             )
             for point in measured
         ]
-    left = [size for size in (free_memory(), memory_left()) if size is not None]
     plan = Plan(
         points=tuple(measured),
         trials=trials,
         epochs=spec.epochs,
         workers=len(devices),
-        free=min(left) if device == "cpu" and left else None,
+        sharing=len(devices) if device == "cpu" else max(Counter(devices).values()),
+        free=min(left, default=None),
     )
     _check_memory(plan)
     return plan
@@ -145,10 +155,9 @@ def make_plan(
 
 def _check_memory(plan: Plan) -> None:
     largest = max(plan.points, key=lambda point: point.memory or 0)
-    wanted = plan.workers * (largest.memory or 0)
-    if plan.free is not None and wanted > plan.free:
+    if plan.free is not None and plan.memory > plan.free:
         raise ConfigError(
-            f"{plan.workers} workers at the point {_told(largest)} take {spell_bytes(wanted)} of memory, and "
+            f"{plan.sharing} workers at the point {_told(largest)} take {spell_bytes(plan.memory)} of memory, and "
             f"{spell_bytes(plan.free)} are free: take fewer --workers, or make the space smaller there"
         )
 

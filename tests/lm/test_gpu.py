@@ -16,6 +16,7 @@ from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.pointer import cache_probabilities, read_text
 from lmsearch.lm.train import Epoch, Step, TrainState, open_device, train
 from lmsearch.lm.trained import TrainedModel
+from lmsearch.search.measure import measure
 from tests.factories import make_corpus, make_run
 
 pytestmark = pytest.mark.gpu
@@ -104,6 +105,14 @@ def test_memory_that_runs_out_is_recognised_and_can_be_used_again(cuda: torch.de
     begin_measuring(cuda)
     assert len(losses(make_run(), cuda)) == 2
     assert 0 < peak_memory(cuda) < 50 * 2**20
+
+
+def test_what_is_measured_before_a_search_is_what_an_epoch_then_takes(cuda: torch.device) -> None:
+    config, corpus = make_run(model__hidden_size=400, train__bptt=70, train__batch_size=20), make_corpus(200_000)
+    found = measure(config, corpus, cuda)
+    first, second = (event for event in train(config, corpus, cuda) if isinstance(event, Epoch))
+    assert found["epoch_seconds"] == pytest.approx(second.seconds, rel=0.5), first.seconds
+    assert peak_memory(cuda) < found["memory"] < found["free"]
 
 
 def test_a_trained_model_says_there_what_it_says_here(cuda: torch.device) -> None:

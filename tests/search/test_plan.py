@@ -1,11 +1,20 @@
 """What a search would cost: which points are looked at, what is measured, and what is refused."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+
+from lmsearch.lm.train import Event, train
+from lmsearch.search import measure as measuring
+from lmsearch.search.measure import measure
 from lmsearch.search.plan import space_points
 from tests.conftest import Cli
-from tests.factories import TINY_STUDY, make_spec, write_study
+from tests.factories import TINY_STUDY, make_corpus, make_run, make_spec, write_study
 
 SIZES = TINY_STUDY.replace("hidden_size = 6", "hidden_size = { low = 4, high = 64, log = true }").replace(
     "num_layers = 1", "num_layers = 2"
@@ -46,3 +55,18 @@ def test_a_space_with_a_point_that_cannot_run_is_refused(cli: Cli, tmp_path: Pat
     assert "cannot run here" in said.stderr
     said = cli("plan", "tiny.toml", "--sampler", "grid")
     assert (said.returncode, "model.hidden_size is open without a grid" in said.stderr) == (2, True)
+
+
+def test_steps_that_only_warm_up_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_to_begin(*given: Any) -> Iterator[Event]:
+        for number, event in enumerate(train(*given)):
+            time.sleep(0.3 if number < 2 else 0)  # as on a GPU, longer than all that is measured
+            yield event
+
+    monkeypatch.setattr(measuring, "train", slow_to_begin)
+    monkeypatch.setattr(measuring, "_SECONDS", (0.0, 0.2))
+    corpus = make_corpus(4_000)
+    found = measure(make_run(), corpus, torch.device("cpu"))
+    assert found["tokens_per_second"] > 300 and found["free"] is None
+    # A text of fewer steps than are awaited is measured with all its steps.
+    assert measure(make_run(), make_corpus(30), torch.device("cpu"))["tokens_per_second"] < 1000
