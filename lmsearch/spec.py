@@ -3,11 +3,14 @@
 import itertools
 import json
 import math
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
+
+import tomlkit
 
 from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES, DataConfig, RunConfig, Value, coerce, parse_budget
 from lmsearch.errors import ConfigError, nearest
@@ -100,6 +103,15 @@ class StudySpec:
     def data(self) -> DataConfig:
         """Give the text's settings, which are never open; the corpus is a built-in name or an absolute path."""
         return RunConfig.from_paths({p: v for p, v in self.fixed.items() if p.startswith("data.")}).data
+
+    def text_from(self, folder: Path) -> str:
+        """Give the file's text, with a corpus that is a path named from `folder`; comments stay."""
+        corpus = self.data.corpus
+        if corpus in BUILT_IN_CORPORA:
+            return self.text
+        document = tomlkit.parse(self.text)
+        document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+        return tomlkit.dumps(document)
 
     def close(self, params: Mapping[str, Value], vocabulary_size: int) -> RunConfig:
         """Close every open value with `params`, which must name exactly the open ones."""

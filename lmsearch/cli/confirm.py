@@ -16,6 +16,7 @@ from lmsearch.cli.options import (
     storage_option,
     work_options,
     work_words,
+    workers_option,
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many leaders.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fresh seeds for each.")
 @storage_option
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@workers_option
 @click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only what was found.")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, storage_option, work_options
+from lmsearch.cli.options import json_option, open_store, storage_option, work_options, workers_option
 from lmsearch.cli.run import run
 from lmsearch.errors import ConfigError
 
@@ -20,8 +20,7 @@ from lmsearch.errors import ConfigError
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
 @click.option("--trials", type=click.IntRange(min=1), help="How many new trials, instead of the file's number.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@workers_option
 @click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only what was found.")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lmsearch.store.records import StudyRecord, TrialRecord
 
 _LINE_SECONDS = 30.0  # the longest silence of the plain view
-_LEAST_COMPLETE = 10  # trials before anything is said of a range
 _SPARK_WIDTH = 24
 _SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -143,7 +142,7 @@ def spell_params(trial: "TrialRecord") -> str:
 
 def worries(record: "StudyRecord") -> list[str]:
     """List what a person should look at while the search runs: ends of ranges that the best crowd."""
-    if record.count("complete") < _LEAST_COMPLETE:
+    if record.best is None:  # what follows loads SciPy, which the first seconds of a search do without
         return []
     from lmsearch.results.advice import edge_sentence, edges
 

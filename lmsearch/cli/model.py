@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import RUNS, json_option, open_store, pickle_option, storage_option
+from lmsearch.cli.options import RUNS, device_option, json_option, open_store, pickle_option, storage_option
 from lmsearch.cli.progress import reading_bar
 from lmsearch.errors import ConfigError, LmsearchError
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
-_device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 
 
 def find_model(text: str) -> Path:
@@ -40,7 +39,7 @@ def _open(text: str, device: str) -> tuple[Path, "TrainedModel"]:
 
 @click.command()
 @click.argument("model")
-@_device
+@device_option
 @storage_option
 @pickle_option
 @json_option
@@ -114,7 +113,7 @@ def _tell_study(
 @click.option("--trials", type=click.IntRange(min=5), default=30, show_default=True, help="Pairs that are tried.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
 @click.option("--test", "with_test", is_flag=True, help="Then look at the test split, once, with what was found.")
-@_device
+@device_option
 @storage_option
 @pickle_option
 @json_option
@@ -173,7 +172,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 @click.command()
 @click.argument("model")
 @click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A file; also .gz.")
-@_device
+@device_option
 @json_option
 def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
     """Give the exact perplexity of any text, over the model's whole vocabulary.
@@ -214,7 +213,7 @@ def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities, without `out`."
 )
-@_device
+@device_option
 @json_option
 def predict(
     model: str,
@@ -283,7 +282,7 @@ def _told_next(candidates: dict[str, Any]) -> str:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same text.")
 @click.option("--no-unk/--unk", default=True, show_default=True, help="Whether never to write <unk>.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts.")
-@_device
+@device_option
 def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
     """Let a model write.
 

@@ -125,6 +125,19 @@ def check_name(name: str) -> None:
         raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {RUNS}")
 
 
+def device_option(function: F) -> F:
+    """Add --device, of one training."""
+    return click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")(function)
+
+
+def workers_option(function: F) -> F:
+    """Add --workers and --device, of several trainings at once."""
+    told = "cpu, cuda (all GPUs in turn), cuda:1, auto."
+    device = click.option("--device", default="auto", show_default=True, help=told)
+    told = "Processes; by default one a GPU, else one a CPU."
+    return click.option("--workers", type=click.IntRange(min=1), help=told)(device(function))
+
+
 def pickle_option(function: F) -> F:
     """Add --allow-pickle."""
     told = "Read a corpus of object arrays, which can run code: where you trust it. See: lmsearch data convert"

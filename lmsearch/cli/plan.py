@@ -17,6 +17,7 @@ from lmsearch.cli.options import (
     pickle_option,
     spell_seconds,
     storage_option,
+    workers_option,
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.run import find_study_file
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 @storage_option
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--trials", type=click.IntRange(min=1), help="How many trials, instead of the file's number.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@workers_option
 @pickle_option
 @json_option
 def plan(study_file: str, storage: str, store_timeout: float | None, **options: Any) -> None:

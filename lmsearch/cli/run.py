@@ -18,6 +18,7 @@ from lmsearch.cli.options import (
     storage_option,
     work_options,
     work_words,
+    workers_option,
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
 @click.option("--trials", type=click.IntRange(min=1), help="How many trials the study owes altogether.")
 @click.option("--more", type=click.IntRange(min=1), help="Owe so many trials more than now.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one a GPU, else one a CPU.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda (all GPUs in turn), cuda:1, auto.")
+@workers_option
 @click.option("--from", "source", metavar="STUDY", help="Take over the trials of another study that fit this space.")
 @click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
 @work_options

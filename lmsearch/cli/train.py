@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import RUNS, check_name, json_option, pickle_option
+from lmsearch.cli.options import RUNS, check_name, device_option, json_option, pickle_option
 from lmsearch.cli.progress import reading_bar
 from lmsearch.errors import ConfigError, SearchFailedError, nearest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the config's.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Instead of the config's; again for more.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier training of the same name stopped.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@device_option
 @pickle_option
 @json_option
 def train(config: Path, **options: Any) -> int:

@@ -9,6 +9,7 @@ from lmsearch.cli.options import (
     RUNS,
     WORK_STORE_SECONDS,
     command_text,
+    device_option,
     duration,
     parse_storage,
     storage_option,
@@ -21,7 +22,7 @@ from lmsearch.cli.options import (
 @click.command()
 @click.argument("study")
 @storage_option
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@device_option
 @click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
 @click.option("--until", metavar="3h50m", callback=duration, help="Stop after so long; what runs is saved.")
 @work_options

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import tomlkit
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
 from lmsearch.errors import StudyError
@@ -47,7 +46,7 @@ def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
 
 def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     record, best = results.record, results.winner
-    replace_file(folder / "study.toml", relocated_study(record.info, folder))
+    replace_file(folder / "study.toml", record.info.spec.text_from(folder))
     replace_file(folder / "trials.csv", trials_csv(record))
     if best is None:
         return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
@@ -128,16 +127,6 @@ def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
     if config.data.corpus not in BUILT_IN_CORPORA:
         tables["data"]["corpus"] = os.path.relpath(config.data.corpus, folder.resolve())
     return dict(tables)
-
-
-def relocated_study(info: StudyInfo, folder: Path) -> str:
-    """Give the study file as run, with a corpus that is a path named from `folder`; comments stay."""
-    corpus = info.spec.data.corpus
-    if corpus in BUILT_IN_CORPORA:
-        return info.spec.text
-    document = tomlkit.parse(info.spec.text)
-    document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
-    return tomlkit.dumps(document)
 
 
 def trials_csv(record: StudyRecord) -> str:

@@ -22,7 +22,7 @@ from lmsearch.results.advice import (
     time_sentences,
     verdict,
 )
-from lmsearch.results.best import confirmation_document, relocated_study, source_commit, versions
+from lmsearch.results.best import confirmation_document, source_commit, versions
 from lmsearch.results.figures import make_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
@@ -266,7 +266,7 @@ def _provenance(results: Results, command: Command) -> Section:
     return Section(
         id="provenance",
         title="The study file, and where this comes from",
-        code=[relocated_study(info, Path("runs") / results.name)],
+        code=[info.spec.text_from(Path("runs") / results.name)],
         tables=[Table(head=("what", "which"), rows=rows)],
     )
 

@@ -1,7 +1,6 @@
 """A study's file with some values changed: the beginning of a new study, since a study never changes its space."""
 
 import contextlib
-import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES
+from lmsearch.config import FIELD_TYPES
 from lmsearch.errors import ConfigError, nearest
 from lmsearch.spec import parse_study, space_differences
 from lmsearch.store.records import StudyInfo
@@ -25,12 +24,9 @@ def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
     open (`model.weight_dropout.high`). Raises `ConfigError` for a name or a value that cannot be, and where nothing of
     the space would change.
     """
-    document = tomlkit.parse(info.spec.text)
+    document = tomlkit.parse(info.spec.text_from(folder))
     for change in changes:
         _apply(document, change)
-    corpus = info.spec.data.corpus
-    if corpus not in BUILT_IN_CORPORA:
-        document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
     text = tomlkit.dumps(document)
     changed = parse_study(text, folder, "the changed study file")
     if not space_differences(info.spec, changed):
