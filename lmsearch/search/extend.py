@@ -42,6 +42,8 @@ def _apply(document: Any, change: str) -> None:
     names = name.strip().split(".")
     if not equals or len(names) not in (2, 3):
         raise ConfigError(f"--set {change!r} is not NAME=VALUE; write --set model.weight_dropout.high=0.9")
+    if names[0] == "data":
+        raise ConfigError("perplexities over another text cannot be compared: write a study file of its own for it")
     path = ".".join(names[:2])
     if path not in FIELD_TYPES and path != "model.parameters" and names[0] != "study":
         raise ConfigError(f"unknown name {path}{nearest(path, [*FIELD_TYPES, 'model.parameters'])}")

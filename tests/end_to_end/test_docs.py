@@ -22,7 +22,7 @@ from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("getting-started.md", "samplers-and-pruners.md", "reading-a-report.md")
+PAGES = ("getting-started.md", "samplers-and-pruners.md", "reading-a-report.md", "texts.md")
 STUDY = (
     TINY_STUDY.replace("trials = 3", "trials = 14")
     .replace("epochs = 3", "epochs = 2")
@@ -64,6 +64,7 @@ def shell(folder: Path, command: str, **environment: str) -> "subprocess.Complet
 @pytest.mark.parametrize("page", PAGES)
 def test_the_console_blocks_of_a_page_run_one_after_the_other(page: str, tmp_path: Path) -> None:
     prepare(tmp_path)
+    _prepare_predictions_and_arrays(tmp_path)
     blocks = re.findall(r"^```console\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
     assert blocks
     for block in blocks:

@@ -53,6 +53,7 @@ def test_a_value_is_fixed_opened_or_changed(
         ("model.num_layers.high=4", "model.num_layers is not open in this study"),
         ("model.weight_dropout.high=1.5", "model.weight_dropout must be at least 0 and below 1, got 1.5"),
         ("model.weight_dropout.high=0.7", "nothing of the space of made would change"),
+        ("data.corpus=other", "perplexities over another text cannot be compared"),
         ("study.trials=50", "nothing of the space of made would change"),
     ],
 )

@@ -3,7 +3,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
+import pytest
+
+from lmsearch.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,3 +26,20 @@ def test_every_link_between_pages_leads_somewhere() -> None:
     for page in pages:
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} names {target}"
+
+
+def named_commands() -> Iterator[tuple[str, str]]:
+    """Give the commands that stand inside of sentences, with their page."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for command in re.findall(r"`lmsearch ([^`]*)`", page.read_text()):
+            yield page.name, command
+
+
+@pytest.mark.parametrize(("page", "command"), [*named_commands()])
+def test_a_command_in_a_sentence_and_its_options_are_there(page: str, command: str) -> None:
+    found: click.Command = cli
+    words = command.split()
+    while isinstance(found, click.Group) and words:
+        found = found.commands[words.pop(0)]
+    options = {option for parameter in found.params for option in parameter.opts}
+    assert {word.strip("[]") for word in words if word.strip("[").startswith("--")} <= options
