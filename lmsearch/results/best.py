@@ -153,7 +153,11 @@ def trials_csv(record: StudyRecord) -> str:
 
 
 def require_winner(results: Results) -> TrialRecord:
-    """Give the confirmed winner, else the best trial; raises `StudyError` where none is complete yet."""
+    """Give the confirmed winner, else the best trial.
+
+    Raises `StudyError` where none is complete, and for a confirmation.
+    """
+    results.record.info.require_search()
     if results.winner is None:
         raise StudyError(f"no trial of {results.name} is complete yet")
     return results.winner

@@ -15,7 +15,7 @@ from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
 from lmsearch.results.advice import Command, confirm_words, edge_sentence, edges, verdict
 from lmsearch.results.reading import Results
-from lmsearch.store.records import StudyInfo, TrialRecord, lmsearch_studies, open_study, optuna_study
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, lmsearch_studies, open_study, optuna_study
 from lmsearch.store.storage import FencedStorage
 
 PLOTS = ("budget", "confirmation", "contour", "by-parameters", "by-seconds", "pruning", "timeline")
@@ -52,7 +52,7 @@ class Publisher:
         self._write_note(study, results)
         self._write_trial_notes(study, results)
         self._offer_files(results.record.info, folder)
-        if draw is not None:
+        if draw is not None and not results.record.info.confirms:
             self._write_plots(study, results, draw)
 
     def _write_note(self, study: optuna.Study, results: Results) -> None:
@@ -119,6 +119,8 @@ def study_note(results: Results, command: Command) -> str:
     """Describe a study in Markdown: what it is, how far, what is best, how to join, confirm and add to it."""
     record, name = results.record, results.name
     info = record.info
+    if info.confirms:
+        return _confirmation_note(record, command)
     comments = [line.lstrip("# ").rstrip() for line in info.spec.text.splitlines() if line.startswith("#")]
     lines = [f"## {_plain(name)}", ""]
     lines += [_plain(" ".join(line for line in comments[:6] if line))] if comments else []
@@ -139,6 +141,23 @@ def study_note(results: Results, command: Command) -> str:
         "```",
     ]
     return "\n".join(lines)
+
+
+def _confirmation_note(record: StudyRecord, command: Command) -> str:
+    study = record.info.confirms
+    return "\n".join(
+        (
+            f"## {_plain(record.info.ref.name)}",
+            "",
+            f"The leaders of {_plain(study)} once more, on fresh seeds: {record.done} of {record.total} trainings have "
+            "ended. The lowest perplexity here is the luckiest seed, not the best configuration.",
+            "",
+            "```sh",
+            command(["lmsearch", "worker", record.info.ref.name]) + "    # join, from this or any host",
+            command(["lmsearch", "report", study]) + "    # is the best really the best?",
+            "```",
+        )
+    )
 
 
 def trial_note(trial: TrialRecord) -> str:

@@ -32,7 +32,8 @@ _SHOWN_TRIALS = 20
 
 
 def write_report(results: Results, command: Command) -> str:
-    """Give a study's report as HTML."""
+    """Give a study's report as HTML; raises `StudyError` for a confirmation, which its study's report tells."""
+    results.record.info.require_search()
     sections = [
         _verdict(results, command),
         _confirmation(results, command),

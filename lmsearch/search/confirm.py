@@ -33,9 +33,11 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
     """Owe the pairs of the study's best configurations and fresh seeds that are not owed yet.
 
     The confirmation has the study's space with `train.seed` open and prunes nothing. Its seeds follow the study's
-    own, so that asking for more of them goes on where it stopped. Raises `StudyError` where no trial is complete.
+    own, so that asking for more of them goes on where it stopped. Raises `StudyError` where no trial is
+    complete, and for a confirmation.
     """
     info = open_own_study(storage, study)
+    info.require_search()
     best = leaders(read_study(storage, info).trials, top)
     if not best:
         raise StudyError(f"no trial of {study} is complete yet, so there is nothing to confirm")

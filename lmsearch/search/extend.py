@@ -24,6 +24,7 @@ def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
     open (`model.weight_dropout.high`). Raises `ConfigError` for a name or a value that cannot be, and where nothing of
     the space would change.
     """
+    info.require_search()
     document = tomlkit.parse(info.spec.text_from(folder))
     for change in changes:
         _apply(document, change)

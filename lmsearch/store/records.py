@@ -3,6 +3,7 @@
 import json
 import math
 import secrets
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from lmsearch.store.tickets import list_tickets
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
 _METRIC_NAMES = "study:metric_names"
 
+_CONFIRMATION = ".confirm"  # ends the name of a confirmation
+
 SEED = "train.seed"  # what is open in a confirmation beside what is open in its study
 
 OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting")
@@ -43,6 +46,20 @@ class StudyInfo:
     fingerprint: str
     vocabulary_size: int
     home_id: int  # the study's id when this was written; another one than `ref.id` in a copy
+
+    @property
+    def confirms(self) -> str:
+        """Give the name of the study whose leaders this one trains once more, "" for any other study."""
+        name = self.ref.name.removesuffix(_CONFIRMATION)
+        return name if name != self.ref.name and SEED in self.spec.open else ""
+
+    def require_search(self) -> None:
+        """Raise `StudyError` for a confirmation: it has no best of its own, and its numbers are told of its study."""
+        if self.confirms:
+            raise StudyError(
+                f"{self.ref.name} trains the leaders of {self.confirms} on fresh seeds and is not a search; ask for "
+                f"{self.confirms}, which tells both: lmsearch report {shlex.quote(self.confirms)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +135,7 @@ class StudyRecord:
 
 def confirmation_name(study: str) -> str:
     """Give the name of the study that runs another one's leaders once more, on fresh seeds."""
-    return f"{study}.confirm"
+    return study + _CONFIRMATION
 
 
 def without_seed(params: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

@@ -1,14 +1,20 @@
 """A study's leaders on fresh seeds: what is owed, and what is said of it."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
 from lmsearch.results.advice import confirmation_sentence
-from lmsearch.results.best import best_config
+from lmsearch.results.best import best_config, require_winner
+from lmsearch.results.publishing import study_note
 from lmsearch.results.reading import read
+from lmsearch.results.report import write_report
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec
+from lmsearch.search.extend import extended_text
+from lmsearch.search.launch import Snapshot
 from lmsearch.store.records import SEED
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau
@@ -69,6 +75,27 @@ def test_equal_leaders_are_a_tie_and_a_clear_one_is_the_winner(bureau: Bureau) -
     }
     assert config["result"]["curve"] == list(best[1].curve.values())
     assert config["train"]["seed"] == 1
+
+
+def test_a_confirmation_is_no_search_with_a_best_of_its_own(
+    sqlite_bureau: Bureau, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched(sqlite_bureau)
+    confirm(sqlite_bureau, lambda rank, seed: 90.0 + rank + seed / 10)
+    results = read("tiny.confirm", sqlite_bureau.url)
+    for ask in (
+        lambda: begin_confirmation(sqlite_bureau.storage, "tiny.confirm", top=1, seeds=1),
+        lambda: extended_text(results.record.info, ["train.learning_rate=0.1"], Path()),
+        lambda: write_report(results, shlex.join),
+        lambda: require_winner(results),
+    ):
+        with pytest.raises(StudyError, match=r"tiny\.confirm trains the leaders of tiny .* lmsearch report tiny$"):
+            ask()
+    note = study_note(results, shlex.join)
+    assert "9 of 9 trainings have ended" in note and "lmsearch report tiny " in note and "lmsearch confirm" not in note
+    _Lines().show(Snapshot(record=results.record, seconds=0.0, seconds_left=None, workers=2, notices=()))
+    told = capsys.readouterr().out
+    assert told.count(": complete, perplexity") == 9 and "best so far" not in told and "look:" not in told
 
 
 def test_what_differs_by_less_than_the_seeds_do_is_a_tie(sqlite_bureau: Bureau) -> None:
