@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ input_dropout = { low = 0.0, high = 0.6 }
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Leaders of a simulated confirmation: true means in deviations of a seed, and how often somebody looks."""
+
+    means: list[float]
+    looks: int = 1  # each after the first at twice the seeds
+    like: list[int] | None = None
+
+
 def residuals() -> list[np.ndarray]:
     """Give each real leader's deviations from its mean, in units of the deviation of all of them."""
     stored = json.loads(NOISE.read_text())["leaders"]
@@ -58,34 +68,42 @@ def residuals() -> list[np.ndarray]:
     return [row / whole for row in centred]
 
 
-def real_noise(rng: np.random.Generator, rows: int, seeds: int) -> np.ndarray:
-    """Draw deviations of leaders (rows) over seeds, each leader's from one real leader's, smoothed a little."""
+def real_noise(rng: np.random.Generator, rows: int, seeds: int, like: Sequence[int] | None = None) -> np.ndarray:
+    """Draw deviations of leaders (rows) over seeds, each leader's from one real leader's, smoothed a little.
+
+    `like` says which real leader each is like; without, chance does.
+    """
     real = residuals()
-    drawn = np.array([rng.choice(real[rng.integers(len(real))], seeds) for _ in range(rows)])
+    drawn = np.array([rng.choice(real[one], seeds) for one in like or rng.integers(len(real), size=rows)])
     smooth = 0.2
     return (drawn + smooth * rng.normal(size=drawn.shape)) / math.sqrt(1 + smooth**2)
 
 
-def called(rng: np.random.Generator, means: list[float], seeds: int) -> bool:
-    """Simulate one confirmation; tell whether its winner was called."""
-    comparison = compare((np.array(means)[:, None] + real_noise(rng, len(means), seeds)).tolist())
-    return comparison is not None and comparison.is_called
+def called(rng: np.random.Generator, case: Case, seeds: int) -> bool:
+    """Simulate one confirmation; tell whether its winner was called, at any of its looks."""
+    stages = [seeds * 2**look for look in range(case.looks)]
+    table = np.array(case.means)[:, None] + real_noise(rng, len(case.means), stages[-1], case.like)
+    found = [compare(table[:, :stage].tolist(), looks=look) for look, stage in enumerate(stages, 1)]
+    return any(one is not None and one.is_called for one in found)
 
 
 def confirm_rates(studies: int) -> dict[str, dict[int, float]]:
     """Give, by case and number of seeds, the share of studies in which a winner was called."""
-    cases: dict[str, list[float]] = {
-        "no winner: three equal": [0, 0, 0],
-        "no winner: two equal, one 4 worse": [0, 0, 4],
-        "no winner: five equal": [0, 0, 0, 0, 0],
+    noisy = sorted(range(len(residuals())), key=lambda one: -float(residuals()[one].std()))
+    cases = {
+        "no winner: two equal": Case([0, 0]),
+        "no winner: three equal": Case([0, 0, 0]),
+        "no winner: five equal": Case([0, 0, 0, 0, 0]),
+        "no winner: two equal, one 4 worse": Case([0, 0, 4]),
+        "no winner: the two noisiest equal, two calm ones 8 worse": Case([0, 0, 8, 8], like=noisy),
+        "no winner: two equal, asked four times, each with twice the seeds": Case([0, 0], looks=4),
     }
-    cases |= {f"a winner, {gap} better than two": [0, gap, gap] for gap in GAPS}
+    cases |= {f"a winner, {gap} better than two": Case([0, gap, gap]) for gap in GAPS}
     found: dict[str, dict[int, float]] = {}
-    for case, means in cases.items():
+    for number, (name, case) in enumerate(cases.items()):
         for seeds in SEEDS:
-            rng = np.random.default_rng([seeds, len(means), int(sum(means))])
-            share = sum(called(rng, means, seeds) for _ in range(studies)) / studies
-            found.setdefault(case, {})[seeds] = share
+            rng = np.random.default_rng([seeds, number])
+            found.setdefault(name, {})[seeds] = sum(called(rng, case, seeds) for _ in range(studies)) / studies
     return found
 
 
@@ -189,9 +207,9 @@ def main() -> None:
         print(
             f"share of {asked.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
         )
-        print(f"{'':42}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
+        print(f"{'':66}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
         for case, shares in confirm_rates(asked.studies).items():
-            print(f"{case:42}" + "".join(f"{shares[seeds]:16.1%}" for seeds in SEEDS))
+            print(f"{case:66}" + "".join(f"{shares[seeds]:16.1%}" for seeds in SEEDS))
     elif asked.claim == "range":
         for case, share in range_rates(asked.studies).items():
             print(f"{case:75} {share:6.1%}")

@@ -136,6 +136,7 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
         (_leader(by_number[number], trials) for number, trials in groups.items()),
         key=lambda leader: (bool(leader.lost), leader.mean if leader.perplexities else 0.0),
     )
+    looks = max(1, len({ticket.batch for ticket in again.tickets}))  # each time that more was asked for
     whole = [leader for leader in leaders if not leader.lost]
     seeds = sorted(set.intersection(*(set(leader.perplexities) for leader in whole))) if whole else []
     return Confirmation(
@@ -143,7 +144,7 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
         leaders=tuple(leaders),
         total=again.total,
         done=again.done,
-        comparison=compare([[leader.perplexities[seed] for seed in seeds] for leader in whole]) if seeds else None,
+        comparison=compare([[one.perplexities[seed] for seed in seeds] for one in whole], looks=looks),
     )
 
 

@@ -132,8 +132,8 @@ def _confirmation(results: Results, command: Command) -> Section:
     head = ("trial", "in the search", "mean", "95 % interval", "worse than the first by", "by seed")
     words = [
         confirmation_sentence(found),
-        "The differences are paired by seed, and their intervals hold together at 95 %: where one reaches to or below "
-        "zero, the data says no more than a tie.",
+        "The differences are paired by seed, and their intervals hold together at 95 %, also where more seeds are "
+        "asked for later: where one reaches to or below zero, the data says no more than a tie.",
         "The test split was not read for this. Look at it once, at the very end, with:",
     ]
     return Section(

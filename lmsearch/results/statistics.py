@@ -43,26 +43,34 @@ class Comparison:
         return bool(self.differences) and all(difference.low > 0 for difference in self.differences)
 
 
-def compare(values: Sequence[Sequence[float]], level: float = LEVEL) -> Comparison | None:
+def compare(values: Sequence[Sequence[float]], level: float = LEVEL, looks: int = 1) -> Comparison | None:
     """Compare configurations (rows) over the same seeds (columns); None for fewer than two of either.
 
-    The spread is what an analysis of variance leaves when configurations and seeds are taken out: an effect that a
-    seed has on all rows alike cancels, and all rows help to measure the rest. The intervals hold together
-    (Bonferroni), so that where all are equal, a winner is called in at most 1 - `level` of all cases.
+    The spread of a difference is what an analysis of variance leaves when configurations and seeds are taken out: an
+    effect that a seed has on all rows alike cancels, and all rows help to measure the rest. Where the two rows differ
+    among themselves by more than that, it is their own: the calm ones do not speak for the noisy.
+
+    The intervals hold together (Bonferroni), and so do those of every earlier look and every later: look after look
+    with more seeds, each has half of the doubt that the one before had. So where all are equal, a winner is called in
+    at most 1 - `level` of all cases, however often somebody asks again.
     """
     table = np.asarray(values, dtype=float)
     if table.ndim != 2 or min(table.shape) < 2:
         return None
     rows, seeds = table.shape
     means = table.mean(axis=1)
-    rest = table - means[:, None] - table.mean(axis=0) + table.mean()
+    first, *others = np.argsort(means, kind="stable")
     freedom = (rows - 1) * (seeds - 1)
-    spread = math.sqrt(float((rest**2).sum()) / freedom * 2 / seeds)
-    half = _quantile(freedom, 1 - (1 - level) / (rows - 1)) * spread
-    order = np.argsort(means, kind="stable")
-    gaps = [float(means[row] - means[order[0]]) for row in order[1:]]
-    differences = tuple(Interval(mean=gap, low=gap - half, high=gap + half) for gap in gaps)
-    return Comparison(order=tuple(int(row) for row in order), differences=differences)
+    rest = table - means[:, None] - table.mean(axis=0) + table.mean()
+    shared = 2 * float((rest**2).sum()) / freedom
+    doubt = (1 - level) / 2**looks / (rows - 1)
+    differences = []
+    for other in others:
+        gaps = table[other] - table[first]
+        spread = math.sqrt(max(shared, float(gaps.var(ddof=1))) / seeds)
+        mean, half = float(gaps.mean()), _quantile(freedom, 1 - doubt) * spread
+        differences.append(Interval(mean=mean, low=mean - half, high=mean + half))
+    return Comparison(order=(int(first), *map(int, others)), differences=tuple(differences))
 
 
 def _quantile(freedom: int, level: float) -> float:

@@ -31,8 +31,33 @@ def test_two_configurations_are_compared_as_by_a_paired_t_test() -> None:
     comparison = compare([[10.0, 11.0, 12.0, 13.0], [10.5, 12.0, 12.1, 14.0]])
     assert comparison is not None
     gaps = np.array([0.5, 1.0, 0.1, 1.0])
-    half = 3.1824 * gaps.std(ddof=1) / 2  # t(3 degrees, 0.975)
+    half = 4.1765 * gaps.std(ddof=1) / 2  # t(3 degrees, 0.9875): half of the doubt is kept for later looks
     assert comparison.differences[0].low == pytest.approx(gaps.mean() - half, abs=1e-4)
+
+
+def test_a_noisy_leader_is_not_judged_by_the_calm_ones() -> None:
+    calm = [20.0, 20.1, 19.9, 20.0]
+    table = np.array([[10.0, 14.0, 12.0, 8.0], [12.0, 9.0, 14.0, 10.0], calm, calm])
+    comparison = compare(table.tolist())
+    assert comparison is not None
+    own = comparison.differences[0]
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    pooled = 2 * float((rest**2).sum()) / 9
+    variance = float((table[1] - table[0]).var(ddof=1))
+    assert variance > 1.2 * pooled
+    # t(9 degrees) at 1 - 0.025 / 3 / 2
+    assert own.high - own.mean == pytest.approx(3.3642 * math.sqrt(variance / 4), rel=1e-3)
+
+
+def test_each_further_look_has_half_of_the_doubt() -> None:
+    values = [[10.0, 11.0, 12.0, 13.0], [10.5, 12.0, 12.1, 14.0]]
+    halves = []
+    for looks in (1, 2, 3):
+        comparison = compare(values, looks=looks)
+        assert comparison is not None
+        halves.append(comparison.differences[0].high - comparison.differences[0].mean)
+    # t(3 degrees) at 1 - 0.05 / 4, 1 - 0.05 / 8 and 1 - 0.05 / 16.
+    assert np.array(halves) / halves[0] == pytest.approx(np.array([4.1765, 5.3920, 6.8952]) / 4.1765, rel=1e-3)
 
 
 @pytest.mark.parametrize("values", [[[1.0, 2.0]], [[1.0], [2.0]], []])

@@ -12,6 +12,7 @@ from lmsearch.results.best import best_config, require_winner
 from lmsearch.results.publishing import study_note
 from lmsearch.results.reading import read
 from lmsearch.results.report import write_report
+from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec
 from lmsearch.search.extend import extended_text
 from lmsearch.search.launch import Snapshot
@@ -75,6 +76,24 @@ def test_equal_leaders_are_a_tie_and_a_clear_one_is_the_winner(bureau: Bureau) -
     }
     assert config["result"]["curve"] == list(best[1].curve.values())
     assert config["train"]["seed"] == 1
+
+
+def test_asked_again_with_more_seeds_it_doubts_half_as_much_each_time(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    noise = [0.3, -0.3, 0.1, -0.2, 0.2, -0.1]
+
+    def made_up(rank: int, seed: int) -> float:
+        return 90 + rank + (noise[seed % 6] if rank else 0.0)
+
+    for seeds in (3, 6):
+        confirm(sqlite_bureau, made_up, top=2, seeds=seeds)
+    confirmation = read("tiny", sqlite_bureau.url).confirmation
+    assert confirmation is not None
+    rows = [list(leader.perplexities.values()) for leader in confirmation.leaders]
+    assert [len(row) for row in rows] == [6, 6]
+    assert confirmation.comparison == compare(rows, looks=2) != compare(rows)
+    confirm(sqlite_bureau, made_up, top=2, seeds=6)  # nothing new is asked, so it is the same look
+    assert read("tiny", sqlite_bureau.url).confirmation == confirmation
 
 
 def test_a_confirmation_is_no_search_with_a_best_of_its_own(
