@@ -64,8 +64,9 @@ def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bur
         now = ended(snapshot.record)
         assert before.items() <= now.items()  # I1
         before = now
-        running = [ticket.process for ticket in snapshot.record.tickets if ticket.state == RUNNING and ticket.process]
-        # One of several: where each that runs is killed, a trial rightly ends failed after five deaths (row 21).
+        tickets = [ticket for ticket in snapshot.record.tickets if ticket.state == RUNNING and ticket.process]
+        # One of several, and none a fourth time: after five deaths a trial rightly ends failed (row 21).
+        running = [ticket.process for ticket in tickets if ticket.process and ticket.deaths < 3]
         for process in rng.sample(running, 1 if len(running) >= 4 else 0):
             if kills < 50 and alive(process):
                 time.sleep(rng.random() * 0.2)
