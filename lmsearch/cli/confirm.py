@@ -46,7 +46,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     \b
     Examples:
         lmsearch confirm default --top 3 --seeds 3
-        lmsearch confirm default --top 2 --seeds 10 --workers 4
+        lmsearch confirm default --top 3 --seeds 10 --workers 4
     """
     from lmsearch.search.launch import Signals
 
@@ -57,8 +57,9 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with bearing():
-            owed = sum(ticket.state != "done" for ticket in setup.tickets())
-            click.echo(f"confirm  {study}: {options['top']} leaders, {options['seeds']} seeds, {owed} trainings owed")
+            tickets = setup.tickets()
+            owed = sum(ticket.state != "done" for ticket in tickets)
+            click.echo(f"confirm  {study}: {len(tickets)} trainings asked for, {owed} owed")
     try:
         record = watch(setup.launcher(signals).run(setup.devices), quiet, Keeper(setup))
     except StoreGoneError as error:
@@ -119,8 +120,10 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
         for sentence in verdict(results):
             click.echo(sentence)
         for leader in confirmation.leaders:
-            values = ", ".join(f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items())
-            click.echo(f"  trial {leader.trial.number}: mean {leader.mean:.2f} (seed {values})")
+            values = [f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items()]
+            values += [f"{seed}: {outcome}" for seed, outcome in leader.lost.items()]
+            mean = f"mean {leader.mean:.2f}" if leader.perplexities else "lost"
+            click.echo(f"  trial {leader.trial.number}: {mean} (seed {', '.join(values)})")
         click.echo("files")
         for line in file_lines(files):
             click.echo(line)

@@ -10,10 +10,10 @@ import tomlkit
 
 from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError
-from lmsearch.results.reading import Confirmation, Results
+from lmsearch.results.reading import Confirmation, Leader, Results
 from lmsearch.results.statistics import Draws
 from lmsearch.space import Choice, FloatRange, IntRange
-from lmsearch.store.records import StudyRecord, TrialRecord
+from lmsearch.store.records import StudyRecord, TrialRecord, without_seed
 
 Command = Callable[[Sequence[str]], str]
 """Writes a command of lmsearch so that a person can copy it, with how it finds the store."""
@@ -145,46 +145,55 @@ def confirm_words(study: str) -> list[str]:
 
 def confirmation_sentence(confirmation: Confirmation) -> str:
     """Say in words whether the winner is real."""
-    leaders, winner = confirmation.leaders, confirmation.winner
-    if winner is None and confirmation.done < confirmation.total:
-        return (
-            f"The confirmation is not at its end: {confirmation.done} of {confirmation.total} trainings are done. "
-            "Until then the best trial may be the luckiest."
-        )
+    more = ""
+    if confirmation.done < confirmation.total:
+        more = f"{confirmation.done} of {confirmation.total} trainings are done"
+    if confirmation.verdict == "open":
+        return f"The confirmation is not at its end: {more}. Until then the best trial may be the luckiest."
+    told = _told_of_leaders(confirmation)
+    return f"{told} More was asked for since: {more}, which are not counted before all have ended." if more else told
+
+
+def _told_of_leaders(confirmation: Confirmation) -> str:
+    leaders, winner, comparison = confirmation.leaders, confirmation.winner, confirmation.comparison
     if winner is None:
-        return "No leader ended well with every fresh seed."
-    seeds = len(winner.perplexities)
-    told = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds} fresh seeds"
+        return "No leader ended well with every fresh seed: what is best in the search does not hold."
+    count = len(winner.perplexities)
+    seeds = "one fresh seed" if count == 1 else f"{count} fresh seeds"
+    told = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
     if winner.interval is not None:
         told += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
+    tail = "".join(_left_out(leader, confirmation) for leader in leaders[confirmation.compared :])
     if confirmation.verdict == "alone":
-        return f"{told}; no other leader was run beside it."
-    lost = [leader for leader in leaders if leader.lost]
-    tail = "".join(
-        f" Trial {leader.trial.number} did not end well with seed {next(iter(leader.lost))} "
-        f"({next(iter(leader.lost.values()))}) and is not compared."
-        for leader in lost
-    )
-    comparison = confirmation.comparison
+        return f"{told}; no other leader {'ended well' if tail else 'was run'} beside it.{tail}"
     if comparison is None:
         return f"{told}. One seed tells nothing of the spread: call it a tie.{tail}"
     gap = comparison.differences[0]
     second = leaders[1].trial.number
-    if comparison.is_called:
-        return (
-            f"{told} and is the winner: {gap.mean:.2f} better than the next, trial {second} (between {gap.low:.2f} "
-            f"and {gap.high:.2f}, paired by seed).{tail}"
-        )
+    paired = "paired by seed" + (f", over the {confirmation.seeds} that all have" if confirmation.seeds < count else "")
+    interval = f"(between {gap.low:.2f} and {gap.high:.2f}, {paired})"
+    if confirmation.verdict == "winner":
+        return f"{told} and is the winner: {gap.mean:.2f} better than the next, trial {second} {interval}.{tail}"
     tied = [
         str(leader.trial.number)
         for leader, difference in zip(leaders[1:], comparison.differences, strict=False)
         if difference.low <= 0
     ]
+    if not tied:  # it is called among those that have as many seeds
+        return f"{told}, {gap.mean:.2f} better than the next, trial {second} {interval}; call it a tie.{tail}"
     return (
         f"{told}. It is a tie with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}: the difference to "
-        f"trial {second} is {gap.mean:.2f} (between {gap.low:.2f} and {gap.high:.2f}, paired by seed), so that the "
-        f"data says no more.{tail}"
+        f"trial {second} is {gap.mean:.2f} {interval}, so that the data says no more.{tail}"
     )
+
+
+def _left_out(leader: Leader, confirmation: Confirmation) -> str:
+    """Say why a leader is not compared."""
+    if leader.lost:
+        seed, outcome = next(iter(leader.lost.items()))
+        return f" Trial {leader.trial.number} did not end well with seed {seed} ({outcome}) and is not compared."
+    better = " and was better over those" if leader in confirmation.rivals else ""
+    return f" Trial {leader.trial.number} has {len(leader.perplexities)} seeds only{better}; it is not compared."
 
 
 def verdict(results: Results) -> list[str]:
@@ -192,7 +201,7 @@ def verdict(results: Results) -> list[str]:
     record, winner = results.record, results.winner
     if winner is None:
         return [f"No trial of {results.name} is complete yet."]
-    parameters = f", {winner.parameters:,} parameters" if winner.parameters else ""
+    parameters = f" ({winner.parameters:,} parameters)" if winner.parameters else ""
     told = [
         f"Trial {winner.number} (by {winner.by or 'another program'}) has the best validation perplexity, "
         f"{winner.perplexity:.2f} in epoch {winner.best_epoch}{parameters}."
@@ -201,16 +210,17 @@ def verdict(results: Results) -> list[str]:
         rivals = sum(
             trial.outcome == "complete" and trial.perplexity < 1.01 * winner.perplexity for trial in record.trials
         )
-        close = f" {rivals - 1} more are within 1 % of it." if rivals > 1 else ""
+        more = "One more is" if rivals == 2 else f"{rivals - 1} more are"
+        close = f" {more} within 1 % of it." if rivals > 1 else ""
         told.append(f"That is one training with one seed, the luckiest of {record.count('complete')}.{close}")
         return told
     if results.confirmation.winner is not None:
         tied = results.confirmation.verdict == "tie"
-        words = "has the best mean, in a tie" if tied else "has the configuration to take"
-        told = [f"Trial {winner.number} {words}{parameters}."]
+        words = "is the first of a tie" if tied else "has the configuration to take"
+        told = [f"Trial {winner.number}{parameters} {words}."]
     told.append(confirmation_sentence(results.confirmation))
-    confirmed = {leader.trial.number for leader in results.confirmation.leaders}
-    if record.best is not None and record.best.number not in confirmed and results.confirmation.winner:
+    confirmed = {without_seed(leader.trial.params) for leader in results.confirmation.leaders}
+    if record.best is not None and without_seed(record.best.params) not in confirmed and results.confirmation.winner:
         told.append(
             f"Since then trial {record.best.number} reached {record.best.perplexity:.2f} in the search; "
             "it has not been confirmed."

@@ -92,17 +92,15 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
-    """Give what the fresh seeds told of the winner, and of those it was compared with."""
-    winner = confirmation.winner
-    assert winner is not None
-    comparison = confirmation.comparison
-    others = confirmation.leaders[1:]
+    """Give what the fresh seeds told of the winner, and of all others; of all leaders where there is no winner."""
+    winner, comparison = confirmation.winner, confirmation.comparison
+    others = confirmation.leaders if winner is None else confirmation.leaders[1:]
     differences = [*(comparison.differences if comparison else ()), *[None] * len(others)]
     return {
         "verdict": confirmation.verdict,
-        "mean": winner.mean,
-        "interval": _ends(winner.interval),
-        "seeds": {str(seed): value for seed, value in winner.perplexities.items()},
+        "mean": None if winner is None else winner.mean,
+        "interval": None if winner is None else _ends(winner.interval),
+        "seeds": {} if winner is None else {str(seed): value for seed, value in winner.perplexities.items()},
         "confirmation": confirmation.name,
         "others": [
             {

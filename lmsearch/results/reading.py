@@ -1,11 +1,15 @@
 """All that is known of a study, read from the store into frozen plain data."""
 
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Any
 
 from sqlalchemy.engine import URL
 
-from lmsearch.config import Value
 from lmsearch.results.importance import importances
 from lmsearch.results.looks import study_looks
 from lmsearch.results.statistics import Comparison, Interval, compare, mean_interval
@@ -14,6 +18,7 @@ from lmsearch.store.records import (
     SEED,
     StudyRecord,
     TrialRecord,
+    configurations,
     confirmation_name,
     find_study,
     open_study,
@@ -22,6 +27,7 @@ from lmsearch.store.records import (
     without_seed,
 )
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import DONE, Ticket
 from lmsearch.store.url import parse_url
 
 
@@ -36,35 +42,59 @@ class Leader:
 
     @property
     def mean(self) -> float:
-        """Give the mean perplexity over its seeds."""
-        return sum(self.perplexities.values()) / len(self.perplexities)
+        """Give the mean perplexity over its seeds, NaN where none ended well."""
+        return mean(self.perplexities.values()) if self.perplexities else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """A study's leaders on fresh seeds, the best mean first; those that did not end well with a seed come last."""
+    """A study's leaders on fresh seeds, as far as what was asked for at once has ended altogether.
+
+    First come the leaders that are compared, the best mean first, then those with fewer seeds, then those that did not
+    end well with a seed.
+    """
 
     name: str  # of the study that holds its trials
     leaders: tuple[Leader, ...]
+    compared: int  # leaders
+    seeds: int  # over which they are compared
+    top: int  # leaders that were asked for
+    asked: int  # seeds that were asked for, of the leader with the most
     total: int  # pairs of leader and seed
     done: int
-    comparison: Comparison | None  # of the leaders that ended well, over the seeds that all of them have
+    is_answered: bool  # all that was asked for at first has ended
+    comparison: Comparison | None  # of the leaders that are compared
 
     @property
     def winner(self) -> Leader | None:
-        """Give the leader with the best mean once all pairs have ended; None where none ended well."""
-        if self.done < self.total or not self.leaders or self.leaders[0].lost:
-            return None
-        return self.leaders[0]
+        """Give the leader with the best mean once all that was asked for has ended; None where none ended well."""
+        return self.leaders[0] if self.is_answered and self.compared else None
+
+    @property
+    def rivals(self) -> tuple[Leader, ...]:
+        """List leaders with fewer seeds than are compared that are better than the winner over those."""
+        if self.winner is None:
+            return ()
+        best = self.winner.perplexities
+        return tuple(
+            leader
+            for leader in self.leaders[self.compared :]
+            if not leader.lost and leader.mean < mean(best[seed] for seed in leader.perplexities)
+        )
 
     @property
     def verdict(self) -> str:
-        """Give `winner`, or `tie` where the data says no more; `alone` of one leader, `open` before the end."""
-        if self.winner is None:
+        """Give `winner`, or `tie` where the data says no more; `alone` where only one leader ended well with its seeds.
+
+        `open` before all that was asked for at first has ended, `none` where no leader ended well.
+        """
+        if not self.is_answered:
             return "open"
-        if self.comparison is None:
-            return "alone" if len(self.leaders) == 1 else "tie"
-        return "winner" if self.comparison.is_called else "tie"
+        if not self.compared:
+            return "none"
+        if self.compared == 1:
+            return "alone"
+        return "winner" if self.comparison is not None and self.comparison.is_called and not self.rivals else "tie"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,36 +146,55 @@ def with_epochs(storage: FencedStorage, results: Results) -> Results:
 
 def read_confirmation(storage: FencedStorage, record: StudyRecord) -> Confirmation | None:
     """Read what came of a study's leaders on fresh seeds; None where nobody asked."""
-    name = confirmation_name(record.info.ref.name)
-    info = find_study(storage, name)
-    return None if info is None else confirm(record, read_study(storage, info))
+    info = find_study(storage, confirmation_name(record.info.ref.name))
+    return None if info is None or not info.is_of(record.info) else confirm(record, read_study(storage, info))
 
 
 def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
-    """Say what a confirmation's trials tell of the study's leaders."""
-    originals: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
-    for trial in record.trials:
-        if trial.outcome == "complete":
-            originals.setdefault(without_seed(trial.params), trial)
+    """Say what a confirmation's trials tell of the study's leaders.
+
+    What was asked for last does not count before it has ended altogether, unless nothing was asked for before. Leaders
+    are compared over the seeds that at least two of them have in common, as many as there are.
+    """
+    answered = _answered(again.tickets)
+    originals = {without_seed(trial.params): trial for trial in configurations(record.trials)}
     groups: dict[int, list[TrialRecord]] = {}
     for trial in again.trials:
-        if (original := originals.get(without_seed(trial.params))) is not None and trial.ended is not None:
+        original = originals.get(without_seed(trial.params))
+        batch = trial.ticket.batch if trial.ticket else ""
+        if original is not None and trial.ended is not None and (batch in answered or not answered):
             groups.setdefault(original.number, []).append(trial)
     by_number = {trial.number: trial for trial in originals.values()}
-    leaders = sorted(
-        (_leader(by_number[number], trials) for number, trials in groups.items()),
-        key=lambda leader: (bool(leader.lost), leader.mean if leader.perplexities else 0.0),
-    )
-    looks = max(1, len({ticket.batch for ticket in again.tickets}))  # each time that more was asked for
-    whole = [leader for leader in leaders if not leader.lost]
-    seeds = sorted(set.intersection(*(set(leader.perplexities) for leader in whole))) if whole else []
+    leaders = [_leader(by_number[number], trials) for number, trials in groups.items()]
+    well = [leader for leader in leaders if not leader.lost]
+    counts = sorted((len(leader.perplexities) for leader in well), reverse=True)
+    least = counts[min(1, len(counts) - 1)] if counts else 0
+    compared = [leader for leader in well if len(leader.perplexities) >= least]
+    seeds = sorted(set.intersection(*(set(leader.perplexities) for leader in compared))) if compared else []
+    table = [[leader.perplexities[seed] for seed in seeds] for leader in compared]
+    order = sorted(range(len(compared)), key=lambda row: mean(table[row]) if seeds else 0.0)
+    rest = [leader for leader in leaders if leader not in compared]
+    owed = Counter(without_seed(ticket.fixed) for ticket in again.tickets)
     return Confirmation(
         name=again.info.ref.name,
-        leaders=tuple(leaders),
+        leaders=(*(compared[row] for row in order), *sorted(rest, key=lambda one: (bool(one.lost), one.trial.number))),
+        compared=len(compared),
+        seeds=len(seeds),
+        top=len(owed),
+        asked=max(owed.values(), default=0),
         total=again.total,
         done=again.done,
-        comparison=compare([[one.perplexities[seed] for seed in seeds] for one in whole], looks=looks),
+        is_answered=bool(answered),
+        comparison=compare([table[row] for row in order], looks=len(answered)) if answered else None,
     )
+
+
+def _answered(tickets: Sequence[Ticket]) -> set[str]:
+    """Give the batches that have ended altogether, up to the first that has not."""
+    batches: dict[str, bool] = {}
+    for ticket in sorted(tickets, key=lambda one: one.number):
+        batches[ticket.batch] = batches.get(ticket.batch, True) and ticket.state == DONE
+    return set(itertools.takewhile(lambda batch: batches[batch], batches))
 
 
 def _leader(trial: TrialRecord, again: list[TrialRecord]) -> Leader:

@@ -65,20 +65,28 @@ def next_commands(results: Results) -> list[list[str]]:
         found.append(["lmsearch", "worker", name])
     if results.winner is None:
         return found
-    if results.confirmation is not None and results.confirmation.done < results.confirmation.total:
-        found.append(["lmsearch", "worker", results.confirmation.name])
-    if results.confirmation is None:
-        found.append(confirm_words(name))
-    elif results.confirmation.verdict == "tie":
-        seeds = max((len(leader.perplexities) for leader in results.confirmation.leaders), default=3)
-        top = str(len(results.confirmation.leaders))
-        found.append(["lmsearch", "confirm", name, "--top", top, "--seeds", str(2 * seeds)])
+    found += [] if (words := confirm_next(results)) is None else [words]
+    if results.confirmation is not None and results.confirmation.verdict == "none":
+        return found
     changes = [word for e in edges(results.record) if e.wider is not None for word in ("--set", _change(e))]
     if changes:
         found.append(["lmsearch", "extend", name, *changes])
     found.append(["lmsearch", "train", f"runs/{name}/best-config.json", "--seeds", "3", "--name", f"{name}-final"])
     found.append(["lmsearch", "test", name])
     return found
+
+
+def confirm_next(results: Results) -> list[str] | None:
+    """Give the command that tells more of whether the winner is real; None where there is a winner."""
+    again = results.confirmation
+    if again is None:
+        return confirm_words(results.name)
+    top, seeds = again.top, again.asked
+    if again.done == again.total:
+        if again.verdict not in ("tie", "none"):
+            return None
+        top, seeds = (2 * top, seeds) if again.verdict == "none" else (top, 2 * seeds)
+    return ["lmsearch", "confirm", results.name, "--top", str(top), "--seeds", str(seeds)]
 
 
 def _change(edge: Edge) -> str:
@@ -122,7 +130,7 @@ def _confirmation(results: Results, command: Command) -> Section:
             (
                 leader.trial.number,
                 f"{leader.trial.perplexity:.2f}",
-                f"{leader.mean:.2f}" if leader.perplexities else "",
+                f"{leader.mean:.2f}" if leader.perplexities else "lost",
                 f"{leader.interval.low:.2f} to {leader.interval.high:.2f}" if leader.interval else "",
                 f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})" if difference else "",
                 ", ".join(f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items())
@@ -290,15 +298,16 @@ def _width(results: Results, name: str) -> int:
 
 def document(results: Results) -> dict[str, Any]:
     """Give all that a report is made from as one document of plain values."""
-    confirmation = results.confirmation
-    confirmed = confirmation is not None and confirmation.winner is not None
+    again = results.confirmation
     return {
         "study": results.name,
         "total": results.record.total,
         "done": results.record.done,
         "verdict": verdict(results),
         "best": None if results.winner is None else results.winner.number,
-        "confirmation": confirmation_document(confirmation) if confirmation is not None and confirmed else None,
+        "confirmation": None
+        if again is None
+        else {"total": again.total, "done": again.done, **confirmation_document(again)},
         "edges": [asdict(edge) for edge in edges(results.record)],
         "importances": results.importances,
         "looks": list(results.looks),
@@ -321,7 +330,8 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
         "started": trial.started.isoformat() if trial.started else None,
         "ended": trial.ended.isoformat() if trial.ended else None,
         "epochs": [
-            {"perplexity": trial.curve.get(row.epoch)} | {name: _finite(value) for name, value in asdict(row).items()}
+            {"perplexity": _finite(trial.curve.get(row.epoch, math.nan))}
+            | {name: _finite(value) for name, value in asdict(row).items()}
             for row in trial.epochs
         ],
         "sample": trial.sample or None,

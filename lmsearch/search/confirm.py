@@ -1,5 +1,7 @@
 """A study's leaders once more, on fresh seeds: a study of its own that any worker may join."""
 
+import itertools
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +16,12 @@ from lmsearch.store.opening import creating
 from lmsearch.store.records import (
     SEED,
     StudyInfo,
-    TrialRecord,
+    configurations,
     confirmation_name,
     create_study,
     find_study,
     read_study,
     store_info,
-    without_seed,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
@@ -38,7 +39,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
     """
     info = open_own_study(storage, study)
     info.require_search()
-    best = leaders(read_study(storage, info).trials, top)
+    best = configurations(read_study(storage, info).trials)[:top]
     if not best:
         raise StudyError(f"no trial of {study} is complete yet, so there is nothing to confirm")
     fixed = [
@@ -57,6 +58,11 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
                 info.fingerprint,
                 info.vocabulary_size,
             )
+        elif not again.is_of(info):
+            raise StudyError(
+                f"{again.ref.name} confirms an earlier {study}, on another text or in another space; delete it with: "
+                f"lmsearch delete {shlex.quote(again.ref.name)}"
+            )
         elif again.spec.text != spec.text:  # the text's place, or the budget in the file, has changed
             again = replace(again, spec=spec, folder=info.folder)
             store_info(storage, again)
@@ -67,20 +73,19 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
     return again
 
 
-def leaders(trials: Sequence[TrialRecord], top: int) -> list[TrialRecord]:
-    """Give the complete trials with the lowest perplexities, each configuration once."""
-    complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda t: (t.perplexity, t.number))
-    found: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
-    for trial in complete:
-        found.setdefault(without_seed(trial.params), trial)
-    return list(found.values())[:top]
-
-
 def fresh_seeds(spec: StudySpec, count: int) -> list[int]:
-    """Give seeds that the study has not trained with: those that follow its own, or the range it searched."""
+    """Give seeds that the study does not train with: those that follow its own, or the range that it searches.
+
+    Beyond the highest seed there is they go on from 0. Raises `StudyError` where so many are not left.
+    """
     opened = spec.open.get(SEED)
-    last = int(spec.fixed.get(SEED, 1)) if opened is None else max(int(end) for end in opened.ends())
-    return [last + number for number in range(1, count + 1)]
+    ends = [int(spec.fixed.get(SEED, 1))] if opened is None else [int(end) for end in opened.ends()]
+    low, high = min(ends), max(ends)
+    free = itertools.chain(range(high + 1, _HIGHEST_SEED + 1), range(low))
+    seeds = list(itertools.islice(free, count))
+    if len(seeds) < count:
+        raise StudyError(f"the study searches nearly all seeds: {len(seeds)} fresh ones are left, and not {count}")
+    return seeds
 
 
 def confirmation_spec(info: StudyInfo) -> StudySpec:

@@ -53,6 +53,14 @@ class StudyInfo:
         name = self.ref.name.removesuffix(_CONFIRMATION)
         return name if name != self.ref.name and SEED in self.spec.open else ""
 
+    def is_of(self, study: "StudyInfo") -> bool:
+        """Tell whether this confirmation is of that study, and not of an earlier one of the same name."""
+        own, theirs = (
+            {path: value for path, value in {**spec.fixed, **spec.open}.items() if path not in (SEED, "data.corpus")}
+            for spec in (self.spec, study.spec)
+        )
+        return self.fingerprint == study.fingerprint and own == theirs
+
     def require_search(self) -> None:
         """Raise `StudyError` for a confirmation: it has no best of its own, and its numbers are told of its study."""
         if self.confirms:
@@ -141,6 +149,15 @@ def confirmation_name(study: str) -> str:
 def without_seed(params: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
     """Give a configuration apart from its seed, as a key."""
     return tuple(sorted((path, value) for path, value in params.items() if path != SEED))
+
+
+def configurations(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Give the best complete trial of each configuration, seeds apart: the lowest perplexity first."""
+    complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda t: (t.perplexity, t.number))
+    found: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
+    for trial in complete:
+        found.setdefault(without_seed(trial.params), trial)
+    return list(found.values())
 
 
 def lmsearch_studies(storage: FencedStorage) -> list[str]:

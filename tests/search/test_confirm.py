@@ -1,6 +1,8 @@
 """A study's leaders on fresh seeds: what is owed, and what is said of it."""
 
+import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +13,15 @@ from lmsearch.results.advice import confirmation_sentence
 from lmsearch.results.best import best_config, require_winner
 from lmsearch.results.publishing import study_note
 from lmsearch.results.reading import read
-from lmsearch.results.report import write_report
+from lmsearch.results.report import confirm_next, document, next_commands, write_report
 from lmsearch.results.statistics import compare
-from lmsearch.search.confirm import begin_confirmation, confirmation_spec
+from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
 from lmsearch.search.extend import extended_text
 from lmsearch.search.launch import Snapshot
-from lmsearch.store.records import SEED
+from lmsearch.store.records import SEED, configurations, store_info
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau
-from tests.factories import TINY_STUDY
+from tests.factories import TINY_STUDY, make_spec
 from tests.search.confirming import confirm
 
 
@@ -94,6 +96,86 @@ def test_asked_again_with_more_seeds_it_doubts_half_as_much_each_time(sqlite_bur
     assert confirmation.comparison == compare(rows, looks=2) != compare(rows)
     confirm(sqlite_bureau, made_up, top=2, seeds=6)  # nothing new is asked, so it is the same look
     assert read("tiny", sqlite_bureau.url).confirmation == confirmation
+
+
+def test_leaders_with_unequal_numbers_of_seeds_are_ordered_by_those_that_they_share(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    # The first leader is best over seven seeds, but worse than the second over the three that both have.
+    confirm(sqlite_bureau, lambda rank, seed: (80.0 if seed < 5 else 60.0) if rank == 0 else 75.0 + seed / 10, top=2)
+    confirm(sqlite_bureau, lambda rank, seed: 60.0, top=1, seeds=7)
+    confirmation = read("tiny", sqlite_bureau.url).confirmation
+    assert confirmation is not None and confirmation.winner is not None and confirmation.comparison is not None
+    assert (confirmation.seeds, confirmation.compared, confirmation.comparison.order) == (3, 2, (0, 1))
+    assert [len(leader.perplexities) for leader in confirmation.leaders] == [3, 7]
+    assert confirmation.comparison.differences[0].mean == pytest.approx(80 - 75.3)
+
+
+def test_a_leader_with_fewer_seeds_is_left_out_and_said_to_be_better_where_it_is(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+
+    def made_up(rank: int, seed: int) -> float:
+        return [80.0, 90.0, 70.0][rank] + 0.1 * (seed * rank % 3)
+
+    confirm(sqlite_bureau, made_up, top=3, seeds=3)
+    confirm(sqlite_bureau, made_up, top=2, seeds=6)
+    results = read("tiny", sqlite_bureau.url)
+    assert results.confirmation is not None
+    # Called among the two with six seeds, but the third was better over its three.
+    assert (results.confirmation.compared, results.confirmation.verdict) == (2, "tie")
+    third = results.confirmation.leaders[2].trial.number
+    assert f"Trial {third} has 3 seeds only and was better over those" in confirmation_sentence(results.confirmation)
+
+
+def test_what_stands_stands_until_all_that_was_asked_for_since_has_ended(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    confirm(sqlite_bureau, lambda rank, seed: 90 + 5 * (rank != 1) + 0.01 * rank * seed)
+    before = read("tiny", sqlite_bureau.url)
+    begin_confirmation(sqlite_bureau.storage, "tiny", top=3, seeds=5)
+    results = read("tiny", sqlite_bureau.url)
+    assert results.confirmation is not None and before.confirmation is not None
+    assert results.winner == before.winner != results.record.best
+    assert results.confirmation.comparison == before.confirmation.comparison
+    said = confirmation_sentence(results.confirmation)
+    assert "and is the winner" in said and "More was asked for since: 9 of 15 trainings are done" in said
+    assert confirm_next(results) == ["lmsearch", "confirm", "tiny", "--top", "3", "--seeds", "5"]
+    assert best_config(results, Path("runs/tiny"), "a command")["result"]["source"] == "confirmed"
+
+
+@pytest.mark.parametrize(("good", "words"), [({1}, "no other leader ended well beside it"), (set(), "does not hold")])
+def test_where_all_others_or_all_leaders_are_lost_it_says_so(sqlite_bureau: Bureau, good: set[int], words: str) -> None:
+    searched(sqlite_bureau)
+    confirm(sqlite_bureau, lambda rank, seed: 90.0 if rank in good or seed == 2 else None)
+    results = read("tiny", sqlite_bureau.url)
+    assert results.confirmation is not None
+    assert results.confirmation.verdict == ("alone" if good else "none")
+    assert words in confirmation_sentence(results.confirmation)
+    commands = [" ".join(words) for words in next_commands(results)]
+    assert commands[0].startswith("lmsearch confirm tiny --top 6 --seeds 3") is not bool(good)
+    assert any(command.startswith("lmsearch test") for command in commands) is bool(good)
+    assert "trial" in write_report(results, shlex.join)
+    assert json.dumps(document(results), allow_nan=False)
+
+
+def test_a_configuration_trained_twice_is_the_better_of_both(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    record = sqlite_bureau.record()
+    first, second, *_ = record.trials
+    twin = replace(second, params=first.params, curve={1: min(first.perplexity, second.perplexity) - 1})
+    assert configurations([first, twin]) == [twin]
+
+
+def test_a_confirmation_of_an_earlier_study_of_that_name_is_not_believed(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    confirm(sqlite_bureau, lambda rank, seed: 90.0 + rank + seed / 10)
+    store_info(sqlite_bureau.storage, replace(sqlite_bureau.info, fingerprint="another text"))
+    assert read("tiny", sqlite_bureau.url).confirmation is None
+    with pytest.raises(StudyError, match=r"delete it with: lmsearch delete tiny\.confirm$"):
+        begin_confirmation(sqlite_bureau.storage, "tiny", top=3, seeds=3)
+
+
+def test_fresh_seeds_go_on_from_zero_beyond_the_highest(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, TINY_STUDY.replace("[train]", "[train]\nseed = 2147483646"))
+    assert fresh_seeds(spec, 3) == [2147483647, 0, 1]
 
 
 def test_a_confirmation_is_no_search_with_a_best_of_its_own(
