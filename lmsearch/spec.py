@@ -16,6 +16,8 @@ from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES, DataConfig, RunConfig
 from lmsearch.errors import ConfigError, nearest
 from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
 
+MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say
+
 SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "manual": {},
     "grid": {},
@@ -214,6 +216,11 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     if old.parameters != new.parameters:
         found.append(f"model.parameters = {old.parameters}, the file says {new.parameters}")
     return found
+
+
+def median_warmup(epochs: int) -> int:
+    """Give the first epoch at which the median pruner may stop a trial, where the study file does not say."""
+    return 1 + max(1, epochs // 5)
 
 
 def space_differences(old: StudySpec, new: StudySpec) -> list[str]:

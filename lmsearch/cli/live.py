@@ -1,6 +1,7 @@
 """The search as it runs: a live table in a terminal, plain timestamped lines elsewhere."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
@@ -72,7 +73,7 @@ class _Lines:
                 timestamped(f"trial {trial.number} ({trial.by}): {trial.outcome}{found}")
                 self._last = snapshot.seconds
         best = snapshot.record.best
-        if best is not None and best.number != self._best and not snapshot.record.info.confirms:
+        if best is not None and best.number != self._best:
             self._best = best.number
             timestamped(f"best so far {best.perplexity:.2f} (trial {best.number}): {spell_params(best)}")
         for worry in worries(snapshot.record):
@@ -113,11 +114,7 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         f"{snapshot.workers} workers",
     )
     counts = Text(count_line(record).partition(", ")[2] or "nothing has begun yet", style="dim")
-    told = (
-        []
-        if record.best is None or record.info.confirms
-        else [Text(f"best so far: {spell_params(record.best)}", style="dim")]
-    )
+    told = [] if record.best is None else [Text(f"best so far: {spell_params(record.best)}", style="dim")]
     told += [Text(f"look: {worry}", style="yellow") for worry in worries(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
@@ -146,8 +143,6 @@ def spell_params(trial: "TrialRecord") -> str:
 
 def worries(record: "StudyRecord") -> list[str]:
     """List what a person should look at while the search runs: ends of ranges that the best crowd."""
-    if record.info.confirms:  # its leaders are alike, and the luckiest seed is no best
-        return []
     if record.best is None:  # what follows loads SciPy, which the first seconds of a search do without
         return []
     from lmsearch.results.advice import edge_sentence, edges
@@ -157,7 +152,7 @@ def worries(record: "StudyRecord") -> list[str]:
 
 def spark(values: list[float]) -> str:
     """Draw the last values of a curve in a line of characters, the highest of them as the highest block."""
-    values = values[-_SPARK_WIDTH:]
+    values = [value for value in values[-_SPARK_WIDTH:] if math.isfinite(value)]
     if not values:
         return ""
     low, high = min(values), max(values)

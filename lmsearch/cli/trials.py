@@ -139,7 +139,7 @@ def _print_trial(results: "Results", trial: "TrialRecord") -> None:
         perplexity = trial.curve.get(row.epoch, float("nan"))
         click.echo(
             f"{row.epoch:5}  {row.train_loss:7.4f}  {row.valid_loss:7.4f}  {perplexity:10.2f}  {row.seconds:7.1f}  "
-            f"{row.tokens / row.seconds:8,.0f}"
+            f"{row.tokens / max(row.seconds, 1e-9):8,.0f}"
         )
     if trial.traceback and trial.traceback != trial.reason:
         click.echo(trial.traceback.rstrip())

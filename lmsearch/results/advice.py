@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 import tomlkit
+from tomlkit.items import InlineTable
 
 from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError
 from lmsearch.results.reading import Confirmation, Leader, Results
 from lmsearch.results.statistics import Draws
 from lmsearch.space import Choice, FloatRange, IntRange
-from lmsearch.store.records import StudyRecord, TrialRecord, without_seed
+from lmsearch.spec import MEDIAN_STARTUP, median_warmup
+from lmsearch.store.records import SEED, StudyRecord, TrialRecord, without_seed
 
 Command = Callable[[Sequence[str]], str]
 """Writes a command of lmsearch so that a person can copy it, with how it finds the store."""
@@ -23,6 +25,7 @@ _CROWD = 4  # of these near one end are a crowd
 _NEAR = 0.1  # of the searched scale
 _DIVERGED_NEAR = 0.2  # the same, for trials that diverged
 _LEAST_COMPLETE = 10
+_SEED_NOISE = 0.01  # of a perplexity: about what one configuration differs by from seed to seed
 _LEAST_POINTS = 5  # of a range in steps: with fewer, its ends hold too many by chance
 
 
@@ -33,6 +36,7 @@ class Edge:
     path: str
     end: str  # low or high
     value: Value  # at that end
+    log: bool  # whether the exponent is searched
     crowd: int
     best: int
     diverged: int  # trials that diverged near it
@@ -42,20 +46,24 @@ class Edge:
         end = "upper" if self.end == "high" else "lower"
         return (
             f"{self.crowd} of the {self.best} best have {self.path} within {_NEAR:.0%} of its {end} end {self.value:g}"
+            + (" on its logarithmic scale" if self.log else "")
         )
 
 
 def edges(record: StudyRecord) -> list[Edge]:
     """List the ends of ranges that the best trials crowd, where the setting itself allows more.
 
-    Four of the five best in the outer tenth: `benchmarks/claims.py range` says how often that misleads.
+    Four of the five best in the outer tenth: `benchmarks/claims.py range` says how often that misleads. Seeds have no
+    better end, and the ends of a grid were chosen.
     """
     complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda trial: trial.perplexity)
-    if len(complete) < _LEAST_COMPLETE:
+    if len(complete) < _LEAST_COMPLETE or all(trial.by == "grid" for trial in complete[:_BEST]):
         return []
     found = []
     for path, value in record.info.spec.open.items():
-        if isinstance(value, Choice) or (value.step and (value.high - value.low) / value.step < _LEAST_POINTS - 1):
+        if path == SEED or isinstance(value, Choice):
+            continue
+        if value.step and (value.high - value.low) / value.step < _LEAST_POINTS - 1:
             continue
         places = [place(value, trial.params[path]) for trial in complete[:_BEST] if path in trial.params]
         diverged = [place(value, t.params[path]) for t in record.trials if t.outcome == "diverged" and path in t.params]
@@ -69,6 +77,7 @@ def edges(record: StudyRecord) -> list[Edge]:
                         path=path,
                         end=end,
                         value=getattr(value, end),
+                        log=value.log,
                         crowd=crowd,
                         best=len(places),
                         diverged=beside,
@@ -123,6 +132,10 @@ def edge_line(record: StudyRecord, edge: Edge) -> str:
     section, _, name = edge.path.partition(".")
     document = tomlkit.parse(record.info.spec.text)
     table = document[section][name]
+    if not isinstance(table, InlineTable):  # written with dotted keys, or as a table of its own
+        inline = tomlkit.inline_table()
+        inline.update(table.unwrap())
+        table = inline
     table[edge.end] = edge.wider
     return f"{name} = {table.as_string().strip()}"
 
@@ -278,13 +291,19 @@ def budget_sentences(record: StudyRecord, more_command: str) -> Iterator[str]:
             )
             continue
         found, twice = own[budget - 1], draws.expected_best(2 * budget)
+        last = ended_in_order(record, sampler)[budget - 1].started
+        known = sum(t.by != sampler and bool(t.ended and last and t.ended <= last) for t in trials)
         chance = draws.chance_below(found, 2 * budget)
         average = "on average " if 2 * budget < count else ""
         words = "no better than" if chance > 0.5 else "at least as good as"
+        if abs(found / twice - 1) < _SEED_NOISE:
+            words = "not to be told apart from"
+        flattered = f" It had learned from {known} trials of others too, which flatters it." if known else ""
         yield (
             f"The first {budget} trials of {sampler} found {found:.2f}; {2 * budget} random trials find {average}"
             f"{twice:.2f}, so that {sampler} was {words} random search at twice its budget"
             + (f" (the random trials are better in {chance:.0%} of all draws of so many)." if average else ".")
+            + flattered
         )
         if budget < len(own):
             more = 2 * len(own) - count
@@ -311,12 +330,16 @@ class Closeness:
 
 
 def closeness(results: Results) -> list[Closeness]:
-    """Compare the winner, epoch by epoch, with what a median pruner would have held it against."""
+    """Compare the winner, epoch by epoch, with what a median pruner would have held it against.
+
+    From the epoch on at which ours prunes by default, and where as many complete trials are there as it waits for.
+    """
     winner, trials = results.winner, results.record.trials
     if winner is None:
         return []
     found = []
-    for epoch in list(winner.curve)[:-1]:
+    first = median_warmup(results.record.info.spec.epochs)
+    for epoch in [epoch for epoch in list(winner.curve)[:-1] if epoch >= first]:
         here = lowest_by(winner, epoch)
         others = [lowest_by(t, epoch) for t in trials if t.number != winner.number and epoch in t.curve]
         complete = [
@@ -324,7 +347,7 @@ def closeness(results: Results) -> list[Closeness]:
             for t in trials
             if t.number != winner.number and epoch in t.curve and t.outcome == "complete"
         ]
-        if complete:
+        if len(complete) >= MEDIAN_STARTUP:
             found.append(
                 Closeness(
                     epoch=epoch,
@@ -349,13 +372,15 @@ def pruning_sentences(results: Results) -> Iterator[str]:
         nearest = max(found, key=lambda one: one.perplexity / one.median)
         words = "would have stopped" if nearest.is_stopped else "would not have stopped"
         yield (
-            f"A median pruner over all other complete trials {words} the winner, trial {results.winner.number}. It was "
+            f"With hindsight: a median pruner that knew all other complete trials {words} the winner, trial "
+            f"{results.winner.number}. It was "
             f"nearest in epoch {nearest.epoch}: {nearest.perplexity:.2f} against a median of {nearest.median:.2f}, "
             f"place {nearest.rank} of {nearest.reached}."
         )
     record = results.record
-    pruned = [trial for trial in record.trials if trial.outcome == "pruned" and trial.epochs]
-    seconds = [row.seconds for trial in record.trials for row in trial.epochs]
+    own = [trial for trial in record.trials if trial.epochs and not trial.origin_trial]
+    pruned = [trial for trial in own if trial.outcome == "pruned"]
+    seconds = [row.seconds for trial in own for row in trial.epochs]
     if pruned and seconds:
         left_out = sum(record.info.spec.epochs - len(trial.curve) for trial in pruned)
         yield (

@@ -57,12 +57,16 @@ _LEAST_CONTOUR = 10
 
 
 def history(results: Results) -> go.Figure:
-    """Plot every trial's perplexity in the order in which they began, and the best so far."""
+    """Plot every trial's perplexity in the order in which they began, and the best so far.
+
+    What has none, such as a trial that ran out of memory, is drawn at the upper end.
+    """
     trials = [trial for trial in results.record.trials if trial.curve]
     _need(trials, "no trial has ended an epoch yet")
     figure = new_figure("trial", PERPLEXITY)
     low, high = _y_range(trials)
-    _add_by_outcome(figure, trials, results, high, lambda trial: trial.number)
+    ended = [trial for trial in results.record.trials if trial.curve or trial.ended is not None]
+    _add_by_outcome(figure, ended, results, high, lambda trial: trial.number)
     complete = [trial for trial in trials if trial.outcome == "complete"]
     if complete:
         figure.add_scatter(
@@ -179,15 +183,16 @@ def importance(results: Results) -> go.Figure:
 def parallel(results: Results) -> go.Figure:
     """Plot each complete trial as a line through its values: the ten best in colour, the others grey."""
     # Not plotly's own parallel coordinates: they need WebGL and a page that may compile code.
-    trials = [trial for trial in results.record.trials if trial.outcome == "complete"]
-    _need(len(trials) > 1, "fewer than 2 trials are complete")
     opened = results.record.info.spec.open
+    trials = _complete_with(results, opened)
+    _need(len(trials) > 1, "fewer than 2 trials are complete")
     logs = [math.log(trial.perplexity) for trial in trials]
     low, high = min(logs), max(*logs, min(logs) + 1e-9)
     ranked = sorted(trials, key=lambda trial: trial.perplexity)
     groups = [(ranked[_LABELLED:], "complete", "#a8a8a8", 1.0)] if ranked[_LABELLED:] else []
     best = reversed(list(enumerate(ranked[:_LABELLED], 1)))
-    groups += [([t], f"trial {t.number}", _BEST if rank == 1 else _shade(rank), 2.5) for rank, t in best]
+    winner = None if results.winner is None else results.winner.number
+    groups += [([t], f"trial {t.number}", _BEST if t.number == winner else _shade(rank), 2.5) for rank, t in best]
     figure = new_figure("", "")
     for ones, name, colour, width in groups:
         heights: list[float | None] = []
@@ -217,6 +222,12 @@ def parallel(results: Results) -> go.Figure:
     figure.update_xaxes(tickangle=0)
     figure.update_yaxes(visible=False, range=[-0.12, 1.12])
     return figure
+
+
+def _complete_with(results: Results, paths: Iterable[str]) -> list[TrialRecord]:
+    """List the complete trials that have all of some values; those of another program may lack them."""
+    wanted = set(paths)
+    return [t for t in results.record.trials if t.outcome == "complete" and t.curve and wanted <= t.params.keys()]
 
 
 def _height(value: FloatRange | IntRange | Choice, number: Value) -> float:
@@ -249,13 +260,15 @@ def contour(results: Results) -> go.Figure:
     """Plot perplexity over the two searched numbers that matter most, smoothed between the complete trials."""
     opened = results.record.info.spec.open
     paths = [path for path in results.importances if not isinstance(opened[path], Choice)][:2]
-    complete = [trial for trial in results.record.trials if trial.outcome == "complete"]
     _need(len(paths) == 2, "fewer than two searched numbers have a known importance")
+    complete = _complete_with(results, paths)
     _need(len(complete) >= _LEAST_CONTOUR, f"fewer than {_LEAST_CONTOUR} trials are complete, too few for a surface")
     across, up = (opened[path] for path in paths)
     assert not isinstance(across, Choice) and not isinstance(up, Choice)
     points = np.array([[place(across, t.params[paths[0]]), place(up, t.params[paths[1]])] for t in complete])
     values = np.log([trial.perplexity for trial in complete])
+    spread = np.linalg.matrix_rank(points - points.mean(axis=0), tol=1e-6)
+    _need(spread == 2, "the trials lie on a line, which is no surface")
     surface = RBFInterpolator(points, values, smoothing=0.3, kernel="thin_plate_spline")
     cells = np.linspace(0, 1, _CELLS)
     grid = np.stack(np.meshgrid(cells, cells), axis=-1).reshape(-1, 2)
@@ -541,7 +554,7 @@ def make_figure(results: Results, name: str) -> go.Figure:
         return FIGURES[name](results)
     if name not in figure_names(results):
         known = figure_names(results)
-        raise ConfigError(f"there is no figure {name!r}{nearest(name, known)}; all: {', '.join(known)}")
+        raise ConfigError(f"there is no figure {name!r}{nearest(name, known)}")
     return one_slice(results, name.removeprefix("slice-"))
 
 

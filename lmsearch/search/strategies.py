@@ -17,7 +17,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from lmsearch.config import Value
 from lmsearch.space import Choice, OpenValue
-from lmsearch.spec import StudySpec
+from lmsearch.spec import MEDIAN_STARTUP, StudySpec, median_warmup
 
 Options = Mapping[str, Any]
 
@@ -43,7 +43,8 @@ SAMPLERS: dict[str, Callable[[Options, int], BaseSampler]] = {
 
 def _median(options: Options, epochs: int) -> BasePruner:
     # Optuna's warm-up is the first step that may prune; our steps are epochs, from 1.
-    return MedianPruner(**({"n_startup_trials": 6, "n_warmup_steps": 1 + max(1, epochs // 5)} | dict(options)))
+    defaults = {"n_startup_trials": MEDIAN_STARTUP, "n_warmup_steps": median_warmup(epochs)}
+    return MedianPruner(**(defaults | dict(options)))
 
 
 def _asha(options: Options, epochs: int) -> BasePruner:

@@ -122,8 +122,14 @@ class StudyRecord:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Give the complete trial with the lowest perplexity, the first of equals."""
-        complete = [trial for trial in self.trials if trial.outcome == "complete"]
+        """Give the complete trial with the lowest perplexity, the first of equals; None for a confirmation.
+
+        A trial that another program added without the searched values cannot be it.
+        """
+        if self.info.confirms:
+            return None
+        searched = self.info.spec.open.keys()
+        complete = [trial for trial in self.trials if trial.outcome == "complete" and searched <= trial.params.keys()]
         return min(complete, key=lambda trial: trial.perplexity, default=None)
 
     @property

@@ -1,6 +1,7 @@
 """What is said of a study, on studies whose answer is known."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from lmsearch.results.advice import (
     verdict,
 )
 from lmsearch.results.reading import Results, read
-from tests.results.made import Made, make_study, some_trials
+from tests.results.made import STUDY, Made, make_study, some_trials
 
 
 @pytest.fixture
@@ -49,6 +50,37 @@ def test_an_end_that_the_best_crowd_is_named_with_the_line_to_paste(url: str) ->
     assert str(edge) == "5 of the 5 best have model.weight_dropout within 10% of its upper end 0.7"
     assert (edge.path, edge.end, edge.wider) == ("model.weight_dropout", "high", 0.88)
     assert edge_line(results.record, edge) == "weight_dropout = { low = 0.0, high = 0.88 }"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "weight_dropout.low = 0.0\nweight_dropout.high = 0.7\n",
+        "tie_weights = { choices = [true, false] }\n[model.weight_dropout]\nlow = 0.0\nhigh = 0.7\n",
+    ],
+)
+def test_the_line_to_paste_is_toml_however_the_file_is_written(url: str, spelled: str) -> None:
+    text = STUDY.replace("weight_dropout = { low = 0.0, high = 0.7 } # how much?\n", "")
+    text = text.replace(
+        "tie_weights = { choices = [true, false] }\n",
+        "" if "choices" in spelled else "tie_weights = { choices = [true, false] }\n",
+    )
+    text = text.replace("[train]", spelled + "[train]")
+    make_study(url, crowded(0.66, 0.70), text=text)
+    record = read("made", url).record
+    assert edge_line(record, edges(record)[0]) == "weight_dropout = {low = 0.0, high = 0.88}"
+
+
+def test_a_grid_and_a_seed_are_not_warned_of_and_a_logarithmic_scale_is_named(url: str, tmp_path: Path) -> None:
+    rate = crowded(0.08, 0.1, "train.learning_rate")
+    for name, trials, found in (("log", rate, 1), ("grid", [replace(t, sampler="grid") for t in rate], 0)):
+        make_study(url, trials, name=name)
+        told = edges(read(name, url).record)
+        assert len(told) == found
+        assert all("of its upper end 0.1 on its logarithmic scale" in str(edge) for edge in told)
+    seeds = [replace(t, params=dict(t.params) | {"train.seed": n % 3}) for n, t in enumerate(crowded(0.1, 0.3))]
+    make_study(url, seeds, name="seed", text=STUDY + "seed = { low = 0, high = 90 }\n")
+    assert edges(read("seed", url).record) == []
 
 
 def test_beside_trials_that_diverged_a_wider_range_is_not_advised(url: str) -> None:
@@ -97,27 +129,35 @@ def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) 
     said = list(budget_sentences(made(url, random + tpe).record, "add {more}"))
     assert said[-2:] == [
         "The first 6 trials of tpe found 93.00; 12 random trials find 100.00, so that tpe was at least as good as random "
-        "search at twice its budget.",
+        "search at twice its budget. It had learned from 12 trials of others too, which flatters it.",
         "To compare all 8 trials of tpe, add 4 random ones with: add 4",
     ]
 
 
 def test_how_close_the_winner_came_to_being_pruned_is_told_where_it_was_nearest(url: str) -> None:
-    curves = [[120.0, 100.0, 80.0], [110.0, 101.0, 90.0], [118.0, 102.0, 91.0], [130.0, 110.0]]
-    outcomes = ["complete", "complete", "complete", "pruned"]
+    winner, others = [130.0, 120.0, 100.0, 80.0], [[130.0, 110.0, 101.0, 90.0 + n] for n in range(6)]
+    curves = [winner, *others, [140.0, 125.0]]
+    outcomes = [*["complete"] * 7, "pruned"]
     trials = [
         dataclasses.replace(t, perplexities=c, outcome=o)
-        for t, c, o in zip(some_trials(4), curves, outcomes, strict=True)
+        for t, c, o in zip(some_trials(8), curves, outcomes, strict=True)
     ]
     results = made(url, trials)
+    # Ours prunes from the second of four epochs on.
     assert [(one.epoch, one.median, one.rank, one.reached) for one in closeness(results)] == [
-        (1, 114.0, 3, 4),
-        (2, 101.5, 1, 4),
+        (2, 110.0, 7, 8),
+        (3, 101.0, 1, 7),
     ]
     said = list(pruning_sentences(results))
-    assert said[0].startswith("A median pruner over all other complete trials would have stopped the winner, trial 0.")
-    assert "in epoch 1: 120.00 against a median of 114.00, place 3 of 4" in said[0]
-    assert said[1] == "Pruning left out 2 of 13 epochs in 1 trials, about 20 s of training."
+    assert "a median pruner that knew all other complete trials would have stopped the winner, trial 0." in said[0]
+    assert "in epoch 2: 120.00 against a median of 110.00, place 7 of 8" in said[0]
+    assert said[1] == "Pruning left out 2 of 32 epochs in 1 trials, about 20 s of training."
+    assert closeness(made_again(url, trials[:6])) == []  # too few for a pruner to act
+
+
+def made_again(url: str, trials: list[Made]) -> Results:
+    make_study(url, trials, name="again")
+    return read("again", url)
 
 
 def test_idle_workers_and_tokens_a_second_are_counted(url: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from lmsearch.errors import ConfigError, NothingToShowError
 from lmsearch.results.figures import FIGURES, figure_names, make_figure
@@ -80,9 +82,41 @@ def test_each_figure_stands_alone_or_says_why_there_is_none(results: Results, na
     assert page.count("plotly.js v") == 1
 
 
-def test_a_figure_that_there_is_not_is_refused_with_all_names(results: Results) -> None:
-    with pytest.raises(ConfigError, match=r"did you mean curves\?; all: history, curves.*slice-model.weight_dropout"):
+def test_a_figure_that_there_is_not_is_refused_with_the_names_that_there_are(results: Results) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean curves\?$"):
         make_figure(results, "curve")
+    with pytest.raises(ConfigError, match=r"'x'; there are: history, curves.*slice-model.weight_dropout"):
+        make_figure(results, "x")
+
+
+def test_trials_without_an_epoch_stand_in_the_history(results: Results) -> None:
+    shown = json.loads(make_figure(results, "history").to_json())["data"]
+    (failed,) = (trace for trace in shown if trace["name"] == "failed")
+    ended = {trial.number for trial in results.record.trials}
+    assert failed["x"] == [50]
+    assert {number for trace in shown if trace["mode"] == "markers" for number in trace["x"]} == ended
+
+
+def test_trials_on_a_line_or_of_another_program_cost_one_figure_at_most(url: str) -> None:
+    values = [n / 14 for n in range(14)]
+    trials = [
+        Made(
+            params=dict(t.params)
+            | {"model.output_dropout": 0.6 * v, "model.weight_dropout": 0.7 * v, "train.learning_rate": 1e-2},
+            perplexities=[100 + v],
+        )
+        for t, v in zip(some_trials(14), values, strict=True)
+    ]
+    storage, info = make_study(url, trials)
+    storage.create_new_trial(
+        info.ref.id,
+        create_trial(value=1.0, params={"x": 0.5}, distributions={"x": FloatDistribution(0, 1)}),
+    )
+    results = read("made", url)
+    assert results.winner is not None and results.winner.number == 0
+    with pytest.raises(NothingToShowError, match="lie on a line"):
+        make_figure(results, "contour")
+    assert "Which hyperparameters matter" in write_report(results, command)
 
 
 def test_a_study_that_has_just_begun_has_a_report_too(url: str) -> None:

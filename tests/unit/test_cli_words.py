@@ -233,8 +233,7 @@ def test_every_fault_in_the_reliability_table_names_tests_that_are_there() -> No
 def crowded_record() -> StudyRecord:
     """Make a record of twelve complete trials, the best five with output_dropout at its upper end."""
     trials = tuple(
-        make_trial(n, params={"model.output_dropout": 0.49 if n < 5 else 0.2, "train.learning_rate": 0.01})
-        for n in range(12)
+        make_trial(n, params=make_trial(n).params | {"model.output_dropout": 0.49 if n < 5 else 0.2}) for n in range(12)
     )
     return make_record(*trials, left=4)
 
@@ -247,7 +246,7 @@ def test_the_live_view_shows_the_best_configuration_and_what_needs_a_look(width:
     console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
     console.print(render(snapshot))
     drawn = " ".join(console.export_text(clear=False).split())
-    assert "best so far: model.output_dropout = 0.49, train.learning_rate = 0.01" in drawn
+    assert "best so far: model.output_dropout = 0.49, model.tie_weights = true, train.learning_rate = 0.01" in drawn
     assert "look: 5 of the 5 best have model.output_dropout within 10% of its upper end 0.5" in drawn
     assert all(len(line) <= width for line in console.export_text(clear=False).splitlines())
 
