@@ -40,9 +40,10 @@ def compare(
 
     head, rows = table(groups)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, name in enumerate(head):
+    first, *others = zip(head, *rows, strict=True)  # a column for each search, so that many budgets fit
+    for number, name in enumerate(first):
         drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
+    for row in others:
         drawn.add_row(*row)
     Console().print(drawn, markup=False)
     if place is not None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, storage_option, work_options, workers_option
+from lmsearch.cli.options import check_name, json_option, open_store, storage_option, work_options, workers_option
 from lmsearch.cli.run import run
-from lmsearch.errors import ConfigError
+from lmsearch.errors import ConfigError, DeviceError, StudyError
 
 
 @click.command()
@@ -47,9 +47,15 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     name = options["name"] or next_name(study, taken)
     if name in taken:
         raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
+    check_name(name)
     place = Path(f"{name}.toml")
     text = extended_text(info, changes, Path())
     opened.engine.dispose()  # `run` opens its own
     replace_file(place, text)
     click.echo(f"{place} is the file of {study} with {', '.join(changes)}", err=True)
-    return context.invoke(run, study_file=str(place), source=study, more=None, **options | {"name": None})
+    try:
+        return context.invoke(run, study_file=str(place), source=study, more=None, **options | {"name": None})
+    except (ConfigError, DeviceError, StudyError):
+        if name not in lmsearch_studies(open_store(options["storage"], options["store_timeout"])):
+            place.unlink()  # nothing was begun
+        raise

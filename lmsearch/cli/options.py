@@ -24,6 +24,7 @@ STORE_SECONDS = 10.0  # of waiting for a store that does not answer
 WORK_STORE_SECONDS = 600.0  # the same, where trials run
 STALL_SECONDS = 600.0
 RUNS = Path("runs")
+_WITHOUT_STORE = ("train",)  # commands that take no --storage
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
 
 
@@ -99,14 +100,16 @@ def storage_words(url: "URL") -> list[str]:
 
 
 def storage_hint(url: "URL") -> str:
-    """Say how a printed command finds a store whose URL has a password."""
+    """Say how a printed command finds a store whose URL has a password: a comment, so that it can be pasted whole."""
     from lmsearch.store import url as urls
 
-    return " (with LMSEARCH_STORAGE set to the store's URL)" if urls.has_password(url) else ""
+    return "  # with LMSEARCH_STORAGE set to the store's URL" if urls.has_password(url) else ""
 
 
 def command_text(words: list[str], url: "URL") -> str:
-    """Give a command that a person can copy, with how it finds the store."""
+    """Give a command that a person can copy, with how it finds the store, where it takes one."""
+    if words[1] in _WITHOUT_STORE:
+        return shlex.join(words)
     return shlex.join([*words, *storage_words(url)]) + storage_hint(url)
 
 

@@ -84,6 +84,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     for name in ("sampler", "trials", "workers"):
         words += [] if options[name] is None else [f"--{name}", str(options[name])]
     words += [] if options["device"] == "auto" else ["--device", options["device"]]
+    words += ["--allow-pickle"] if options["allow_pickle"] else []
     click.echo(f"begin it with: {command_text(words, parse_storage(storage))}")
 
 

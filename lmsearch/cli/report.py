@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lmsearch.cli.look import write_files
 from lmsearch.cli.options import RUNS, command_text, open_store, parse_storage, storage_option
 
 
@@ -28,7 +29,7 @@ def report(
     """Write what a study found as one HTML file: what is best, how sure that is, and what to try next.
 
     The page asks no other host for anything. By default it is runs/STUDY/report.html, which the dashboard then offers,
-    with notes and plots of the study; csv and json are printed.
+    with notes and plots of the study; csv and json are printed. The result files beside it are written anew.
 
     \b
     Examples:
@@ -66,5 +67,9 @@ def report(
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place, text)
     if figure is None and form == "html":
-        Publisher(storage=opened, command=command).publish(results, RUNS / study, make_figure)
+        if results.winner is not None:  # the page names these files, so they say the same
+            write_files(results, RUNS / study, command(["lmsearch", "report", study]), url)
+        Publisher(storage=opened, command=command).publish(
+            results, RUNS / study, make_figure, most_notes=len(results.record.trials)
+        )
     click.echo(place)

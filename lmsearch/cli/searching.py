@@ -1,6 +1,7 @@
 """What the commands have in common that start workers and watch them: `run` and `confirm`."""
 
 import contextlib
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,7 @@ class Keeper:
         self._began = time.monotonic()
         self._next = self._began + _PUBLISH_SECONDS
         self._publisher: Any = None
+        self._complained = False
 
     def look(self, record: "StudyRecord") -> None:
         """Write what has changed, if it is time."""
@@ -163,21 +165,31 @@ class Keeper:
 
         if time.monotonic() >= self._next:
             began = time.monotonic()
-            with self._bearing_with_the_store():
+            with self._bearing():
                 self._write(complete(self._setup.storage, record), plots=True)
             self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
 
     def end(self, results: "Results", interrupted: bool) -> None:
         """Write how it ended; plots only where somebody may have looked at them, and nobody waits for the end."""
-        with self._bearing_with_the_store():
+        with self._bearing():
             self._write(results, plots=not interrupted and time.monotonic() - self._began > _SHORT_SECONDS)
 
-    @staticmethod
-    def _bearing_with_the_store() -> "contextlib.AbstractContextManager[None]":
-        """Leave what the dashboard shows where the store is gone: the launcher finds out, and says so."""
+    @contextlib.contextmanager
+    def _bearing(self) -> "Iterator[None]":
+        """Leave what the dashboard shows as it is where it cannot be written: that costs no search its life.
+
+        Where the store is gone, the launcher finds out, and says so.
+        """
         from lmsearch.errors import StoreGoneError
 
-        return contextlib.suppress(StoreGoneError, KeyError)
+        try:
+            yield
+        except (StoreGoneError, KeyError):
+            pass
+        except Exception as error:
+            if not self._complained:
+                self._complained = True
+                print(f"warning: notes and plots for the dashboard cannot be written: {error!r}", file=sys.stderr)
 
     def _write(self, results: "Results", plots: bool) -> None:
         from lmsearch.results.publishing import Publisher

@@ -258,10 +258,10 @@ def best_so_far(trials: Sequence[TrialRecord]) -> list[float]:
     return list(itertools.accumulate(values, min))
 
 
-def budget_sentences(record: StudyRecord, more_command: str) -> Iterator[str]:
+def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) -> Iterator[str]:
     """Say whether the search was worth it: what doubling it gave, and each sampler against random search at twice.
 
-    `more_command` is the command that adds random trials, with `{more}` where their number stands.
+    `more_command` gives the command that adds so many random trials.
     """
     trials = ended_in_order(record)
     half = len(trials) // 2
@@ -287,7 +287,7 @@ def budget_sentences(record: StudyRecord, more_command: str) -> Iterator[str]:
             more = 2 * max(4, len(own)) - count
             yield (
                 f"Whether {sampler} beats random search at twice its budget cannot be said: that takes {more} more "
-                f"random trials. Add them with: {more_command.format(more=more)}"
+                f"random trials. Add them with: {more_command(more)}"
             )
             continue
         found, twice = own[budget - 1], draws.expected_best(2 * budget)
@@ -307,10 +307,7 @@ def budget_sentences(record: StudyRecord, more_command: str) -> Iterator[str]:
         )
         if budget < len(own):
             more = 2 * len(own) - count
-            yield (
-                f"To compare all {len(own)} trials of {sampler}, add {more} random ones with: "
-                f"{more_command.format(more=more)}"
-            )
+            yield (f"To compare all {len(own)} trials of {sampler}, add {more} random ones with: {more_command(more)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,14 +46,18 @@ def read_groups(storage: FencedStorage, patterns: Sequence[str]) -> list[Group]:
     groups, first = [], None
     for pattern in patterns:
         names = [pattern] if pattern in known else sorted(fnmatch.filter(known, pattern))
-        if not names:
+        infos = [open_study(storage, name) for name in names]
+        if pattern in known:
+            infos[0].require_search()
+        infos = [info for info in infos if not info.confirms]
+        if not infos:
             raise StudyError(f"there is no study {pattern!r} in the store{nearest(pattern, known)}")
-        records = [read_study(storage, open_study(storage, name)) for name in names]
+        records = [read_study(storage, info) for info in infos]
         for record in records:
             first = first or record
             _check_comparable(first, record)
         paths = [tuple(best_so_far(ended_in_order(record))) for record in records]
-        groups.append(Group(name=pattern, studies=tuple(names), paths=tuple(paths)))
+        groups.append(Group(name=pattern, studies=tuple(info.ref.name for info in infos), paths=tuple(paths)))
     return groups
 
 

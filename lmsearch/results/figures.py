@@ -607,7 +607,7 @@ def new_figure(x: str, y: str) -> go.Figure:
             "height": 420,
             "hovermode": "closest",
             "hoverlabel": {"align": "left"},
-            "legend": {"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"},
+            "legend": {"orientation": "h", "y": -0.24, "x": 0, "yanchor": "top"},
         }
     )
     figure.update_xaxes(title={"text": x}, **axis)

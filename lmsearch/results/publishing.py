@@ -46,11 +46,13 @@ class Publisher:
     command: Command
     _drawn: dict[str, str] = field(default_factory=dict)  # what was last written of each plot
 
-    def publish(self, results: Results, folder: Path, draw: Draw | None = None) -> None:
+    def publish(
+        self, results: Results, folder: Path, draw: Draw | None = None, most_notes: int = _NOTES_AT_ONCE
+    ) -> None:
         """Write notes, files and, given what draws them, plots; `folder` is where the study's files are."""
         study = optuna_study(self.storage, results.name)
         self._write_note(study, results)
-        self._write_trial_notes(study, results)
+        self._write_trial_notes(study, results, most_notes)
         self._offer_files(results.record.info, folder)
         if draw is not None and not results.record.info.confirms:
             self._write_plots(study, results, draw)
@@ -63,13 +65,13 @@ class Publisher:
         if note != before:
             optuna_dashboard.save_note(study, note)
 
-    def _write_trial_notes(self, study: optuna.Study, results: Results) -> None:
+    def _write_trial_notes(self, study: optuna.Study, results: Results, most: int) -> None:
         told = self.storage.get_study_system_attrs(study._study_id)
         written = 0
         ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
         for trial in results.record.trials:
             note = trial_note(trial)
-            if not note or f"dashboard:{ids[trial.number]}:note_ver" in told or written >= _NOTES_AT_ONCE:
+            if not note or f"dashboard:{ids[trial.number]}:note_ver" in told or written >= most:
                 continue
             optuna_dashboard.save_note(Trial(study, ids[trial.number]), note)
             written += 1

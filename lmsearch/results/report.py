@@ -140,6 +140,7 @@ def _confirmation(results: Results, command: Command) -> Section:
     head = ("trial", "in the search", "mean", "95 % interval", "worse than the first by", "by seed")
     words = [
         confirmation_sentence(found),
+        "The interval of a mean is that leader's own; the first of several equals is a little lucky here too. "
         "The differences are paired by seed, and their intervals hold together at 95 %, also where more seeds are "
         "asked for later: where one reaches to or below zero, the data says no more than a tie.",
         "The test split was not read for this. Look at it once, at the very end, with:",
@@ -205,10 +206,8 @@ def _ranges(results: Results, command: Command) -> Section:
 
 
 def _budget(results: Results, command: Command) -> Section:
-    more = command(
-        ["lmsearch", "run", f"runs/{results.name}/study.toml", "--name", results.name, "--sampler", "random"]
-    )
-    words = list(budget_sentences(results.record, more.replace("{", "{{").replace("}", "}}") + " --more {more}"))
+    run = ["lmsearch", "run", f"runs/{results.name}/study.toml", "--name", results.name, "--sampler", "random"]
+    words = list(budget_sentences(results.record, lambda more: command([*run, "--more", str(more)])))
     captions = {
         "budget": "The best found against the number of trials. The band is drawn for random trials alone, and up to "
         "half of those that ended.",

@@ -5,7 +5,8 @@
     negation   = "not" negation | "(" condition ")" | NAME OPERATOR VALUE
 
 A name is a searched value such as `model.tie_weights`, or one of `FIELDS`; a value is written as in a study file.
-A comparison with something that a trial does not have, or of things that have no order, is false.
+A comparison with something that a trial does not have, or of things that have no order, is false; a value that a
+searched one can never have, such as `True` for `true`, is refused.
 """
 
 import math
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmsearch.config import coerce
 from lmsearch.errors import ConfigError, nearest
 from lmsearch.spec import parse_value
 from lmsearch.store.records import TrialRecord
@@ -149,7 +151,8 @@ class _Parser:
         value = self.take()
         if value in _OPERATORS or value in ("(", ")"):
             raise self.error(f"a value instead of {value!r}")
-        return _compared(name, _OPERATORS[symbol], parse_value(value))
+        wanted = parse_value(value)
+        return _compared(name, _OPERATORS[symbol], wanted if name in FIELDS else coerce(name, wanted))
 
 
 def _compared(name: str, compare: Callable[[Any, Any], bool], wanted: object) -> Condition:

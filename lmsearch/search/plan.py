@@ -1,6 +1,7 @@
 """What a search would cost, before it starts."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,7 +54,7 @@ class Plan:
     @property
     def hours(self) -> float:
         """Give the hours of the whole search, if nothing is pruned."""
-        waves = max(self.trials / self.workers, 1.0)
+        waves = math.ceil(self.trials / self.workers)
         return waves * self.epochs * (self.middle.epoch_seconds or 0.0) / 3600
 
     @property
@@ -182,9 +183,14 @@ def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: b
 
 
 def _answer(config: RunConfig, child: "subprocess.Popen[str]") -> dict[str, Any]:
-    said, complained = child.communicate(timeout=_LONGEST_MEASURE)
     size = f"embedding_size {config.model.embedding_size}, hidden_size {config.model.hidden_size}, "
     size += f"num_layers {config.model.num_layers}, batch_size {config.train.batch_size}, bptt {config.train.bptt}"
+    try:
+        said, complained = child.communicate(timeout=_LONGEST_MEASURE)
+    except subprocess.TimeoutExpired as error:
+        raise SearchFailedError(
+            f"the point with {size} had not trained a few batches after {_LONGEST_MEASURE:.0f} s"
+        ) from error
     if child.returncode == -9:
         raise ConfigError(f"the point with {size} cannot run here: the system ended it for want of memory")
     if child.returncode:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lmsearch.results.reading import read
+from lmsearch.search.confirm import confirmation_spec
 from tests.conftest import Cli
 from tests.results.made import STUDY, Made, make_study, some_trials
 from tests.results.test_report import open_page
@@ -64,9 +65,25 @@ def test_searches_are_compared_with_the_spread_over_their_repetitions(url: str, 
     said = cli("compare", "tpe-*", "random", "--report", "page.html", LMSEARCH_STORAGE=url)
     assert said.returncode == 0, said.stderr
     rows = [line.split() for line in said.stdout.splitlines()]
-    assert rows[1] == ["tpe-*", "2", "105.00", "±", "7.07", "95.00", "±", "7.07", "82.00", "±", "2.83"]
-    assert rows[2] == ["random", "1", "105.00", "104.00", "103.00"]
+    assert rows[0][-2:] == ["tpe-*", "random"]
+    assert [row[-4:] for row in rows[2:5]] == [
+        ["105.00", "±", "7.07", "105.00"],
+        ["95.00", "±", "7.07", "104.00"],
+        ["82.00", "±", "2.83", "103.00"],
+    ]
     assert "tpe-* against random" in (tmp_path / "page.html").read_text()
+    # A confirmation is no repetition, and no search.
+    again = confirmation_spec(read("tpe-1", url).record.info).text
+    make_study(
+        url,
+        [Made(params=dict(some_trials(1)[0].params) | {"train.seed": 2}, perplexities=[9.0])],
+        "tpe-1.confirm",
+        again,
+    )
+    named = cli("compare", "tpe-1.confirm", LMSEARCH_STORAGE=url)
+    assert (named.returncode, "is not a search" in named.stderr) == (2, True)
+    listed = cli("studies", LMSEARCH_STORAGE=url).stdout
+    assert "tpe-1.confirm: 0 of 1 trials, 1 complete, 1 taken over\n" in listed
     told = json.loads(cli("compare", "tpe-*", "--json", LMSEARCH_STORAGE=url).stdout)
     assert told[0]["studies"][1] == {"study": "tpe-2", "best": [110.0, 100.0, 84.0, 70.0]}
     said = cli("compare", "nothing-*", LMSEARCH_STORAGE=url)

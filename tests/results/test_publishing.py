@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import shlex
+import types
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import optuna_dashboard
 import pytest
 from playwright.sync_api import expect
 
+from lmsearch.cli.searching import Keeper
 from lmsearch.results.figures import make_figure
 from lmsearch.results.publishing import END_OF_OURS, FILES, PLOTS, Publisher, artifact_id, study_note, trial_note
 from lmsearch.results.reading import read
@@ -89,6 +92,23 @@ def test_a_search_keeps_its_note_and_its_files_current(searched: Path) -> None:
         if key.startswith("artifacts:")
     }
     assert offered == {"best-config.json", "trials.csv", "best-model.zip"}
+
+
+def test_what_cannot_be_drawn_or_written_for_the_dashboard_ends_no_search(
+    searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = open_storage(parse_url(f"sqlite:///{searched / 'runs/lmsearch.db'}"))
+    results = read("tiny", opened)
+
+    def broken(*given: Any, **named: Any) -> None:
+        raise ZeroDivisionError("a figure")
+
+    monkeypatch.setattr(Publisher, "publish", broken)
+    setup: Any = types.SimpleNamespace(storage=opened, command=shlex.join, folder=searched)
+    keeper = Keeper(setup)
+    for _ in range(2):
+        keeper.end(results, interrupted=True)
+    assert capsys.readouterr().err.count("warning: notes and plots for the dashboard cannot be written") == 1
 
 
 @pytest.fixture

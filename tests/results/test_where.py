@@ -28,7 +28,6 @@ PATHS = ["model.output_dropout", "model.tie_weights", "train.learning_rate"]
         ("outcome != complete or train.learning_rate == 1e-2", True),
         ("not not trial == 3", True),
         ("reason > 5", False),
-        ("model.tie_weights == 1", False),
         ("perplexity < 10 or perplexity > 30 and trial == 3", True),
     ],
 )
@@ -44,6 +43,9 @@ def test_a_condition_means_what_it_says(text: str, expected: bool) -> None:
         ("perplexity < ", "expected more after its end"),
         ("perplexty < 3", "a trial has no 'perplexty'; did you mean perplexity?"),
         ("perplexity = 3", "cannot be read at '= 3'"),
+        ("model.tie_weights == 1", "model.tie_weights must be true or false, got 1"),
+        ("model.tie_weights == True", "model.tie_weights must be true or false, got 'True'"),
+        ("model.output_dropout < much", "model.output_dropout must be a number, got 'much'"),
         ("(trial == 3", "expected more after its end"),
         ("trial == 3)", "expected nothing, or `and` or `or`, instead of ')'"),
         ("trial == 3 trial == 4", "instead of 'trial'"),

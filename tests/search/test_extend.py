@@ -82,3 +82,10 @@ def test_the_new_study_begins_with_the_trials_that_fit(cli: Cli, tmp_path: Path)
     assert "--from tiny" in (tmp_path / "runs/tiny-2/best-config.json").read_text()
     refused = cli("extend", "tiny", "--set", "train.epochs=9", "--workers", "1")
     assert (refused.returncode, "train.epochs" in refused.stderr) == (2, True)
+    for words in (["--sampler", "foo"], ["--device", "cuda:9"], ["--name", "../zz"], ["--name", "a/b"]):
+        refused = cli("extend", "tiny", "--set", "model.output_dropout.high=0.8", *words)
+        assert refused.returncode == 2, words
+    assert sorted(path.name for path in tmp_path.rglob("*.toml") if "runs" not in path.parts) == [
+        "tiny-2.toml",
+        "tiny.toml",
+    ]  # what was refused left nothing

@@ -47,7 +47,7 @@ def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
     assert command_text(words, parse_storage("sqlite:///runs/lmsearch.db")) == "lmsearch run 'my file.toml'"
     assert command_text(words, parse_storage("postgresql://me@h/d")).endswith("--storage postgresql://me@h/d")
     secret = command_text(words, parse_storage("postgresql://me:hunter2@h/d"))
-    assert secret == "lmsearch run 'my file.toml' (with LMSEARCH_STORAGE set to the store's URL)"
+    assert secret == "lmsearch run 'my file.toml'  # with LMSEARCH_STORAGE set to the store's URL"
 
 
 def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> None:
