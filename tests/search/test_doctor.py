@@ -122,6 +122,7 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
     assert {ticket.state for ticket in bureau.tickets()} == {OPEN}
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
@@ -170,6 +171,7 @@ def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite
     assert lease_of(bureau) == held
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     worker.send_signal(signal.SIGSTOP)

@@ -62,6 +62,7 @@ def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_se
     assert (found.checked, found.broken) == (6, 6) and "6 with another curve" in found.detail
 
 
+@pytest.mark.slow
 def test_a_curve_with_an_epoch_missing_is_noticed_and_one_that_is_right_is_not(cli: Cli, tmp_path: Path) -> None:
     from lmsearch.store.opening import open_storage
     from lmsearch.store.records import open_study, read_study

@@ -33,7 +33,7 @@ def test_each_end_that_costs_otherwise_is_a_point_and_no_other(tmp_path: Path) -
 
 
 def test_the_plan_is_measured_and_says_how_long(cli: Cli, tmp_path: Path) -> None:
-    write_study(tmp_path, SIZES)
+    write_study(tmp_path)
     said = cli("plan", "tiny.toml", "--workers", "2", "--trials", "10", "--json")
     assert said.returncode == 0, said.stderr
     told = json.loads(said.stdout)
