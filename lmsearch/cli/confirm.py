@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
 
+_SAME = 0.005  # of a perplexity: a training on another kind of device may differ by so much
+
 
 @click.command()
 @click.argument("study")
@@ -143,6 +145,8 @@ def _with_weights(files: "ResultFiles", results: "Results", options: dict[str, A
 
     if files.best_model is not None or files.model_host or files.best_config is None or results.winner is None:
         return files
+    if not options["quiet"]:
+        click.echo(f"the weights of trial {results.winner.number} are gone, so that it is trained again", err=True)
     folder = RUNS / f"{results.name}.winner"
     words = [sys.executable, "-m", "lmsearch.cli.main", "train", str(files.best_config), "--name", folder.name]
     words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
@@ -150,8 +154,15 @@ def _with_weights(files: "ResultFiles", results: "Results", options: dict[str, A
     if trained.returncode != 0:
         click.echo(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
         return files
-    target = RUNS / results.name / "best-model"
-    copy_model(results.record.info, results.winner, Path(json.loads(trained.stdout)["model"]), target)
+    told, target = json.loads(trained.stdout), RUNS / results.name / "best-model"
+    if abs(told["perplexity"] / results.winner.perplexity - 1) > _SAME:
+        click.echo(
+            f"warning: trained again, trial {results.winner.number} has perplexity {told['perplexity']:.2f} and not "
+            f"{results.winner.perplexity:.2f}, as another device may; the model is in {folder}",
+            err=True,
+        )
+        return files
+    copy_model(results.record.info, results.winner, Path(told["model"]), target)
     shutil.rmtree(folder)
     return dataclasses.replace(files, best_model=target)
 

@@ -33,7 +33,7 @@ class ResultFiles:
 
     best_config: Path | None
     best_model: Path | None
-    model_host: str  # the host that has the weights where this one has not
+    model_host: str  # another host that has the weights, "" where they are here or gone
     trials: Path
 
 
@@ -56,7 +56,7 @@ def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     return ResultFiles(
         best_config=folder / "best-config.json",
         best_model=_copy_model(record.info, best, folder / "best-model"),
-        model_host=host,
+        model_host="" if host == socket.gethostname() else host,
         trials=folder / "trials.csv",
     )
 

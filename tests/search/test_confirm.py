@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from lmsearch.search.launch import Snapshot
 from lmsearch.store.records import SEED, configurations, store_info
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau
-from tests.factories import TINY_STUDY, make_spec
+from tests.conftest import Cli
+from tests.factories import TINY_STUDY, make_spec, write_study
 from tests.search.confirming import confirm
 
 
@@ -237,3 +239,21 @@ def test_a_study_with_an_open_seed_is_confirmed_on_seeds_beyond_its_range(
     searched(bureau)
     info = begin_confirmation(bureau.storage, "tiny", top=1, seeds=2)
     assert [ticket.fixed[SEED] for ticket in list_tickets(bureau.storage, info.ref)] == [10, 11]
+
+
+def test_the_command_confirms_and_trains_a_winner_again_whose_weights_are_gone(cli: Cli, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
+    for name in ("models", "best-model"):
+        shutil.rmtree(tmp_path / "runs/tiny" / name)
+    said = cli("confirm", "tiny", "--top", "2", "--seeds", "2", "--workers", "1")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("confirm  tiny: 4 trainings asked for, 4 owed\n")
+    config = json.loads((tmp_path / "runs/tiny/best-config.json").read_text())["result"]
+    assert config["source"] == "confirmed"
+    assert f"the weights of trial {config['trial']} are gone, so that it is trained again" in said.stderr
+    metrics = json.loads((tmp_path / "runs/tiny/best-model/metrics.json").read_text())
+    assert metrics["perplexity"] == pytest.approx(config["perplexity"])
+    assert "warning" not in said.stderr and not (tmp_path / "runs/tiny.winner").exists()
+    again = json.loads(cli("confirm", "tiny", "--top", "2", "--seeds", "2", "--workers", "1", "--json").stdout)
+    assert (again["study"], again["mean"], again["verdict"]) == ("tiny", config["mean"], config["verdict"])
