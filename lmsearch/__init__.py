@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lmsearch.version import __version__
+
 if TYPE_CHECKING:
     from lmsearch.search.objective import objective
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "objective"]
 
 

@@ -1,13 +1,16 @@
 """The settings of one training run: frozen, complete and valid once built."""
 
+import hashlib
 import itertools
+import json
 import re
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from lmsearch.errors import ConfigError
+from lmsearch.formats import FIRST
 
 Value = bool | int | float | str
 
@@ -144,6 +147,22 @@ class RunConfig:
             for section, table in tables.items()
         }
 
+    def digest(self, fingerprint: str) -> str:
+        """Return 64 hexadecimal digits for what is computed: all settings, and the text by its fingerprint.
+
+        Where the text lies does not count. A setting counts only where it is not what lmsearch 0.1.0 did without
+        it, so that the digest stays when settings are added and defaults change.
+        """
+        before = defaults_of(FIRST)
+        counted = {
+            path: value
+            for section, table in self.as_tables().items()
+            for name, value in table.items()
+            if (path := f"{section}.{name}") != "data.corpus" and value != before.get(path)
+        }
+        told = json.dumps([fingerprint, sorted(counted.items())])
+        return hashlib.sha256(told.encode()).hexdigest()
+
     @classmethod
     def from_paths(cls, values: dict[str, Value]) -> "RunConfig":
         """Build a config from values by dotted path; raises `ConfigError` where one is not valid."""
@@ -156,6 +175,50 @@ class RunConfig:
                 raise ConfigError(f"{path} is missing")
         built: dict[str, Any] = {name: SECTIONS[name](**table) for name, table in tables.items()}
         return cls(**built)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierDefault:
+    """What a setting was where a file of an earlier lmsearch does not give it."""
+
+    before: str  # the version from which on it is another
+    value: Value
+
+
+EARLIER_DEFAULTS: dict[str, tuple[EarlierDefault, ...]] = {}
+"""Defaults that have changed, and settings that were added whose default is not what lmsearch did before, oldest first.
+
+A study that was begun, or a config that was written, by an earlier version keeps to them.
+"""
+
+
+def defaults_of(version: str) -> dict[str, Value]:
+    """Return what each setting is where a file of that lmsearch version does not give it, by dotted path."""
+    return _defaults() | earlier_defaults(version)
+
+
+def _defaults() -> dict[str, Value]:
+    return {
+        f"{section}.{field.name}": field.default
+        for section, owner in SECTIONS.items()
+        for field in fields(owner)
+        if field.default is not MISSING
+    }
+
+
+def earlier_defaults(version: str) -> dict[str, Value]:
+    """Return the defaults of an earlier version that are others today, by dotted path."""
+    found: dict[str, Value] = {}
+    for path, changes in EARLIER_DEFAULTS.items():
+        for change in changes:
+            if _ordered(version) < _ordered(change.before):
+                found[path] = change.value
+                break
+    return found
+
+
+def _ordered(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 SECTIONS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}

@@ -4,8 +4,10 @@ import os
 import uuid
 from pathlib import Path
 
-LOOKS = "test-looks.json"  # in a model's folder: when somebody looked at the test split with it
-POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
+
+def draft_of(path: Path) -> Path:
+    """Return a new name beside `path` for what is written before it takes that name."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -15,7 +17,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             file.write(data)

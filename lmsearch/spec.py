@@ -12,9 +12,20 @@ from typing import Any, cast
 
 import tomlkit
 
-from lmsearch.config import BUILT_IN_CORPORA, FIELD_TYPES, DataConfig, RunConfig, Value, coerce, parse_budget
-from lmsearch.errors import ConfigError, nearest
+from lmsearch.config import (
+    BUILT_IN_CORPORA,
+    FIELD_TYPES,
+    DataConfig,
+    RunConfig,
+    Value,
+    coerce,
+    earlier_defaults,
+    parse_budget,
+)
+from lmsearch.errors import ConfigError, LmsearchError, nearest
+from lmsearch.formats import NewerFormatError, check_stamp, known_version
 from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
+from lmsearch.version import __version__
 
 MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say
 
@@ -51,7 +62,7 @@ NEVER_OPEN = {
     "train.threads": "sums are formed in another order, so equal trials would differ",
     "train.eval_batch_size": _NOT_COMPARABLE,
 }
-_LEFT_ALONE = ("result", "provenance")  # what best-config.json has beside its config
+_LEFT_ALONE = ("lmsearch", "result", "provenance")  # what best-config.json has beside its config
 _TABLES = ("study", "sampler", "pruner", "data", "model", "train")
 
 
@@ -66,6 +77,7 @@ class StudySettings:
     sampler: str = "tpe"
     pruner: str = "median"
     checkpoint_gb: float = 0.0  # of disk for its checkpoints in one folder; 0: no limit
+    source: str = ""  # a study whose ended trials that fit this space are taken over
 
     @property
     def checkpoint_bytes(self) -> float:
@@ -95,6 +107,7 @@ class StudySpec:
     manual: tuple[Mapping[str, Value], ...] = ()
     sampler_options: Mapping[str, Value] = field(default_factory=dict)
     pruner_options: Mapping[str, Value] = field(default_factory=dict)
+    implied: Mapping[str, Value] = field(default_factory=dict)  # of `fixed`, the earlier defaults that hold in it
 
     @property
     def epochs(self) -> int:
@@ -107,12 +120,19 @@ class StudySpec:
         return RunConfig.from_paths({p: v for p, v in self.fixed.items() if p.startswith("data.")}).data
 
     def text_from(self, folder: Path) -> str:
-        """Give the file's text, with a corpus that is a path named from `folder`; comments stay."""
+        """Give the file's text, with a corpus that is a path named from `folder`; comments stay.
+
+        Defaults of an earlier lmsearch that hold in it are written out, so that a new study of it is the same.
+        """
         corpus = self.data.corpus
-        if corpus in BUILT_IN_CORPORA:
+        if corpus in BUILT_IN_CORPORA and not self.implied:
             return self.text
-        document = tomlkit.parse(self.text)
-        document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+        document: Any = tomlkit.parse(self.text)
+        if corpus not in BUILT_IN_CORPORA:
+            document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+        for path, value in self.implied.items():
+            section, _, name = path.partition(".")
+            document.setdefault(section, tomlkit.table())[name] = value
         return tomlkit.dumps(document)
 
     def close(self, params: Mapping[str, Value], vocabulary_size: int) -> RunConfig:
@@ -181,16 +201,28 @@ class StudySpec:
         return []
 
 
-def load_study(path: Path) -> StudySpec:
-    """Read a study file; a corpus in it that is a path is relative to the file."""
-    return parse_study(_read_text(path), path.resolve().parent, source=str(path))
+def load_study(path: Path, defaults: str = __version__) -> StudySpec:
+    """Read a study file; a corpus in it that is a path is relative to the file.
+
+    `defaults` is the lmsearch version whose defaults hold in it: that of the study that it goes on with, else today's.
+    """
+    return parse_study(_read_text(path), path.resolve().parent, source=str(path), defaults=defaults)
 
 
-def load_config(path: Path) -> RunConfig:
-    """Read a closed config: best-config.json, or a study file with nothing left open."""
+def load_config(path: Path, defaults: str = __version__) -> RunConfig:
+    """Read a closed config: best-config.json, or a study file with nothing left open.
+
+    What a JSON file of an earlier lmsearch lacks is as that version had it; `defaults` holds for a study file.
+    """
     text = _read_text(path)
-    tables = _parse_json(text, str(path)) if path.suffix == ".json" else _parse_toml(text, str(path))
-    spec = _build(text, tables, path.resolve().parent)
+    if path.suffix == ".json":
+        tables = _parse_json(text, str(path))
+        check_stamp("config", str(path), tables)
+        defaults = _writer(tables)
+    else:
+        tables = _parse_toml(text, str(path))
+        _check_format(tables, str(path))
+    spec = _build(text, tables, path.resolve().parent, defaults)
     if spec.open:
         raise ConfigError(f"{path} leaves {', '.join(spec.open)} open; close them, or search with: lmsearch run {path}")
     if spec.parameters is not None:
@@ -198,9 +230,19 @@ def load_config(path: Path) -> RunConfig:
     return spec.close({}, vocabulary_size=0)
 
 
-def parse_study(text: str, folder: Path, source: str = "the study file") -> StudySpec:
-    """Read a study file's text; `folder` is where its relative paths begin."""
-    spec = _build(text, _parse_toml(text, source), folder)
+def _writer(tables: Mapping[str, Any]) -> str:
+    """Return the version that wrote a config; the first one wrote it among the versions that a result depends on."""
+    provenance = tables.get("provenance")
+    versions = provenance.get("versions") if isinstance(provenance, dict) else None
+    told = versions.get("lmsearch") if isinstance(versions, dict) else None
+    return known_version(tables.get("lmsearch"), known_version(told))
+
+
+def parse_study(text: str, folder: Path, source: str = "the study file", defaults: str = __version__) -> StudySpec:
+    """Read a study file's text; `folder` is where its relative paths begin, `defaults` as in `load_study`."""
+    tables = _parse_toml(text, source)
+    _check_format(tables, source)
+    spec = _build(text, tables, folder, defaults)
     if spec.parameters is None:
         spec.check_ends(vocabulary_size=1)
     return spec
@@ -304,7 +346,16 @@ def _parse_json(text: str, source: str) -> dict[str, Any]:
     return tables
 
 
-def _build(text: str, tables: dict[str, Any], folder: Path) -> StudySpec:
+def _check_format(tables: Mapping[str, Any], source: str) -> None:
+    try:
+        check_stamp("study file", source, {"format": tables.get("format", 1)})
+    except NewerFormatError:
+        raise
+    except LmsearchError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _build(text: str, tables: dict[str, Any], folder: Path, defaults: str = __version__) -> StudySpec:
     _check_tables(tables)
     settings = _settings(tables.get("study", {}))
     fixed: dict[str, Value] = {}
@@ -319,8 +370,11 @@ def _build(text: str, tables: dict[str, Any], folder: Path) -> StudySpec:
                 opened[path] = _open_value(path, raw)
         else:
             fixed[path] = coerce(path, raw)
+    given = {*fixed, *opened, *same_as}
+    implied = {path: value for path, value in earlier_defaults(defaults).items() if path not in given}
+    fixed |= implied
     _check_same_as(same_as)
-    _check_budget(budget, {*fixed, *opened, *same_as}, same_as)
+    _check_budget(budget, given, same_as)
     fixed["data.corpus"] = _resolve_corpus(fixed, folder)
     spec = StudySpec(
         text=text,
@@ -331,14 +385,13 @@ def _build(text: str, tables: dict[str, Any], folder: Path) -> StudySpec:
         parameters=None if budget is None else parse_budget(str(budget)),
         sampler_options=_options("sampler", settings.sampler, tables, SAMPLER_OPTIONS),
         pruner_options=_options("pruner", settings.pruner, tables, PRUNER_OPTIONS),
+        implied=implied,
     )
     manual = tuple(_manual(spec, number, table) for number, table in enumerate(tables.get("manual", []), 1))
     return replace(spec, manual=manual)
 
 
 def _check_tables(tables: dict[str, Any]) -> None:
-    if tables.get("format", 1) != 1:
-        raise ConfigError(f"format = {tables['format']!r} is not known to this lmsearch; it reads format = 1")
     known = ("format", *_TABLES, "manual", *_LEFT_ALONE)
     for name, table in tables.items():
         if name not in known:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmsearch.cli.options import RUNS, json_option, parse_storage
+from lmsearch.cli.options import json_option, parse_storage
+from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
     from lmsearch.search.chaos import Outcome

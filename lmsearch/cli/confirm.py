@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import file_lines, write_files
+from lmsearch.cli.look import file_lines, tell_remark, write_files
 from lmsearch.cli.options import (
-    RUNS,
     command_text,
     json_option,
     open_store,
@@ -21,6 +20,8 @@ from lmsearch.cli.options import (
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
 from lmsearch.errors import SearchFailedError, StoreGoneError
+from lmsearch.folders import MODEL, make_folder, study_folder
+from lmsearch.processes import python
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
@@ -83,7 +84,7 @@ def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
     from lmsearch.text.corpus import cache_folder, open_corpus
 
     devices = default_devices(options["device"], options["workers"])
-    opened = open_store(storage, options["store_timeout"])
+    opened = open_store(storage, options["store_timeout"], write=True)
     data = open_own_study(opened, study).spec.data
     if options["corpus"] is not None:
         data = replace(data, corpus=str(options["corpus"].resolve()))
@@ -112,9 +113,11 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
     if confirmation is None or confirmation.winner is None:
         said = "nothing was run" if confirmation is None else confirmation_sentence(confirmation)
         raise SearchFailedError(f"{study} has no confirmed winner: {said}")
-    files = write_files(results, RUNS / study, command, setup.url)
-    files = _with_weights(files, results, options, setup)
-    Publisher(storage=setup.storage, command=setup.command).publish(results, RUNS / study, make_figure)
+    folder = study_folder(study)
+    files = write_files(results, folder, command, setup.url)
+    tell_remark(files)
+    files = _with_weights(files, results, folder, options, setup)
+    Publisher(storage=setup.storage, command=setup.command).publish(results, folder, make_figure)
     if options["as_json"]:
         click.echo(json.dumps({"study": study, **confirmation_document(confirmation)}, indent=2))
         return 0
@@ -134,36 +137,43 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
     return 0
 
 
-def _with_weights(files: "ResultFiles", results: "Results", options: dict[str, Any], setup: Setup) -> "ResultFiles":
-    """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says."""
+def _with_weights(
+    files: "ResultFiles", results: "Results", folder: Path, options: dict[str, Any], setup: Setup
+) -> "ResultFiles":
+    """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says.
+
+    It is trained where weights of the study's trials lie, under a name of its own, and goes on where it was stopped.
+    """
     import dataclasses
     import shutil
     import subprocess
-    import sys
 
-    from lmsearch.results.best import copy_model
+    from lmsearch.results.best import copy_model, name_of_retraining
 
-    if files.best_model is not None or files.model_host or files.best_config is None or results.winner is None:
+    winner, target = results.winner, folder / MODEL
+    if files.best_model is not None or files.model_host or files.best_config is None or winner is None:
         return files
     if not options["quiet"]:
-        click.echo(f"the weights of trial {results.winner.number} are gone, so that it is trained again", err=True)
-    folder = RUNS / f"{results.name}.winner"
-    words = [sys.executable, "-m", "lmsearch.cli.main", "train", str(files.best_config), "--name", folder.name]
+        click.echo(f"the weights of trial {winner.number} are gone, so that it is trained again", err=True)
+    place = folder / "models" / name_of_retraining(results.record.info, winner)
+    make_folder(place.parent)
+    words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
     words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
     trained = subprocess.run(words, capture_output=True, text=True, check=False)
     if trained.returncode != 0:
         click.echo(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
         return files
-    told, target = json.loads(trained.stdout), RUNS / results.name / "best-model"
-    if abs(told["perplexity"] / results.winner.perplexity - 1) > _SAME:
+    told = json.loads(trained.stdout)
+    if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
         click.echo(
-            f"warning: trained again, trial {results.winner.number} has perplexity {told['perplexity']:.2f} and not "
-            f"{results.winner.perplexity:.2f}, as another device may; the model is in {folder}",
+            f"warning: trained again, trial {winner.number} has perplexity {told['perplexity']:.2f} and not "
+            f"{winner.perplexity:.2f}, as another device may; the model is in {place}",
             err=True,
         )
         return files
-    copy_model(results.record.info, results.winner, Path(told["model"]), target)
-    shutil.rmtree(folder)
+    copy_model(results.record.info, winner, place, target)
+    shutil.rmtree(place)
+    place.with_name(f"{place.name}.training").unlink(missing_ok=True)
     return dataclasses.replace(files, best_model=target)
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli.options import RUNS, open_store, storage_option
+from lmsearch.cli.options import open_store, storage_option
+from lmsearch.folders import RUNS
 
 
 @click.command()

@@ -10,13 +10,14 @@ import click
 
 from lmsearch.cli.options import (
     DEFAULT_STORAGE,
-    RUNS,
     STORE_SECONDS,
     command_text,
     json_option,
     parse_storage,
     storage_option,
 )
+from lmsearch.errors import ConfigError
+from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
     from lmsearch.search.findings import Finding
@@ -27,29 +28,34 @@ _INDENT = 23  # of a sentence, after its state and its check
 
 @click.command()
 @storage_option
-@click.option("--dry-run", is_flag=True, help="Only say what is wrong; repair nothing.")
+@click.option("--repair", is_flag=True, help="Repair what is safe to repair; what is to be removed is listed first.")
+@click.option("--dry-run", is_flag=True, hidden=True)
 @json_option
-def doctor(storage: str, store_timeout: float | None, dry_run: bool, as_json: bool) -> int:
-    """Look at store, leases, disk, corpora, devices and versions, and repair what is safe to repair.
+def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: bool, as_json: bool) -> int:
+    """Look at store, leases, disk, corpora, devices and versions; change nothing unless asked to.
 
-    Run it where you run `lmsearch run`. It exits with 0 where nothing is left wrong. Nothing that could be gone on with
-    is ever removed, and what a live worker holds is left alone.
+    Run it where you run `lmsearch run`. It exits with 0 where nothing is left wrong. With --repair, what is safe to
+    repair is repaired: nothing that could be gone on with is ever removed, nor anything that lmsearch did not make, and
+    what a live worker holds is left alone.
 
     \b
-    Example:
-        lmsearch doctor --dry-run
+    Examples:
+        lmsearch doctor
+        lmsearch doctor --repair
     """
     from lmsearch.search.doctor import Options, examine
     from lmsearch.store.outages import WaitUpTo
     from lmsearch.text.corpus import cache_folder
 
+    if dry_run:
+        raise ConfigError("doctor only looks now, so --dry-run is gone; what repairs is: lmsearch doctor --repair")
     url = parse_storage(storage)
     options = Options(
         storage=url,
         patience=WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout),
         runs=RUNS,
         cache=cache_folder(),
-        repair=not dry_run,
+        repair=repair,
         expected=url != parse_storage(DEFAULT_STORAGE),
         command=lambda words: command_text(words, url),
     )

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import check_name, json_option, open_store, storage_option, work_options, workers_option
+from lmsearch.cli.options import json_option, open_store, storage_option, work_options, workers_option
 from lmsearch.cli.run import run
 from lmsearch.errors import ConfigError, DeviceError, StudyError
+from lmsearch.folders import check_name
 
 
 @click.command()
@@ -49,7 +50,8 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
         raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
     check_name(name)
     place = Path(f"{name}.toml")
-    text = extended_text(info, changes, Path())
+    told = {name: options[name] for name in ("trials", "sampler", "pruner")}
+    text = extended_text(info, changes, Path(), told)
     opened.engine.dispose()  # `run` opens its own
     replace_file(place, text)
     click.echo(f"{place} is the file of {study} with {', '.join(changes)}", err=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.options import (
-    RUNS,
     command_text,
     json_option,
     open_store,
@@ -17,6 +16,7 @@ from lmsearch.cli.options import (
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.config import spell_value
 from lmsearch.errors import ResultsError
+from lmsearch.folders import study_folder
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -35,17 +35,22 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
     Example:
         lmsearch studies --storage postgresql://me@db.example/lmsearch
     """
-    from lmsearch.store.records import lmsearch_studies, open_study, read_study
+    from lmsearch.store.records import read_study, readable_studies
     from lmsearch.store.tickets import present
 
     opened = open_store(storage, store_timeout)
-    records = [read_study(opened, open_study(opened, name)) for name in lmsearch_studies(opened)]
+    infos, unreadable = readable_studies(opened)
+    records = [read_study(opened, info) for info in infos]
     if as_json:
-        click.echo(json.dumps([status_document(record, present(opened)) for record in records], indent=2))
+        documents = [status_document(record, present(opened)) for record in records]
+        documents += [{"study": name, "error": why} for name, why in unreadable.items()]
+        click.echo(json.dumps(documents, indent=2))
         return
     for record in records:
         click.echo(count_line(record))
-    if not records:
+    for name, why in unreadable.items():
+        click.echo(f"{name}: cannot be read: {why}")
+    if not records and not unreadable:
         click.echo("the store has no study yet; begin one with: lmsearch run")
 
 
@@ -68,9 +73,10 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     results = read(study, open_store(storage, store_timeout))
     found = require_winner(results)
     command = command_text(["lmsearch", "best", study], url)
-    files = write_files(results, RUNS / study, command, url)
+    files = write_files(results, study_folder(results.name), command, url)
     if as_json:
-        click.echo(json.dumps(best_config(results, RUNS / study, command), indent=2))
+        tell_remark(files)
+        click.echo(json.dumps(best_config(results, study_folder(results.name), command), indent=2))
         return
     click.echo(f"trial {found.number}: perplexity {found.perplexity:.2f} in epoch {found.best_epoch}")
     if results.confirmation is not None:
@@ -79,6 +85,13 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
         click.echo(f"  {path} = {spell_value(value)}")
     for line in file_lines(files):
         click.echo(line)
+    tell_remark(files)
+
+
+def tell_remark(files: "ResultFiles") -> None:
+    """Say what a person should know about the result files that were written."""
+    if files.remark:
+        click.echo(f"note: {files.remark}", err=True)
 
 
 def write_files(results: "Results", folder: Path, command: str, url: "URL") -> "ResultFiles":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from lmsearch import __version__
+from lmsearch.cli.backup import backup
 from lmsearch.cli.chaos import chaos
 from lmsearch.cli.compare import compare
 from lmsearch.cli.confirm import confirm
@@ -33,7 +34,7 @@ GROUPS: dict[str, tuple[click.Command, ...]] = {
     "look": (status, studies, trials, show, best, compare, report, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),
-    "keep": (doctor, chaos),
+    "keep": (doctor, backup, chaos),
 }
 """The commands in the order in which they are shown."""
 

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.options import (
-    RUNS,
-    check_name,
     command_text,
     open_store,
     parse_storage,
@@ -15,6 +13,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError
+from lmsearch.folders import check_name, study_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +45,7 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
         if not equals:
             raise ConfigError(f"{text!r} is not NAME=VALUE; write model.output_dropout=0.4")
         named[path.strip()] = parse_value(value.strip())
-    opened = open_store(storage, store_timeout)
+    opened = open_store(storage, store_timeout, write=True)
     _tell_new(opened, storage, *owe(opened, study, named))
 
 
@@ -63,7 +62,7 @@ def retry(study: str, trial: int, storage: str, store_timeout: float | None) -> 
     """
     from lmsearch.search.manage import retry as owe_again
 
-    opened = open_store(storage, store_timeout)
+    opened = open_store(storage, store_timeout, write=True)
     _tell_new(opened, storage, *owe_again(opened, study, trial))
 
 
@@ -94,7 +93,7 @@ def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> N
     """
     from lmsearch.search.manage import fail as end
 
-    end(open_store(storage, store_timeout), study, trial)
+    end(open_store(storage, store_timeout, write=True), study, trial)
     click.echo(f"trial {trial} of {study} is failed; its worker takes the next one")
 
 
@@ -111,7 +110,7 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     from lmsearch.store.copies import open_own_study
     from lmsearch.store.tickets import ask_to_stop, leases
 
-    opened = open_store(storage, store_timeout)
+    opened = open_store(storage, store_timeout, write=True)
     info = open_own_study(opened, study)
     ask_to_stop(opened, info.ref, stopped=True)
     at_work = leases(opened, info.ref)
@@ -130,7 +129,9 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
 def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_timeout: float | None) -> None:
-    """Delete a study for good: its trials, and its checkpoints and files on this host.
+    """Delete a study for good: its trials, and its checkpoints, weights and result files on this host.
+
+    Models that were trained from its results (lmsearch train) and files of other people's stay.
 
     \b
     Example:
@@ -141,12 +142,15 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     from lmsearch.store.url import redact
 
     check_name(study)
-    opened = open_store(storage, store_timeout)
+    opened = open_store(storage, store_timeout, write=True)
     check_idle(opened, study)
-    folders = [RUNS / study] + ([] if checkpoints is None else [checkpoints / study])
+    folders = [study_folder(study)] + ([] if checkpoints is None else [checkpoints / study])
     if not yes:
         place = redact(parse_storage(storage))
         folders_told = " and ".join(map(str, folders))
-        click.confirm(f"delete the study {study} in {place}, and {folders_told} here?", abort=True)
-    remove(opened, study, folders)
+        click.confirm(f"delete the study {study} in {place}, and its files in {folders_told} here?", abort=True)
+    left = remove(opened, study, folders)
     click.echo(f"{study} is deleted")
+    if left:
+        told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        click.echo(f"these are not the study's own and stay: {told}")

@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import RUNS, device_option, json_option, open_store, pickle_option, storage_option
+from lmsearch.cli.look import tell_remark, write_files
+from lmsearch.cli.options import (
+    command_text,
+    device_option,
+    json_option,
+    open_store,
+    parse_storage,
+    pickle_option,
+    storage_option,
+)
 from lmsearch.cli.progress import reading_bar
-from lmsearch.errors import ConfigError, LmsearchError
+from lmsearch.errors import ConfigError, LmsearchError, StoreError, StoreGoneError, StudyError
+from lmsearch.folders import MODEL, is_model, study_folder
 
 if TYPE_CHECKING:
     from lmsearch.lm.trained import TrainedModel
@@ -16,24 +26,68 @@ if TYPE_CHECKING:
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
-def find_model(text: str) -> Path:
-    """Find a model's folder by its path, or that of a study's best by the study's name; raises `ConfigError`."""
+def find_model(text: str, storage: str, store_timeout: float | None) -> Path:
+    """Find a model's folder by its path, or that of the best trial that the store has of the study of that name.
+
+    Where the study's best-model/ is another's, as after more trials elsewhere, it is made again, with a note. Raises
+    `ConfigError` where there is neither, and where the best trial's weights are not here.
+    """
     path = Path(text)
-    for folder in (path, path / "best-model", RUNS / text / "best-model"):
+    for folder in (path, *([path / MODEL] if len(path.parts) > 1 else [])):
         if (folder / "model.safetensors").is_file():
             return folder
-    seeds = sorted(str(found.parent) for found in (RUNS / text).glob("seed-*/model.safetensors"))
-    hint = f"; trained under that name are: {', '.join(seeds)}" if seeds else ""
-    raise ConfigError(
-        f"there is no model {text!r}: name a model's folder, or a study whose best-model is in {RUNS}{hint}"
-    )
+    try:
+        return _best_of_study(text, storage, store_timeout)
+    except StoreGoneError:
+        raise
+    except (StoreError, StudyError) as error:
+        raise ConfigError(f"there is no model {text!r} ({error}){_models_hint(text)}") from error
 
 
-def _open(text: str, device: str) -> tuple[Path, "TrainedModel"]:
+def _models_hint(text: str) -> str:
+    """Say which models lie in the folder of that name."""
+    try:
+        folder = study_folder(text)
+    except StudyError:
+        return "; name a model's folder, or a study"
+    there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
+    found = [str(place) for place in there if (place / "model.safetensors").is_file()]
+    return f"; to take a model as it lies there, name its folder: {', '.join(found)}" if found else ""
+
+
+def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path:
+    from lmsearch.results.best import is_best_model, require_winner
+    from lmsearch.results.reading import read
+
+    url = parse_storage(storage)
+    opened = open_store(storage, store_timeout)
+    try:
+        results = read(name, opened)
+    finally:
+        opened.engine.dispose()
+    best, info = require_winner(results), results.record.info
+    folder = study_folder(name)
+    if is_best_model(folder / MODEL, info, best):
+        return folder / MODEL
+    stale = is_model(folder / MODEL)
+    files = write_files(results, folder, command_text(["lmsearch", "best", name], url), url)
+    tell_remark(files)
+    if files.best_model is None:
+        where = f"on {files.model_host}" if files.model_host else "not kept"
+        raise ConfigError(
+            f"the best of {name} is trial {best.number}, and its weights are {where}; make them here with: "
+            f"lmsearch train {files.best_config}"
+        )
+    if stale:
+        click.echo(f"note: {files.best_model} was another trial's; now it is trial {best.number}'s, the best", err=True)
+    return files.best_model
+
+
+def _open(text: str, device: str, storage: str, store_timeout: float | None) -> tuple[Path, "TrainedModel"]:
     from lmsearch.lm.model_folder import load_model
     from lmsearch.lm.train import open_device
 
-    folder = find_model(text)
+    folder = find_model(text, storage, store_timeout)
     return folder, load_model(folder).to(open_device(device))
 
 
@@ -57,7 +111,7 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, all
 
     from lmsearch.results.looks import add_look
 
-    folder, trained = _open(model, device)
+    folder, trained = _open(model, device, storage, store_timeout)
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, allow_pickle))
     loss = trained.loss(tokens)
     look, number = add_look(folder, loss, len(tokens), fingerprint)
@@ -99,11 +153,11 @@ def _tell_study(
     """Write a look down in the study that the model comes from, where it comes from one."""
     from lmsearch.results.looks import add_look_to_study
 
-    study = trained.metrics.get("study")
-    if not isinstance(study, str):
+    if not isinstance(trained.metrics.get("study"), str):
         return
     try:
-        add_look_to_study(open_store(storage, store_timeout), study, look | {"model": str(folder.resolve())})
+        opened = open_store(storage, store_timeout)
+        add_look_to_study(opened, trained.metrics, look | {"model": str(folder.resolve())})
     except LmsearchError as error:
         click.echo(f"warning: the look is not in the study, only beside the model: {error}", err=True)
 
@@ -130,12 +184,13 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     import json
     import math
 
-    from lmsearch.files import POINTER, replace_file
+    from lmsearch.files import replace_file
+    from lmsearch.folders import POINTER
     from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
     from lmsearch.results.looks import add_look
     from lmsearch.search.tune_pointer import tune
 
-    folder, trained = _open(model, device)
+    folder, trained = _open(model, device, storage, options["store_timeout"])
     corpus = _same_corpus(folder, trained, options["allow_pickle"])
     said = (lambda line: None) if options["as_json"] else click.echo
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
@@ -173,8 +228,9 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 @click.argument("model")
 @click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A file; also .gz.")
 @device_option
+@storage_option
 @json_option
-def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
+def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
     """Give the exact perplexity of any text, over the model's whole vocabulary.
 
     Its words are split as those of the training text were. Of N tokens (an end of line is one) the N - 1 after the
@@ -188,7 +244,7 @@ def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
 
     from lmsearch.text.readers import text_lines
 
-    _, trained = _open(model, device)
+    _, trained = _open(model, device, storage, store_timeout)
     result = trained.evaluate(text_lines(text))
     if as_json:
         told = {
@@ -214,6 +270,7 @@ def evaluate(model: str, text: Path, device: str, as_json: bool) -> None:
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities, without `out`."
 )
 @device_option
+@storage_option
 @json_option
 def predict(
     model: str,
@@ -222,6 +279,8 @@ def predict(
     vocabulary: Path | None,
     output: Path | None,
     device: str,
+    storage: str,
+    store_timeout: float | None,
     as_json: bool,
 ) -> None:
     """Predict the word after each context of an .npz file.
@@ -238,7 +297,7 @@ def predict(
 
     from lmsearch.lm.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
-    _, trained = _open(model, device)
+    _, trained = _open(model, device, storage, store_timeout)
     asked = read_contexts(contexts, trained.vocabulary, vocabulary)
     told: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
     if asked.unknown:
@@ -283,6 +342,7 @@ def _told_next(candidates: dict[str, Any]) -> str:
 @click.option("--no-unk/--unk", default=True, show_default=True, help="Whether never to write <unk>.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts.")
 @device_option
+@storage_option
 def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
     """Let a model write.
 
@@ -295,8 +355,9 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     """
     from lmsearch.lm.generate import Sampling
 
+    storage, store_timeout = options.pop("storage"), options.pop("store_timeout")
     sampling = Sampling(**options)
-    _, trained = _open(model, device)
+    _, trained = _open(model, device, storage, store_timeout)
     given = trained.words(prompt)[:-1] if prompt.strip() else []
     if unknown := [word for word in given if word not in trained.vocabulary.index]:
         click.echo(f"the model does not know {', '.join(dict.fromkeys(unknown))}: <unk> to it", err=True)

@@ -23,9 +23,7 @@ DEFAULT_STORAGE = "sqlite:///runs/lmsearch.db"
 STORE_SECONDS = 10.0  # of waiting for a store that does not answer
 WORK_STORE_SECONDS = 600.0  # the same, where trials run
 STALL_SECONDS = 600.0
-RUNS = Path("runs")
 _WITHOUT_STORE = ("train",)  # commands that take no --storage
-_LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
 
 
 def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -68,14 +66,21 @@ def storage_option(function: F) -> F:
 
 
 def open_store(
-    storage: str, store_timeout: float | None, create: bool = False, connections: int = 1
+    storage: str, store_timeout: float | None, create: bool = False, write: bool = False, connections: int = 1
 ) -> "FencedStorage":
     """Open the store that --storage names, waiting for it as long as --store-timeout says."""
+    return open_store_at(parse_storage(storage), store_timeout, create, write, connections)
+
+
+def open_store_at(
+    url: "URL", store_timeout: float | None, create: bool = False, write: bool = False, connections: int = 1
+) -> "FencedStorage":
+    """Open a store as `open_storage` does, waiting for it as long as --store-timeout says."""
     from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
 
     patience = WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout)
-    return open_storage(parse_storage(storage), create=create, connections=connections, patience=patience)
+    return open_storage(url, create=create, write=write, connections=connections, patience=patience)
 
 
 def json_option(function: F) -> F:
@@ -118,14 +123,6 @@ def spell_seconds(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
-
-def check_name(name: str) -> None:
-    """Refuse a study name that cannot be the name of a folder."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
-        raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
-    if len(name.encode()) > _LONGEST_NAME or (RUNS / name).is_file():
-        raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {RUNS}")
 
 
 def device_option(function: F) -> F:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearch.cli.options import (
-    RUNS,
     command_text,
     json_option,
     open_store,
@@ -22,6 +21,7 @@ from lmsearch.cli.options import (
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.run import find_study_file
 from lmsearch.errors import LmsearchError
+from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
     from lmsearch.search.plan import Plan

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli.look import write_files
-from lmsearch.cli.options import RUNS, command_text, open_store, parse_storage, storage_option
+from lmsearch.cli.look import tell_remark, write_files
+from lmsearch.cli.options import command_text, open_store, parse_storage, storage_option
+from lmsearch.folders import study_folder
 
 
 @click.command()
@@ -53,23 +54,26 @@ def report(
     def command(words: Sequence[str]) -> str:
         return command_text(list(words), url)
 
+    folder = study_folder(results.name)
     if figure is not None:
-        text, place = write_figure(results, figure), RUNS / study / f"{figure}.html"
+        text, place = write_figure(results, figure), folder / f"{figure}.html"
     elif form == "html":
-        text, place = write_report(results, command), RUNS / study / "report.html"
+        text, place = write_report(results, command), folder / "report.html"
     else:
         text = epochs_csv(results) if form == "csv" else json.dumps(document(results), indent=2) + "\n"
         place = Path("-")
+    whole = figure is None and form == "html"
+    if whole:  # first: where another store's results of this name lie, they go, and its report with them
+        files = write_files(results, folder, command(["lmsearch", "report", study]), url)
+        tell_remark(files)
     place = output or place
     if str(place) == "-":
         click.echo(text, nl=False)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place, text)
-    if figure is None and form == "html":
-        if results.winner is not None:  # the page names these files, so they say the same
-            write_files(results, RUNS / study, command(["lmsearch", "report", study]), url)
+    if whole:
         Publisher(storage=opened, command=command).publish(
-            results, RUNS / study, make_figure, most_notes=len(results.record.trials)
+            results, folder, make_figure, most_notes=len(results.record.trials)
         )
     click.echo(place)

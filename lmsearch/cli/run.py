@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import file_lines, write_files
+from lmsearch.cli.look import file_lines, tell_remark, write_files
 from lmsearch.cli.options import (
-    check_name,
     command_text,
     json_option,
     open_store,
+    open_store_at,
     parse_storage,
     storage_option,
     work_options,
@@ -25,11 +25,16 @@ from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_ov
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
+from lmsearch.folders import check_name, make_folder, study_folder
+from lmsearch.version import __version__
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
-    from lmsearch.store.records import StudyRecord
+    from lmsearch.store.records import StudyInfo, StudyRecord
+    from lmsearch.store.storage import FencedStorage
 
 
 @click.command()
@@ -89,19 +94,22 @@ def _check_options(options: dict[str, Any]) -> None:
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
     from lmsearch.search.host import default_devices
-    from lmsearch.search.take_over import check_source, take_over
+    from lmsearch.search.take_over import check_source
     from lmsearch.spec import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
 
     path = find_study_file(study_file)
-    spec = load_study(path)
     name = options["name"] or path.stem
     check_name(name)
+    url = parse_storage(storage)
+    spec = load_study(path)
+    known = known_study(url, name, options["store_timeout"])
+    if known is not None and known.defaults != __version__:
+        spec = load_study(path, known.defaults)
     request = Request(
         sampler=options["sampler"], pruner=options["pruner"], trials=options["trials"], more=options["more"]
     )
     check_request(spec, request)
-    url = parse_storage(storage)
     devices = default_devices(options["device"], options["workers"])
     with reading_bar() as progress:
         corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
@@ -109,17 +117,16 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     for warning in spec.warnings():
         click.echo(f"warning: {warning}", err=True)
     opened = open_store(storage, options["store_timeout"], create=True)
-    source = options["source"]
-    if source is not None:
+    source = options["source"] or ("" if known is not None else spec.settings.source)
+    if source:
         check_source(opened, source, name, spec, corpus)
     try:
-        info = begin(opened, name, spec, str(path.resolve().parent), corpus, request)
+        info = begin(opened, name, spec, str(path.resolve().parent), corpus, request, options["source"])
     except SpaceChangedError as error:
         new = ["lmsearch", "run", study_file, "--name", f"{name}-2", "--from", name]
         raise SpaceChangedError(f"{error}; start a new study from it with: {command_text(new, url)}") from error
-    if source is not None:
-        taken = take_over(opened, source, info)
-        click.echo(f"from {source}: {taken.taken} trials taken over, {taken.unfit} do not fit this space", err=True)
+    _take_over(opened, info)
+    _prepare_folder(opened, info, options["checkpoints"])
     hours = options["hours"] or spec.settings.hours
     return Setup(
         url=url,
@@ -130,6 +137,48 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
         until=time.monotonic() + 3600 * hours if hours else None,
         options=options,
     )
+
+
+def known_study(url: "URL", name: str, store_timeout: float | None) -> "StudyInfo | None":
+    """Open a study without changing anything; None where there is no such store yet, or no such study."""
+    from lmsearch.errors import StoreError
+    from lmsearch.store.records import find_study
+
+    try:
+        opened = open_store_at(url, store_timeout)
+    except StoreError:
+        return None  # whoever opens it to write says what is wrong with it, or makes it
+    try:
+        return find_study(opened, name)
+    finally:
+        opened.engine.dispose()
+
+
+def _take_over(storage: "FencedStorage", info: "StudyInfo") -> None:
+    """Take over what the study is to begin with, now or where an earlier command was ended before it had."""
+    from lmsearch.errors import StudyError
+    from lmsearch.search.take_over import complete
+
+    try:
+        taken = complete(storage, info)
+    except StudyError as error:
+        click.echo(f"warning: {info.ref.name} goes on without the trials that it was to take over: {error}", err=True)
+        return
+    if taken is not None and info.source is not None:
+        told = f"{taken.taken} trials taken over, {taken.unfit} do not fit this space"
+        click.echo(f"from {info.source.name}: {told}", err=True)
+
+
+def _prepare_folder(storage: "FencedStorage", info: "StudyInfo", checkpoints: Path | None) -> None:
+    """Mark the study's folder as ours, and say so where files in it are newer than the store."""
+    from lmsearch.store.belonging import others_in, others_sentence
+
+    folder = study_folder(info.ref.name)
+    with contextlib.suppress(OSError):  # what cannot be written is told of where it must be
+        make_folder(folder)
+    files = folder if checkpoints is None else checkpoints / info.ref.name
+    if others := others_in(storage, info, files):
+        click.echo(f"warning: {others_sentence(others)}", err=True)
 
 
 def find_study_file(text: str) -> Path:
@@ -193,6 +242,7 @@ def _conclude(
     """Write the results, say what was found, and give the exit code."""
     results = _results(setup, record)
     files = write_files(results, setup.folder, command, setup.url)
+    tell_remark(files)
     keeper.end(results, interrupted=bool(received))
     if options["as_json"]:
         click.echo(json.dumps(_document(setup, results, files), indent=2))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmsearch.cli.options import RUNS, WORK_STORE_SECONDS, command_text, timestamped, work_words
+from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped, work_words
 from lmsearch.config import BUILT_IN_CORPORA
+from lmsearch.folders import study_folder
+from lmsearch.processes import python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +41,7 @@ class Setup:
     @property
     def folder(self) -> Path:
         """Give the folder for the study's files."""
-        return RUNS / self.info.ref.name
+        return study_folder(self.info.ref.name)
 
     def launcher(self, signals: Any) -> Any:
         """Give what starts the workers."""
@@ -71,9 +73,7 @@ class Setup:
         return list_tickets(self.storage, self.info.ref)
 
     def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
-        import sys
-
-        words = [sys.executable, "-m", "lmsearch.cli.main", "worker", self.info.ref.name]
+        words = python("-m", "lmsearch.cli.main", "worker", self.info.ref.name)
         words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
         corpus = str(self.options.get("corpus") or self.info.spec.data.corpus)
         if corpus not in BUILT_IN_CORPORA:

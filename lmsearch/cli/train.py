@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import RUNS, check_name, device_option, json_option, pickle_option
+from lmsearch.cli.options import device_option, json_option, pickle_option
 from lmsearch.cli.progress import reading_bar
 from lmsearch.errors import ConfigError, SearchFailedError, nearest
+from lmsearch.folders import check_name, make_folder, study_folder
 
 if TYPE_CHECKING:
     from lmsearch.config import RunConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @device_option
 @pickle_option
 @json_option
+@click.option("--folder", hidden=True, type=click.Path(path_type=Path, file_okay=False))
 def train(config: Path, **options: Any) -> int:
     """Train a closed config, such as a search's best-config.json, and keep its best epoch.
 
@@ -41,20 +43,25 @@ def train(config: Path, **options: Any) -> int:
     """
     import json
 
+    from lmsearch.lm.fit import begun_with
     from lmsearch.lm.train import open_device
     from lmsearch.spec import load_config
     from lmsearch.text.corpus import cache_folder, check_lengths, open_corpus
 
-    closed = _changed(load_config(config), options["changes"], options["epochs"])
+    first = load_config(config)
     told = _told_result(config)
+    name = options["name"] or told.get("study") or config.stem
+    check_name(name)
+    closed = _changed(first, options["changes"], options["epochs"])
+    if options["resume"]:  # what its file does not give is as it was when the training began
+        began = begun_with(_place(study_folder(name), options["folder"], closed.train.seed))
+        closed = _changed(load_config(config, began), options["changes"], options["epochs"])
     where = open_device(options["device"])
     with reading_bar() as progress:
         corpus = open_corpus(closed.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     _warn_of_another_text(told, corpus.description, corpus.fingerprint)
     check_lengths(corpus, closed.train.batch_size, closed.train.eval_batch_size)
-    name = options["name"] or told.get("study") or config.stem
-    check_name(name)
-    session = _Session(corpus, where, RUNS / name, options["as_json"])
+    session = _Session(corpus, where, study_folder(name), options["as_json"], options["folder"])
     configs = [_with_seed(closed, closed.train.seed + number) for number in range(options["seeds"])]
     starts = [session.start(one, options["resume"]) for one in configs]  # all are checked before the first begins
     session.say(f"{corpus.description}: {len(corpus.train.tokens):,} tokens, {len(corpus.vocabulary):,} words")
@@ -86,10 +93,11 @@ def train(config: Path, **options: Any) -> int:
 class _Session:
     """Trainings of one name, one after the other."""
 
-    def __init__(self, corpus: "Corpus", device: Any, folder: Path, quiet: bool) -> None:
+    def __init__(self, corpus: "Corpus", device: Any, folder: Path, quiet: bool, model: Path | None) -> None:
         self.corpus = corpus
         self.device = device
         self.folder = folder
+        self._model = model  # the one model's own folder, where it is not to be one of `folder`
         self._quiet = quiet
 
     def say(self, line: str) -> None:
@@ -99,9 +107,7 @@ class _Session:
 
     def place(self, config: "RunConfig") -> "Place":
         """Give where a seed's training keeps what it makes."""
-        from lmsearch.lm.fit import Place
-
-        return Place(folder=self.folder / f"seed-{config.train.seed}")
+        return _place(self.folder, self._model, config.train.seed)
 
     def start(self, config: "RunConfig", resume: bool) -> "TrainState | None":
         """Give what a training goes on from, None where it begins; refuse to write over another one."""
@@ -136,6 +142,7 @@ class _Session:
         if state is not None:
             self.say(f"seed {config.train.seed} goes on in epoch {len(losses) + 1}")
         tables = config_tables(config, place.folder)
+        make_folder(place.folder.parent)
         try:
             for epoch in fit(config, self.corpus, self.device, place, tables, state, lambda: bool(heard)):
                 losses.append(epoch.valid_loss)
@@ -155,6 +162,12 @@ class _Session:
         best = perplexity(min(finite))
         self.say(f"best perplexity {best:.4f} in epoch {number}; its model is {place.folder}")
         return {"seed": config.train.seed, "perplexity": best, "epoch": number, "model": str(place.folder)}
+
+
+def _place(folder: Path, model: Path | None, seed: int) -> "Place":
+    from lmsearch.lm.fit import Place
+
+    return Place(folder=model or folder / f"seed-{seed}")
 
 
 def _changed(config: "RunConfig", changes: tuple[str, ...], epochs: int | None) -> "RunConfig":

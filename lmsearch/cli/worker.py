@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from lmsearch.cli.options import (
-    RUNS,
     WORK_STORE_SECONDS,
     command_text,
     device_option,
@@ -17,6 +16,7 @@ from lmsearch.cli.options import (
     work_options,
     work_words,
 )
+from lmsearch.folders import study_folder
 
 
 @click.command()
@@ -46,7 +46,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         storage=url,
         name=options["name"],
         device=options["device"],
-        folder=RUNS / study,
+        folder=study_folder(study),
         cache=cache_folder(),
         corpus=None if corpus is None else str(corpus.resolve()),
         until=until,

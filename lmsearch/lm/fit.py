@@ -10,13 +10,15 @@ from typing import Any
 import safetensors
 import torch
 
-from lmsearch.config import RunConfig
+from lmsearch.config import RunConfig, defaults_of
 from lmsearch.errors import ConfigError
 from lmsearch.files import replace_file
+from lmsearch.formats import DamagedError, known_version, seal, unseal
 from lmsearch.lm.model_folder import save_model
 from lmsearch.lm.optimizers import improves
 from lmsearch.lm.train import Epoch, TrainState, train
 from lmsearch.text.corpus import Corpus
+from lmsearch.version import __version__
 
 MAY_CHANGE = ("train.learning_rate", "train.epochs", "train.patience")
 """What may be another when a training is gone on with."""
@@ -53,7 +55,8 @@ def fit(
     state is saved at the next step and `TrainingStoppedError` raised.
     """
     losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
-    origin = {"config": comparable(config), "corpus": corpus.fingerprint}
+    began = __version__ if state is None else writer_of(state)
+    origin = {"config": comparable(config), "corpus": corpus.fingerprint, "defaults": began}
     changes = [] if state is None else state.progress.get("changes", [])
     changed = {"changes": changes} if changes else {}  # of settings, when the training was gone on with
     for event in train(config, corpus, device, state):
@@ -64,6 +67,7 @@ def fit(
                     "perplexity": event.valid_perplexity,
                     "epoch": event.number,
                     "corpus": corpus.fingerprint,
+                    "digest": config.digest(corpus.fingerprint),
                 }
                 save_model(place.folder, event.weights(), tables, corpus.vocabulary, metrics | changed)
             losses.append(event.valid_loss)
@@ -78,22 +82,20 @@ def fit(
 
 def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:
     content = TrainState(state.progress | told, state.tensors).to_bytes()
-    replace_file(place.state, hashlib.sha256(content).digest() + content)
+    replace_file(place.state, seal("training state", content))
 
 
 def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tuple[str, ...] = MAY_CHANGE) -> TrainState:
     """Read how far a training is, to go on with `config`; raises `ConfigError` where that is another training's."""
     try:
-        stored = place.state.read_bytes()
-        digest, content = stored[:32], stored[32:]
-        if hashlib.sha256(content).digest() != digest:
-            raise ValueError("its checksum is another")
-        state = TrainState.from_bytes(content)
+        state = _unsealed(place.state)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no training to go on with in {place.folder}; leave --resume out") from error
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{place.state} is damaged ({error}); begin anew under another --name") from error
-    old, new = state.progress["config"], comparable(config)
+    # What a training of an earlier lmsearch does not name was as that version had it.
+    old, new = defaults_of(writer_of(state)) | state.progress["config"], comparable(config)
+    old = json.loads(json.dumps(old))
     if state.progress["corpus"] != corpus.fingerprint:
         raise ConfigError(
             f"the training in {place.folder} was begun on a text with the fingerprint {state.progress['corpus']}, "
@@ -115,6 +117,30 @@ def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tupl
     if "train.learning_rate" in changed:
         progress |= {"learning_rate": config.train.learning_rate, "stale": 0}
     return replace(state, progress=progress)
+
+
+def _unsealed(path: Path) -> TrainState:
+    """Read a state; the first format was 32 bytes of checksum and the content, without a number."""
+    stored = path.read_bytes()
+    if stored.startswith(b"lmsearch-"):
+        return TrainState.from_bytes(unseal("training state", f"the training in {path}", stored)[1])
+    digest, content = stored[:32], stored[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise DamagedError("its checksum is another")
+    return TrainState.from_bytes(content)
+
+
+def writer_of(state: TrainState) -> str:
+    """Return the lmsearch version that began a training."""
+    return known_version(state.progress.get("defaults"))
+
+
+def begun_with(place: Place) -> str:
+    """Return the version whose defaults hold in a training that is there, today's where none can be read."""
+    try:
+        return writer_of(_unsealed(place.state))
+    except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError):
+        return __version__  # whoever goes on with it says what is wrong
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import safetensors.torch
 from torch import Tensor
 
 from lmsearch.errors import ConfigError
-from lmsearch.files import LOOKS, replace_file, sync_folder
+from lmsearch.files import draft_of, replace_file, sync_folder
+from lmsearch.folders import LOOKS, check_replaceable, read_document
+from lmsearch.formats import check_stamp, stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.trained import TrainedModel
 from lmsearch.spec import load_config
@@ -25,14 +26,18 @@ def save_model(
     words: Vocabulary,
     metrics: dict[str, Any],
 ) -> None:
-    """Write a model folder whole: `config` is a closed config's tables, its corpus named from this folder."""
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.draft")
+    """Write a model folder whole: `config` is a closed config's tables, its corpus named from this folder.
+
+    A model that is there is replaced; a folder that is no model raises `ConfigError`.
+    """
+    check_replaceable(folder)
+    draft = draft_of(folder)
     draft.mkdir(parents=True)
     try:
         replace_file(draft / "model.safetensors", safetensors.torch.save(weights))
-        replace_file(draft / "config.json", json.dumps(config, indent=2) + "\n")
+        replace_file(draft / "config.json", json.dumps(stamp("config") | config, indent=2) + "\n")
         replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
-        replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        replace_file(draft / "metrics.json", json.dumps(stamp("model") | metrics, indent=2) + "\n")
         if (folder / LOOKS).exists():  # these stay, whatever is trained
             shutil.copyfile(folder / LOOKS, draft / LOOKS)
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,7 +53,8 @@ def load(folder: str | Path, device: str = "cpu") -> TrainedModel:
 
 
 def load_model(folder: Path) -> TrainedModel:
-    """Load a model folder; raises `ConfigError` where it is not one."""
+    """Load a model folder; raises `ConfigError` where it is not one, and `NewerFormatError`."""
+    check_stamp("model", f"the model {folder}", read_document(folder / "metrics.json") or {})
     config = load_config(folder / "config.json")
     try:
         vocabulary = Vocabulary(tuple(json.loads((folder / "vocabulary.json").read_text())))

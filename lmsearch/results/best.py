@@ -5,26 +5,47 @@ import csv
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import shutil
 import socket
 import subprocess
-import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
-from lmsearch.errors import StudyError
-from lmsearch.files import LOOKS, POINTER, replace_file
+from lmsearch.errors import ConfigError, StudyError
+from lmsearch.files import draft_of, replace_file
+from lmsearch.folders import (
+    KEY,
+    LOCK,
+    LOOKS,
+    MODEL,
+    MODEL_FILES,
+    POINTER,
+    RESULTS,
+    RESULTS_OF,
+    WEIGHTS,
+    check_replaceable,
+    is_model,
+    is_ours,
+    make_folder,
+    mark_of,
+    read_document,
+)
+from lmsearch.formats import stamp
 from lmsearch.results.reading import Confirmation, Results
 from lmsearch.results.statistics import Interval
+from lmsearch.store.belonging import config_digest
+from lmsearch.store.checkpoints import SHORT
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+from lmsearch.version import __version__
 
-_PACKAGES = ("lmsearch", "torch", "numpy", "optuna", "sqlalchemy")
+_PACKAGES = ("torch", "numpy", "optuna", "sqlalchemy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +56,60 @@ class ResultFiles:
     best_model: Path | None
     model_host: str  # another host that has the weights, "" where they are here or gone
     trials: Path
+    remark: str = ""  # what a person should know about these files
 
 
 def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
-    """Write all result files of a study anew into its folder; raises `OSError` where that cannot be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".results.lock"):  # two runs of one study may end at the same time
-        return _write_results(results, folder, command)
+    """Write all result files of a study anew into its folder; raises `OSError` where that cannot be.
+
+    The files of another store's study of this name are replaced, and `remark` says so: each can be made from its store
+    again. Raises `ConfigError` where somebody else's files have these names.
+    """
+    make_folder(folder)
+    with filelock.FileLock(folder / LOCK):  # two runs of one study may end at the same time
+        remark = _take(folder, results)
+        return replace(_write_results(results, folder, command), remark=remark)
+
+
+def holds_results_of(folder: Path, info: StudyInfo) -> bool:
+    """Whether the result files in a folder of ours are this very study's, and not another store's of its name.
+
+    A folder of lmsearch 0.1.0 does not say whose they are, and is believed.
+    """
+    return is_ours(folder) and (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) == info.ref.key
+
+
+def _take(folder: Path, results: Results) -> str:
+    """Make the result files of a folder this study's; those of another study go first, so that none is left among them.
+
+    A model that somebody has looked at the test split with is not remade so: it is kept under its study's key.
+    """
+    key, owner = results.record.info.ref.key, (mark_of(folder) or {}).get(RESULTS_OF)
+    there = [path for name in (*RESULTS, MODEL) if (path := folder / name).exists()]
+    if not is_ours(folder):
+        if there:
+            raise ConfigError(f"{there[0]} is there and not lmsearch's; move it away, or give the study another --name")
+        return ""
+    remark = ""
+    if isinstance(owner, str) and KEY.fullmatch(owner) and owner != key and there:
+        remark = f"{folder} had the results of another store's study {results.name}, which are replaced"
+        model = folder / MODEL
+        if is_model(model) and any((model / name).exists() for name in (LOOKS, POINTER)):
+            kept = folder / f"{MODEL}.{owner[:SHORT]}"
+            shutil.rmtree(kept, ignore_errors=True)
+            model.rename(kept)
+            remark += f"; its model, with what was found with it, is {kept}"
+        for path in there:
+            _remove(path)
+    make_folder(folder, **{RESULTS_OF: key})
+    return remark
+
+
+def _remove(path: Path) -> None:
+    if is_model(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.is_file():
+        path.unlink(missing_ok=True)
 
 
 def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
@@ -52,11 +120,12 @@ def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
         return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
     config = best_config(results, folder, command)
     replace_file(folder / "best-config.json", json.dumps(config, indent=2) + "\n")
+    model = _renew_model(record.info, best, folder)
     host, _, _ = best.model.partition(":")
     return ResultFiles(
         best_config=folder / "best-config.json",
-        best_model=_copy_model(record.info, best, folder / "best-model"),
-        model_host="" if host == socket.gethostname() else host,
+        best_model=model,
+        model_host="" if model is not None or host == socket.gethostname() else host,
         trials=folder / "trials.csv",
     )
 
@@ -71,24 +140,29 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
     info, best = results.record.info, require_winner(results)
     config = info.spec.close(best.params, info.vocabulary_size)
     confirmed = results.confirmation is not None and results.confirmation.winner is not None
-    return config_tables(config, folder) | {
-        "result": {
-            "source": "confirmed" if confirmed else "study",
-            "study": info.ref.name,
-            "trial": best.number,
-            "perplexity": best.perplexity,
-            "epoch": best.best_epoch,
-            "curve": [best.curve[epoch] for epoch in sorted(best.curve)],
-            "parameters": config.model.count_parameters(info.vocabulary_size),
+    return (
+        stamp("config")
+        | config_tables(config, folder)
+        | {
+            "result": {
+                "source": "confirmed" if confirmed else "study",
+                "study": info.ref.name,
+                "study_key": info.ref.key,
+                "trial": best.number,
+                "perplexity": best.perplexity,
+                "epoch": best.best_epoch,
+                "curve": [best.curve[epoch] for epoch in sorted(best.curve)],
+                "parameters": config.model.count_parameters(info.vocabulary_size),
+            }
+            | (confirmation_document(results.confirmation) if results.confirmation is not None and confirmed else {}),
+            "provenance": {
+                "corpus": {"description": info.corpus, "fingerprint": info.fingerprint},
+                "versions": versions(),
+                "commit": source_commit(),
+                "command": command,
+            },
         }
-        | (confirmation_document(results.confirmation) if results.confirmation is not None and confirmed else {}),
-        "provenance": {
-            "corpus": {"description": info.corpus, "fingerprint": info.fingerprint},
-            "versions": versions(),
-            "commit": source_commit(),
-            "command": command,
-        },
-    }
+    )
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
@@ -162,8 +236,8 @@ def require_winner(results: Results) -> TrialRecord:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a result depends on; lmsearch itself may run from a folder that nobody installed."""
-    found = {"python": platform.python_version()}
+    """Give the versions that a result depends on."""
+    found = {"python": platform.python_version(), "lmsearch": __version__}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
@@ -183,44 +257,88 @@ def source_commit() -> str | None:
     return asked.stdout.strip() or None
 
 
-def _copy_model(info: StudyInfo, best: TrialRecord, target: Path) -> Path | None:
+def is_best_model(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
+    """Whether a model's folder is that of this very study's very trial, by what stands in it."""
+    metrics = read_document(folder / "metrics.json")
+    if metrics is None or not is_model(folder) or metrics.get("corpus") != info.fingerprint:
+        return False
+    if (metrics.get("trial"), metrics.get("perplexity")) != (best.number, best.perplexity):
+        return False
+    if "study_key" not in metrics:  # lmsearch 0.1.0 wrote the name alone
+        return metrics.get("study") == info.ref.name
+    return (metrics["study_key"], metrics.get("digest")) == (info.ref.key, config_digest(info, best.params))
+
+
+def _renew_model(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | None:
+    """Make best-model/ that of the best trial; where its weights are not here, no other trial's may stand there."""
+    target = folder / MODEL
+    check_replaceable(target)
+    if (source := find_weights(info, best, folder)) is not None:
+        copy_model(info, best, source, target)
+    elif not is_best_model(target, info, best):
+        _remove(target)
+    return target if target.is_dir() else None
+
+
+def name_of_retraining(info: StudyInfo, trial: TrialRecord) -> str:
+    """Return the name under which a trial whose weights are gone is trained once more."""
+    return f"{info.ref.key[:SHORT]}-trial-{trial.number}-{config_digest(info, trial.params)[:SHORT]}-again"
+
+
+def find_weights(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | None:
+    """Find the weights of a trial by their name, in the study's folder or in another of ours on this host.
+
+    They must be for the trial's values and text, and have its perplexity: a copy of the store gives its numbers again.
+    """
     host, _, place = best.model.partition(":")
-    if host != socket.gethostname() or not place or not Path(place).is_dir():
-        if not _is_of(target, info.ref.name, best):
-            shutil.rmtree(target, ignore_errors=True)  # another trial's weights would belie best-config.json
-        return target if target.is_dir() else None
-    copy_model(info, best, Path(place), target)
-    return target
+    name = Path(place).name
+    if not WEIGHTS.fullmatch(name):
+        return None
+    candidates = [folder / "models" / name]
+    if host == socket.gethostname() and Path(place).is_absolute():
+        candidates.append(Path(place))
+    return next((path for path in candidates if is_ours(path.parent) and _has_weights_of(path, info, best)), None)
+
+
+def _has_weights_of(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
+    metrics = read_document(folder / "metrics.json") if is_model(folder) else None
+    if metrics is None or metrics.get("corpus") != info.fingerprint:
+        return False
+    if metrics.get("digest", wanted := config_digest(info, best.params)) != wanted:
+        return False
+    loss = metrics.get("valid_loss")
+    return isinstance(loss, float) and loss < 700 and math.isclose(math.exp(loss), best.perplexity, rel_tol=1e-9)
 
 
 def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -> None:
-    """Copy the folder of a trial's weights to `target`, with a config that names the corpus from there."""
-    kept = _found_with(target, info.ref.name, best)
-    shutil.rmtree(target, ignore_errors=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.draft")
-    shutil.copytree(source, draft)
-    config = info.spec.close(best.params, info.vocabulary_size)
-    replace_file(draft / "config.json", json.dumps(config_tables(config, target), indent=2) + "\n")
-    metrics = json.loads((draft / "metrics.json").read_text())
-    metrics |= {"study": info.ref.name, "trial": best.number, "perplexity": best.perplexity}
-    replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    for name, content in kept.items():
-        replace_file(draft / name, content)
-    draft.rename(target)
-
-
-def _is_of(folder: Path, study: str, trial: TrialRecord) -> bool:
-    """Tell whether a model's folder is that of this very trial."""
+    """Copy a trial's weights to `target`, with a config that names the corpus from there; a model there is replaced."""
+    check_replaceable(target)
+    kept = _found_with(target, info, best)
+    draft = draft_of(target)
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return False
-    told = (metrics.get("study"), metrics.get("trial"), metrics.get("perplexity"))
-    return told == (study, trial.number, trial.perplexity)
+        draft.mkdir(parents=True)
+        for name in MODEL_FILES:
+            shutil.copyfile(source / name, draft / name)
+        config = stamp("config") | config_tables(info.spec.close(best.params, info.vocabulary_size), target)
+        replace_file(draft / "config.json", json.dumps(config, indent=2) + "\n")
+        metrics = json.loads((draft / "metrics.json").read_text(encoding="utf-8")) | stamp("model")
+        metrics |= {"study": info.ref.name, "study_key": info.ref.key, "trial": best.number}
+        metrics |= {"perplexity": best.perplexity, "digest": config_digest(info, best.params)}
+        replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        for name, content in kept.items():
+            replace_file(draft / name, content)
+        if target.exists():
+            target.rename(before := draft_of(target))
+            draft.rename(target)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
-def _found_with(folder: Path, study: str, trial: TrialRecord) -> dict[str, str]:
+def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:
     """Give the files that people's commands have put beside this very trial's weights, by name."""
-    if not _is_of(folder, study, trial):
+    if not is_best_model(folder, info, trial):
         return {}
     return {name: (folder / name).read_text() for name in (LOOKS, POINTER) if (folder / name).exists()}

@@ -8,7 +8,9 @@ from typing import Any
 
 import filelock
 
-from lmsearch.files import LOOKS, replace_file
+from lmsearch.errors import StudyError
+from lmsearch.files import replace_file
+from lmsearch.folders import LOOKS
 from lmsearch.store.opening import creating
 from lmsearch.store.records import open_study
 from lmsearch.store.storage import FencedStorage
@@ -37,15 +39,21 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
 def read_looks(folder: Path) -> list[dict[str, Any]]:
     """Give the looks that were taken with a model."""
     try:
-        looks: list[dict[str, Any]] = json.loads((folder / LOOKS).read_text())
+        looks: list[dict[str, Any]] = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     return looks
 
 
-def add_look_to_study(storage: FencedStorage, name: str, look: dict[str, Any]) -> None:
-    """Write a look down in a study too; raises `StudyError` where it is not there."""
+def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dict[str, Any]) -> None:
+    """Write a look down in the study that a model with these metrics comes from, too.
+
+    A study is known by its key, not by its name: raises `StudyError` where the store has another one under that name.
+    """
+    name = str(metrics["study"])
     info = open_study(storage, name)
+    if metrics.get("study_key", info.ref.key) != info.ref.key:
+        raise StudyError(f"the store's study {name} is not the one that this model is of")
     with creating(storage):  # two looks at once are two
         looks = study_looks(storage, info.ref.id)
         storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, [*looks, look])

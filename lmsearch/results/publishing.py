@@ -1,5 +1,6 @@
 """What optuna-dashboard shows of a study beside its own pages: a note, notes of trials, plots and files."""
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -12,10 +13,12 @@ import optuna_dashboard
 from optuna.trial import Trial
 
 from lmsearch.config import spell_value
-from lmsearch.errors import NothingToShowError
+from lmsearch.errors import NothingToShowError, StudyError
+from lmsearch.folders import study_folder
 from lmsearch.results.advice import Command, confirm_words, edge_sentence, edges, verdict
+from lmsearch.results.best import holds_results_of
 from lmsearch.results.reading import Results
-from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, lmsearch_studies, open_study, optuna_study
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, readable_studies
 from lmsearch.store.storage import FencedStorage
 
 PLOTS = ("budget", "confirmation", "contour", "by-parameters", "by-seconds", "pruning", "timeline")
@@ -109,11 +112,13 @@ def file_of(folder: Path, name: str) -> Path:
 
 def find_artifact(storage: FencedStorage, runs: Path, wanted: str) -> tuple[str, Path] | None:
     """Give name and place of the file that is offered under an id; None where there is none here."""
-    for study in lmsearch_studies(storage):
-        info = open_study(storage, study)
+    for info in readable_studies(storage)[0]:
         for name in FILES:
-            if artifact_id(info, name) == wanted and (place := file_of(runs / study, name)).exists():
-                return name, place
+            if artifact_id(info, name) != wanted:
+                continue
+            with contextlib.suppress(StudyError):  # a name that would lead elsewhere
+                place = file_of(folder := study_folder(info.ref.name, runs), name)
+                return (name, place) if place.exists() and holds_results_of(folder, info) else None
     return None
 
 

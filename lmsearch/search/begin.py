@@ -9,7 +9,7 @@ from lmsearch.errors import StudyError
 from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.copies import adopt_copy, is_copy
 from lmsearch.store.opening import creating
-from lmsearch.store.records import StudyInfo, create_study, find_study, store_info
+from lmsearch.store.records import Source, StudyInfo, create_study, find_study, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import (
@@ -38,27 +38,36 @@ class Request:
 
 
 def begin(
-    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request
+    storage: FencedStorage,
+    name: str,
+    spec: StudySpec,
+    folder: str,
+    corpus: Corpus,
+    request: Request,
+    source: str | None = None,
 ) -> StudyInfo:
     """Create the study or go on with it, and owe what was asked for.
 
-    Raises `StudyError` where the stored study has another space or corpus, or a number of trials cannot be.
+    `source` is a study whose trials it is to take over, which stands in the study from its first moment on:
+    `take_over.complete` does it, now or after whatever ended this. Raises `StudyError` where the stored study has
+    another space or corpus, or a number of trials cannot be.
     """
     check_request(spec, request)
     check_space(spec, corpus)
-    before, info = _find_or_create(storage, name, spec, folder, corpus, request)
+    before, info = _find_or_create(storage, name, spec, folder, corpus, request, source or spec.settings.source)
     purge_strays(storage, info.ref)
     ask_to_stop(storage, info.ref, stopped=False)
     change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
     close_ended(storage, info.ref)
-    if (info.spec.text, info.folder) != (spec.text, folder):
-        info = replace(info, spec=spec, folder=folder)
+    asked = info.source if source is None else Source(name=source, key="", taken=False)
+    if (info.spec.text, info.folder, info.source) != (spec.text, folder, asked):
+        info = replace(info, spec=spec, folder=folder, source=asked)
         store_info(storage, info)
     return info
 
 
 def _find_or_create(
-    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request
+    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request, source: str
 ) -> tuple[StudyInfo | None, StudyInfo]:
     """Give the study as it was before, None for a new one, and as it is now.
 
@@ -69,7 +78,14 @@ def _find_or_create(
         if before is None:
             decide_tickets(spec, request, None, [])  # refuse before anything is written
             return None, create_study(
-                storage, name, spec, folder, corpus.description, corpus.fingerprint, len(corpus.vocabulary)
+                storage,
+                name,
+                spec,
+                folder,
+                corpus.description,
+                corpus.fingerprint,
+                len(corpus.vocabulary),
+                source=Source(name=source, key="", taken=False) if source else None,
             )
         _check_same(before, spec, corpus)
         if not is_copy(storage, before):

@@ -12,7 +12,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from pathlib import Path
 import optuna
 
 from lmsearch.errors import StudyError
+from lmsearch.processes import python
 from lmsearch.search.chaos_study import write_inputs
 from lmsearch.search.host import is_running
 from lmsearch.search.invariants import (
@@ -178,7 +178,7 @@ class Chaos:
         log = self._options.folder / f"run-{len(self._ends)}.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lmsearch.cli.main", *words],
+                python("-m", "lmsearch.cli.main", *words),
                 cwd=self._options.folder,
                 env=dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(self._url)},
                 stdin=subprocess.DEVNULL,

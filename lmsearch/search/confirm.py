@@ -57,6 +57,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
                 info.corpus,
                 info.fingerprint,
                 info.vocabulary_size,
+                defaults=info.defaults,
             )
         elif not again.is_of(info):
             raise StudyError(
@@ -95,11 +96,12 @@ def confirmation_spec(info: StudyInfo) -> StudySpec:
         document.pop(table, None)
     settings = document.setdefault("study", tomlkit.table())
     settings.update({"sampler": "random", "pruner": "none"})
-    settings.pop("hours", None)
+    for name in ("hours", "source"):
+        settings.pop(name, None)
     seed = tomlkit.inline_table()
     seed.update({"low": 0, "high": _HIGHEST_SEED})
     document.setdefault("train", tomlkit.table())["seed"] = seed
-    return parse_study(tomlkit.dumps(document), Path(info.folder), f"the file of {info.ref.name}")
+    return parse_study(tomlkit.dumps(document), Path(info.folder), f"the file of {info.ref.name}", info.defaults)
 
 
 def _missing(tickets: Sequence[Ticket], fixed: Sequence[dict[str, Value]]) -> list[NewTicket]:

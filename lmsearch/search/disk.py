@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,13 @@ import filelock
 
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
+from lmsearch.folders import CHECKPOINT, ENCODED, WEIGHTS, drafts, is_ours, read_name
+from lmsearch.formats import NewerFormatError
 from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, listed, mend, spell_bytes
-from lmsearch.store.checkpoints import Checkpoints, read_checkpoint
+from lmsearch.store.belonging import LEFT, NEEDED, NEWER, OTHER, Belonging, others_sentence
+from lmsearch.store.checkpoints import SHORT, Checkpoints, read_checkpoint, remove_checkpoint
 from lmsearch.store.records import StudyInfo
+from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, Ticket
 from lmsearch.text.corpus import Corpus, load_cached, open_corpus
 
@@ -50,11 +54,18 @@ def check_room(folders: Sequence[Path], largest: int) -> Iterator[Finding]:
 
 
 def check_drafts(folders: Sequence[Path], repair: bool) -> Iterator[Finding]:
-    """Look for files and folders whose writer died before they were whole."""
-    drafts = [path for folder in dict.fromkeys(folders) for path in forgotten_drafts(folder)]
-    if drafts:
-        wrong = f"{count(len(drafts), 'draft')} never finished: {listed(drafts, 3)}"
-        yield mend("disk", repair, wrong, "removed", lambda: _remove(drafts))
+    """Look for files and folders of ours whose writer died before they were whole."""
+    left = [path for folder in dict.fromkeys(folders) for path in forgotten_drafts(folder)]
+    if left:
+        wrong = f"{count(len(left), 'draft')} never finished"
+        yield from mend("disk", repair, wrong, "removed", lambda: _remove(left), left)
+
+
+def folders_of_ours(runs: Path, cache: Path) -> list[Path]:
+    """List the folders that lmsearch makes in `runs` and in the cache, in which drafts may lie."""
+    names = [folder for folder in sorted(runs.glob("*")) if folder.is_dir()]
+    inner = [folder / part for folder in names for part in ("checkpoints", "models")]
+    return [*names, *inner, cache / "corpora", *sorted((cache / "downloads").glob("*"))]
 
 
 def largest_checkpoint(folders: Sequence[Path]) -> int:
@@ -87,10 +98,9 @@ def _room(folder: Path, largest: int) -> Finding:
 
 
 def forgotten_drafts(folder: Path) -> list[Path]:
-    """List the drafts, files and folders, that nobody has touched for an hour."""
-    drafts = sorted(folder.glob("**/*.draft")) if folder.is_dir() else []
-    outermost = [path for path in drafts if not any(parent in drafts for parent in path.parents)]
-    return [path for path in outermost if time.time() - _touched(path) > _DRAFT_SECONDS and not _is_encoded_now(path)]
+    """List the drafts of ours in a folder, files and folders, that nobody has touched for an hour."""
+    now = time.time()
+    return [path for path in drafts(folder) if now - _touched(path) > _DRAFT_SECONDS and not _is_encoded_now(path)]
 
 
 def _touched(path: Path) -> float:
@@ -128,43 +138,70 @@ def _size(path: Path) -> int | None:
 
 
 def checkpoint_folders(runs: Path, host: str, studies: Sequence[Owing]) -> list[Path]:
-    """List the folders in which checkpoints lie on this host: those in `runs`, and any that a ticket names."""
-    folders = {path for path in runs.glob("*/checkpoints") if path.is_dir()}
+    """List the folders in which checkpoints lie on this host: those in `runs`, and any of ours that a ticket names."""
+    folders = {path for path in runs.glob("*/checkpoints") if path.is_dir() and not path.is_symlink()}
     for study in studies:
         for ticket in study.tickets:
             where, _, path = (ticket.checkpoint or "").partition(":")
-            if where == host and Path(path).parent.is_dir():
+            name = read_name(CHECKPOINT, Path(path).name)
+            ours = name is not None and name.key == study.info.ref.key[:SHORT] and "\0" not in path
+            if ours and where == host and is_ours(Path(path).parent):
                 folders.add(Path(path).parent)
     return sorted({folder.resolve() for folder in folders})
 
 
-def check_checkpoints(folders: Sequence[Path], host: str, studies: Sequence[Owing], repair: bool) -> Iterator[Finding]:
-    """Look for checkpoints that nobody needs any more, and for damaged ones."""
-    places = [Checkpoints(folder, host) for folder in folders]
+def check_checkpoints(
+    storage: FencedStorage, folders: Sequence[Path], host: str, studies: Sequence[Owing], repair: bool
+) -> Iterator[Finding]:
+    """Look for checkpoints that nobody needs any more, damaged ones, and such as the store does not know."""
     for study in studies:
         key, name = study.info.ref.key, study.info.ref.name
-        left = [path for place in places for path in place.left_behind(key, study.done)]
-        if left:
-            wrong = f"{name}: {count(len(left), 'checkpoint')} of ended trials take {spell_bytes(_sum(left))}"
-            yield mend("disk", repair, wrong, "removed", _sweeping(places, study))
-        needed = [path for place in places for path in place.of_study(key) if path not in left]
-        damaged = [path for path in needed if read_checkpoint(path) is None and path.exists()]
-        for path in damaged:
-            text = (
-                f"{name}: the checksum of {path} fails; it is never used: its trial goes on from the one before, or "
-                f"starts again; remove it"
-            )
-            yield Finding(check="disk", state=PROBLEM, text=text)
-        if needed and not damaged:
-            text = f"{name}: {count(len(needed), 'checkpoint')} of trials to go on with, {spell_bytes(_sum(needed))}"
-            yield Finding(check="disk", state=OK, text=f"{text}, whole")
+        paths = [path for folder in folders for path in Checkpoints(folder, host).of_study(key)]
+        weights = [path for folder in folders for path in (folder.parent / "models").glob(f"{key[:SHORT]}-trial-*")]
+        if not paths and not weights:
+            continue
+        trials = storage.get_all_trials(study.info.ref.id, deepcopy=False)
+        belonging = Belonging(storage, study.info, study.tickets, trials)
+        kinds: dict[str, list[Path]] = {NEEDED: [], LEFT: [], OTHER: [], NEWER: []}
+        for path in paths:
+            kinds[belonging.of_checkpoint(path)].append(path)
+        kinds[OTHER] += belonging.others([path for path in weights if WEIGHTS.fullmatch(path.name)])
+        yield from _of_kinds(name, kinds, repair)
+
+
+def _of_kinds(name: str, kinds: Mapping[str, Sequence[Path]], repair: bool) -> Iterator[Finding]:
+    if left := kinds[LEFT]:
+        wrong = f"{name}: {count(len(left), 'checkpoint')} of ended trials take {spell_bytes(_sum(left))}"
+
+        def sweep() -> None:
+            for path in left:
+                remove_checkpoint(path)
+
+        yield from mend("disk", repair, wrong, "removed", sweep, left)
+    if newer := kinds[NEWER]:
+        text = f"{name}: {count(len(newer), 'checkpoint')} of a later lmsearch, which resumes them: {listed(newer)}"
+        yield Finding(check="disk", state=NOTE, text=text)
+    if others := kinds[OTHER]:
+        text = f"{name}: {others_sentence(others)}; remove them if no copy of the store needs them"
+        yield Finding(check="disk", state=NOTE, text=text)
+    needed = kinds[NEEDED]
+    damaged = [path for path in needed if read_checkpoint(path) is None and path.exists()]
+    for path in damaged:
+        text = (
+            f"{name}: the checksum of {path} fails; it is never used: its trial goes on from the one before, or "
+            f"starts again; remove it"
+        )
+        yield Finding(check="disk", state=PROBLEM, text=text)
+    if needed and not damaged:
+        text = f"{name}: {count(len(needed), 'checkpoint')} of trials to go on with, {spell_bytes(_sum(needed))}"
+        yield Finding(check="disk", state=OK, text=f"{text}, whole")
 
 
 def check_foreign_files(folders: Sequence[Path], keys: set[str]) -> Iterator[Finding]:
     """Tell of checkpoints of studies that this store does not have: another store may."""
-    stems = {key[:12] for key in keys}
+    stems = {key[:SHORT] for key in keys}
     foreign = [path for folder in folders for path in folder.glob("*.checkpoint")]
-    foreign = [path for path in foreign if path.name.partition("-")[0] not in stems]
+    foreign = [p for p in foreign if (name := read_name(CHECKPOINT, p.name)) and name.key not in stems]
     if foreign:
         where = listed(sorted({str(path.parent) for path in foreign}), 3)
         text = (
@@ -172,14 +209,6 @@ def check_foreign_files(folders: Sequence[Path], keys: set[str]) -> Iterator[Fin
             f"remove them if no other store has it"
         )
         yield Finding(check="disk", state=NOTE, text=text)
-
-
-def _sweeping(places: Sequence[Checkpoints], study: Owing) -> Callable[[], None]:
-    def sweep() -> None:
-        for place in places:
-            place.sweep(study.info.ref.key, study.done)
-
-    return sweep
 
 
 def _sum(paths: Sequence[Path]) -> int:
@@ -190,12 +219,13 @@ def check_corpora(cache: Path, studies: Sequence[Owing], repair: bool) -> Iterat
     """Look whether encoded corpora are whole, and whether each study's text lies here."""
     damaged = damaged_corpora(cache)
     if damaged:
-        yield mend(
+        yield from mend(
             "corpora",
             repair,
             f"the checksum fails of {listed(damaged)}",
             "removed, and encoded anew from the text where it is here",
             lambda: _remove_damaged(damaged),
+            damaged,
         )
     opened: dict[DataConfig, Corpus | CorpusError] = {}
     for study in studies:
@@ -236,14 +266,24 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
 
 
 def damaged_corpora(cache: Path) -> list[Path]:
-    """List the encoded corpora whose checksum fails, or that cannot be read."""
-    folders = [path for path in (cache / "corpora").glob("*") if path.is_dir() and path.suffix != ".draft"]
-    return sorted(folder for folder in folders if load_cached(folder, "") is None and folder.exists())
+    """List the encoded corpora whose checksum fails, or that cannot be read; those of a later lmsearch can be."""
+    place = cache / "corpora"
+    if not is_ours(place):
+        return []
+    folders = [path for path in place.iterdir() if ENCODED.fullmatch(path.name) and not path.is_symlink()]
+    return sorted(folder for folder in folders if folder.is_dir() and _is_damaged(folder))
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        return load_cached(folder, "") is None and folder.exists()
+    except NewerFormatError:
+        return False
 
 
 def _remove_damaged(folders: Sequence[Path]) -> None:
     """Remove encoded corpora unless a worker has made them anew meanwhile; who reads one keeps what is open."""
     for folder in folders:
         with filelock.FileLock(f"{folder}.lock"):
-            if load_cached(folder, "") is None:
+            if _is_damaged(folder):
                 shutil.rmtree(folder, ignore_errors=True)

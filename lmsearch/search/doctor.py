@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from lmsearch.errors import LmsearchError
+from lmsearch.formats import FORMATS
 from lmsearch.search.disk import (
     Owing,
     check_checkpoints,
@@ -16,6 +17,7 @@ from lmsearch.search.disk import (
     check_foreign_files,
     check_room,
     checkpoint_folders,
+    folders_of_ours,
     largest_checkpoint,
 )
 from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, guarded, listed, mend
@@ -26,7 +28,7 @@ from lmsearch.store import url as urls
 from lmsearch.store.copies import is_copy
 from lmsearch.store.opening import creating, open_storage
 from lmsearch.store.outages import Patience
-from lmsearch.store.records import StudyInfo, lmsearch_studies, open_study, study_keys
+from lmsearch.store.records import StudyInfo, readable_studies, study_keys
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, RUNNING, Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
@@ -56,7 +58,7 @@ def examine(options: Options) -> Iterator[Finding]:
         for check in ("connections", "leases", "corpora"):
             yield Finding(check=check, state=UNCHECKED, text="this is not known without the store")
         yield from guarded("disk", check_room((options.runs, options.cache), 0))
-        yield from guarded("disk", check_drafts((options.runs, options.cache), options.repair))
+        yield from guarded("disk", check_drafts(folders_of_ours(options.runs, options.cache), options.repair))
     else:
         try:
             yield from _stored(storage, options)
@@ -85,7 +87,11 @@ def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
         return None
     try:
         storage = open_storage(url, patience=options.patience)
-        yield from _tables(storage, options)
+        if storage.format < FORMATS["store"]:
+            storage = yield from _older(storage, options)
+        text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's of format {storage.format}"
+        text = f"{urls.redact(storage.place)} opens: {health.server(storage)}, {text}"
+        yield Finding(check="store", state=OK, text=text)
         damage = health.damage(storage) if storage.engine.name == "sqlite" else []
         if not damage:
             yield from _tried(storage)
@@ -102,20 +108,23 @@ def _recovery(url: URL) -> str:
     return f"sqlite3 {url.database} .recover | sqlite3 recovered.db"
 
 
-def _tables(storage: FencedStorage, options: Options) -> Iterator[Finding]:
-    missing = health.missing_columns(storage)
-    if missing:
-        wrong = f"the tables are of an earlier lmsearch: {listed(missing)} missing"
-        yield mend("store", options.repair, wrong, "added", lambda: health.add_missing_columns(storage))
-        if not options.repair:
-            raise LmsearchError("the tables cannot be looked at before they have those columns")
-    text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's"
-    yield Finding(check="store", state=OK, text=f"{urls.redact(storage.place)} opens: {health.server(storage)}, {text}")
+def _older(storage: FencedStorage, options: Options) -> Generator[Finding, None, FencedStorage]:
+    """Bring a store of an earlier format to today's, as whoever opens it to write does; else look at it as it is."""
+    wrong = f"the store is of format {storage.format}, which an earlier lmsearch wrote"
+    remedy = f"brought to format {FORMATS['store']}"
+    if not options.repair:
+        yield from mend("store", False, wrong, f"{remedy}, as by the next lmsearch run", lambda: None)
+        return storage
+    storage.engine.dispose()
+    brought = open_storage(options.storage, write=True, patience=options.patience)
+    yield from mend("store", True, wrong, remedy, lambda: None)
+    return brought
 
 
 def _tried(storage: FencedStorage) -> Iterator[Finding]:
-    trip, write = health.round_trip(storage), health.write_and_remove(storage)
-    text = f"it answers in {1e3 * trip:.1f} ms and writes in {1e3 * write:.1f} ms"
+    text = f"it answers in {1e3 * health.round_trip(storage):.1f} ms"
+    if storage.format == FORMATS["store"]:
+        text += f" and writes in {1e3 * health.write_and_remove(storage):.1f} ms"
     if storage.engine.name == "sqlite":
         mode = health.journal_mode(storage)
         text += f"; its file is whole, its journal mode {mode}"
@@ -144,24 +153,25 @@ def _connections(storage: FencedStorage) -> Iterator[Finding]:
 
 def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> Iterator[Finding]:
     """Look at each study's tickets and at rows of none; `studies` gets those that can be read."""
-    names = lmsearch_studies(storage)
-    for name in names:
-        try:
-            info = open_study(storage, name)
-        except LmsearchError as error:
-            text = f"{name} cannot be read: {error}; another lmsearch may have begun it: use that one"
-            yield Finding(check="leases", state=PROBLEM, text=text)
-            continue
+    infos, unreadable = readable_studies(storage)
+    for name, why in unreadable.items():
+        text = f"{name} cannot be read, and its rows and files are left alone: {why}"
+        yield Finding(check="leases", state=PROBLEM, text=text)
+    for info in infos:
+        name = info.ref.name
         if is_copy(storage, info):
             text = f"{name} was copied or renamed by another program; its first worker makes it a study of its own"
             yield Finding(check="leases", state=NOTE, text=text)
             continue
         yield from _study(storage, info, options)
         studies.append(Owing(info=info, tickets=tuple(list_tickets(storage, info.ref))))
-    if strays := health.count_strays(storage, study_keys(storage)):
+    if unreadable:
+        text = "whether rows belong to no study is not known while a study cannot be read"
+        yield Finding(check="leases", state=UNCHECKED, text=text)
+    elif strays := health.count_strays(storage, study_keys(storage)):
         wrong = f"{count(strays, 'row')} of tickets and epochs whose studies are gone"
-        yield mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
-    if not names:
+        yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
+    if not infos and not unreadable:
         yield Finding(check="leases", state=OK, text="the store has no study yet; begin one with: lmsearch run")
 
 
@@ -174,12 +184,12 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
     name = info.ref.name
     if ended := health.ended_from_outside(storage, info.ref):
         wrong = f"{name}: {_trials(ended)} ended from outside, with the ticket still open"
-        yield mend("leases", options.repair, wrong, "closed", lambda: close_ended(storage, info.ref))
+        yield from mend("leases", options.repair, wrong, "closed", lambda: close_ended(storage, info.ref))
     now, boot = present(storage)
     held = [ticket for ticket in list_tickets(storage, info.ref) if ticket.state == RUNNING]
     for ticket in held:
         if _is_gone(ticket, boot):
-            yield _dead(storage, info, ticket, now, options)
+            yield from _dead(storage, info, ticket, now, options)
         elif not ticket.is_leased(now, boot):
             text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker goes on"
             text += f" with it: {options.command(['lmsearch', 'worker', name])}"
@@ -212,22 +222,24 @@ def _sees_every_process(boot: str) -> bool:
         return False
 
 
-def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, options: Options) -> Finding:
+def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, options: Options) -> Iterator[Finding]:
     """Give back what a dead process held, once it has been silent for longer than a live one ever is.
 
     Two hosts, or a host and a container on it, may have one name: then the process lives where this one cannot look.
     """
     name = info.ref.name
     wrong = f"{name}: process {ticket.process} of this host, which held {_of(ticket)}, is gone"
-    assert ticket.seen is not None and ticket.expires is not None
-    wait = (ticket.expires - ticket.seen) * _SILENT - (now - ticket.seen)
+    seen, expires = ticket.seen or 0.0, ticket.expires or 0.0
+    wait = (expires - seen) * _SILENT - (now - seen)
     if wait > 0:
         text = f"{wrong}, not long since; run this again in {max(1.0, wait):.0f} s"
-        return Finding(check="leases", state=PROBLEM, text=text)
+        yield Finding(check="leases", state=PROBLEM, text=text)
+        return
     if options.repair and not health.give_back_silent(storage, ticket):
-        return Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} went on meanwhile")
+        yield Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} went on meanwhile")
+        return
     remedy = "given back, to go on from its last checkpoint"
-    return mend("leases", options.repair, wrong, remedy, lambda: None)
+    yield from mend("leases", options.repair, wrong, remedy, lambda: None)
 
 
 def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
@@ -276,6 +288,8 @@ def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) ->
         rooms.append(place)
     yield from check_room(rooms, largest_checkpoint(folders))
     models = [folder.parent / "models" for folder in elsewhere]
-    yield from check_drafts([runs, options.cache, *elsewhere, *models], options.repair)
-    yield from check_checkpoints(folders, host, studies, options.repair)
-    yield from check_foreign_files(folders, study_keys(storage))
+    drafts = [*folders_of_ours(runs, options.cache), *elsewhere, *models]
+    yield from check_drafts(drafts, options.repair)
+    yield from check_checkpoints(storage, folders, host, studies, options.repair)
+    if not readable_studies(storage)[1]:  # else a study's files would be told of as nobody's
+        yield from check_foreign_files(folders, study_keys(storage))

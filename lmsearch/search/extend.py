@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ from lmsearch.store.records import StudyInfo
 _PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")
 
 
-def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
+def extended_text(
+    info: StudyInfo, changes: Sequence[str], folder: Path, settings: Mapping[str, str | int | None] | None = None
+) -> str:
     """Give the stored file with `NAME=VALUE` changes; comments stay.
+
+    It names its source, and has the `settings` of [study] that were asked for, so that it says all that the new study
+    is: whatever ends the command that writes it, `lmsearch run` of the file does the rest.
 
     A corpus that is a path is named from `folder`. A name is a setting (`model.num_layers`), or a part of one that is
     open (`model.weight_dropout.high`). Raises `ConfigError` for a name or a value that cannot be, and where nothing of
@@ -35,7 +40,11 @@ def extended_text(info: StudyInfo, changes: Sequence[str], folder: Path) -> str:
             f"nothing of the space of {info.ref.name} would change; go on with it by: lmsearch run, and --more for "
             "more trials"
         )
-    return text
+    table = document.setdefault("study", tomlkit.table())
+    for name, value in {"source": info.ref.name, **(settings or {})}.items():
+        if value is not None:
+            _put(table, name, tomlkit.item(value))
+    return tomlkit.dumps(document)
 
 
 def _apply(document: Any, change: str) -> None:

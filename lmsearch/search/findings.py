@@ -20,12 +20,27 @@ class Finding:
     text: str
 
 
-def mend(check: str, repair: bool, wrong: str, remedy: str, act: Callable[[], object]) -> Finding:
-    """Do what heals, or, where nothing may be changed, say what would be done; `remedy` is a participle: removed."""
+def mend(
+    check: str,
+    repair: bool,
+    wrong: str,
+    remedy: str,
+    act: Callable[[], object],
+    removes: Sequence[object] = (),
+) -> Iterator[Finding]:
+    """Do what heals, or, where nothing is to be changed, say what would be done; `remedy` is a participle: removed.
+
+    What is to be removed is listed first, thing by thing.
+    """
+    for thing in removes:
+        yield Finding(
+            check=check, state=NOTE, text=f"{'to be removed' if repair else '--repair would remove'}: {thing}"
+        )
     if not repair:
-        return Finding(check=check, state=PROBLEM, text=f"{wrong}; without --dry-run: {remedy}")
+        yield Finding(check=check, state=PROBLEM, text=f"{wrong}; with --repair: {remedy}")
+        return
     act()
-    return Finding(check=check, state=REPAIRED, text=f"{wrong}; {remedy}")
+    yield Finding(check=check, state=REPAIRED, text=f"{wrong}; {remedy}")
 
 
 def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from lmsearch.config import DEVICES
 from lmsearch.errors import DeviceError
+from lmsearch.processes import python
 
 
 def default_devices(device: str, workers: int | None) -> list[str]:
@@ -59,7 +59,7 @@ def _count_gpus() -> int:
     if not has_nvidia_driver():
         return 0
     code = "import torch; print(torch.cuda.device_count())"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    asked = subprocess.run(python("-c", code), capture_output=True, text=True, check=False)
     return int(asked.stdout) if asked.returncode == 0 else 0
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import IO
 
 from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.search.failures import repeated_failure
 from lmsearch.search.host import count_oom_kills
 from lmsearch.search.logs import ended_by_faulthandler, last_words
 from lmsearch.store import url as urls
+from lmsearch.store.backup import write_back
 from lmsearch.store.outages import Outage
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
 from lmsearch.store.storage import FencedStorage
@@ -26,6 +28,7 @@ from lmsearch.store.tickets import check_study, close_ended, release_worker
 
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
+_WRITE_BACK = 10.0  # seconds between the moments at which the file of a SQLite store is brought up to date
 _RESTARTS = 5  # of one place in a row, of workers that died with no trial in hand
 _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once nothing is owed; a frozen one never does
@@ -138,7 +141,7 @@ class Launcher:
             return
         self._ended_before = {trial.number for trial in record.trials if trial.ended is not None}
         places = [_Place(device) for device in devices]
-        looked = 0.0
+        looked = written_back = 0.0
         try:
             while not all(place.left for place in places):
                 self._pass_on(places)
@@ -151,6 +154,9 @@ class Launcher:
                     self._watch_failures(record)
                     self._end_those_who_stay(record, places)
                     yield self._snapshot(record, sum(place.child is not None for place in places))
+                if time.monotonic() - written_back >= _WRITE_BACK:
+                    written_back = time.monotonic()
+                    write_back(self.storage)
                 time.sleep(_TICK)
         except StoreGoneError:
             if not self.signals.received:
@@ -368,11 +374,12 @@ def _spell_end(code: int, trouble: str | None) -> str:
 
 
 def last_failures(ended: Sequence[TrialRecord], limit: int) -> str | None:
-    """Give the traceback with which the last `limit` of the trials failed, if all failed with the same."""
-    last = ended[-limit:]
-    told = {trial.traceback for trial in last if trial.outcome == "failed"}
-    same = len(last) == limit and len(told) == 1 and all(trial.outcome == "failed" for trial in last)
-    return told.pop() if same else None
+    """Give the traceback with which the last `limit` trials of ours failed, if all failed with the same.
+
+    Trials that another program added, or that were taken over, have no ticket and do not count.
+    """
+    own = [trial for trial in ended if trial.ticket is not None]
+    return repeated_failure([trial.traceback if trial.outcome == "failed" else None for trial in own], limit)
 
 
 def seconds_left(record: StudyRecord, workers: int) -> float | None:

@@ -5,11 +5,11 @@ import json
 import platform
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmsearch.processes import python
 from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, listed, spell_bytes
 from lmsearch.search.host import has_nvidia_driver, read_control_group, usable_cpus
 
@@ -66,7 +66,7 @@ def _memory() -> Finding:
 def _torch() -> Finding:
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False, timeout=_TORCH_SECONDS
+            python("-c", _ASK_TORCH), capture_output=True, text=True, check=False, timeout=_TORCH_SECONDS
         )
     except subprocess.TimeoutExpired:
         text = f"PyTorch was not there after {_TORCH_SECONDS:.0f} s; is the disk that it lies on slow?"

@@ -8,11 +8,27 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.errors import StudyError
+from lmsearch.folders import (
+    AGAIN,
+    LOCK,
+    LOGS,
+    MARK,
+    MODEL,
+    RESULTS,
+    RESULTS_OF,
+    WEIGHTS,
+    is_model,
+    is_ours,
+    mark_of,
+    remove_weights,
+)
+from lmsearch.store.belonging import OTHER, Belonging
+from lmsearch.store.checkpoints import SHORT, Checkpoints, remove_checkpoint
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.records import StudyInfo, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
-from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_tickets, leases
+from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_study, leases, list_tickets
 
 
 def enqueue(
@@ -65,24 +81,51 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     return info
 
 
-def delete(storage: FencedStorage, name: str, folders: Sequence[Path]) -> None:
-    """Delete a study that nobody works on: trials, tickets, and its files in `folders` of this host."""
+def delete(storage: FencedStorage, name: str, folders: Sequence[Path]) -> list[Path]:
+    """Delete a study that nobody works on: its files in `folders` of this host, trials and tickets.
+
+    The files go first, and trials and tickets in one transaction, so that whatever ends it, it can be done again.
+    Gives what stays in the folders: all that lmsearch did not make for this study, such as models that were trained
+    from its results.
+    """
     info = check_idle(storage, name)
-    storage.delete_study(info.ref.id)
-    delete_tickets(storage, info.ref)
     for folder in folders:
-        _delete_files(info, folder)
+        _delete_files(storage, info, folder)
+    delete_study(storage, info.ref)
+    return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.name != MARK]
 
 
-def _delete_files(info: StudyInfo, folder: Path) -> None:
-    stem = info.ref.key[:12]
-    for path in [*folder.glob(f"checkpoints/{stem}-*"), *folder.glob(f"models/{stem}-*")]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    # A study of the same name in another store has its checkpoints and weights in this folder too.
-    if not any(True for part in ("checkpoints", "models") for _ in folder.glob(f"{part}/*")):
+def _delete_files(storage: FencedStorage, info: StudyInfo, folder: Path) -> None:
+    """Remove a study's files by their names; a folder goes only where it is ours and nothing else is in it."""
+    if not is_ours(folder):
+        return
+    stem = info.ref.key[:SHORT]
+    trials = storage.get_all_trials(info.ref.id, deepcopy=False)
+    belonging = Belonging(storage, info, list_tickets(storage, info.ref), trials)
+    for path in Checkpoints(folder / "checkpoints", "").of_study(info.ref.key):
+        if belonging.of_checkpoint(path) != OTHER:
+            remove_checkpoint(path)
+    for path in (folder / "models").glob(f"{stem}-trial-*"):
+        if AGAIN.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+            path.with_name(f"{path.name}.training").unlink(missing_ok=True)
+        elif WEIGHTS.fullmatch(path.name) and belonging.of_weights(path) != OTHER:
+            remove_weights(path)
+    if (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) == info.ref.key:
+        for name in RESULTS:
+            (folder / name).unlink(missing_ok=True)
+        if is_model(folder / MODEL):
+            shutil.rmtree(folder / MODEL)
+        for path in (folder / LOGS).glob("*.log"):
+            path.unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+    for inner in (folder / "checkpoints", folder / "models", folder / LOGS, folder):
+        _remove_empty(inner)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder in which nothing but our mark is left."""
+    if folder.is_dir() and not folder.is_symlink() and all(path.name == MARK for path in folder.iterdir()):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from lmsearch.config import RunConfig, Value, spell_value
 from lmsearch.errors import ConfigError, SearchFailedError
+from lmsearch.processes import python
 from lmsearch.search.findings import spell_bytes
 from lmsearch.search.machine import free_memory, memory_left
 from lmsearch.space import Choice
@@ -166,7 +166,7 @@ def _check_memory(plan: Plan) -> None:
 def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: bool) -> list[dict[str, Any]]:
     """Measure a configuration on several devices at once, each in a process of its own."""
     asked = {"config": config.as_tables(), "cache": str(cache), "allow_pickle": allow_pickle}
-    words = [sys.executable, "-m", "lmsearch.search.measure"]
+    words = python("-m", "lmsearch.search.measure")
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     children = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) for _ in devices]
     try:

@@ -12,7 +12,7 @@ from lmsearch.errors import ConfigError, StudyError
 from lmsearch.search.strategies import distribution
 from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.opening import creating
-from lmsearch.store.records import StudyInfo, open_study, read_epochs
+from lmsearch.store.records import Source, StudyInfo, open_study, read_epochs, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM
 from lmsearch.text.corpus import Corpus
@@ -46,6 +46,26 @@ def check_source(storage: FencedStorage, source: str, name: str, spec: StudySpec
             raise StudyError(
                 f"study {source!r} was started with {line}: their perplexities cannot be compared, so leave --from out"
             )
+
+
+def complete(storage: FencedStorage, info: StudyInfo) -> Taken | None:
+    """Take over what a study is to begin with, where that has not been done to its end; None where nothing is left.
+
+    Whatever ended it before, each trial is there once. Raises `StudyError` where the source is not in the store, or is
+    another study under its name than the one that it was begun from.
+    """
+    source = info.source
+    if source is None or source.taken:
+        return None
+    origin = open_study(storage, source.name)
+    if source.key and source.key != origin.ref.key:
+        raise StudyError(f"the store's study {source.name!r} is another one than {info.ref.name} was begun from")
+    if not source.key:
+        info = replace(info, source=replace(source, key=origin.ref.key))
+        store_info(storage, info)
+    taken = take_over(storage, source.name, info)
+    store_info(storage, replace(info, source=Source(name=source.name, key=origin.ref.key, taken=True)))
+    return taken
 
 
 def take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:

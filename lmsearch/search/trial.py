@@ -1,7 +1,6 @@
 """One trial, from open spec to a number: the only place that knows both Optuna and the trainer."""
 
 import math
-import shutil
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +14,18 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
+from lmsearch.folders import WEIGHTS, make_folder, read_name, remove_weights
+from lmsearch.formats import stamp
 from lmsearch.lm.generate import sample_text
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
 from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
-from lmsearch.store.checkpoints import Checkpoint, Checkpoints
-from lmsearch.store.records import StudyInfo
+from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
+from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, remove_checkpoint
+from lmsearch.store.records import StudyInfo, read_epochs
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, FROM, EpochRow, Progress, Ticket
+from lmsearch.store.tables import FROM, EpochRow, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.text.corpus import Corpus
 
@@ -82,43 +84,63 @@ class TrialRunner:
         self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
         verdict = _verdict(ticket)
         try:
-            saved = None if ticket.trial_id is None or verdict else self._saved(ticket)
+            saved = Found(None, "") if ticket.trial_id is None or verdict else self._saved(ticket)
             with self.storage.asking(ticket, _template(self.info, ticket)):
                 trial = self.study.ask()
             one = _OneTrial(self, trial, ticket, saved)
             return one.give_up(verdict) if verdict else one.run()
         except UpdateFinishedTrialError as error:
-            self.checkpoints.remove(ticket)
+            self.remove_checkpoints(ticket)
             raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
 
-    def _saved(self, ticket: Ticket) -> Checkpoint | None:
+    def _saved(self, ticket: Ticket) -> Found:
         """Find what the trial goes on from; where there is nothing, forget the epochs of its earlier attempt."""
-        found = self.checkpoints.find(ticket)
+        digest, reported = self._known(ticket)
+        found = self.checkpoints.find(ticket, digest, reported) if digest else Found(None, "")
         if found.remark:
             self.say(f"trial {ticket.trial_number}: {found.remark}")
         if found.checkpoint is None:
             if ticket.epoch or ticket.step:
                 self.say(f"trial {ticket.trial_number} starts again with the same values")
             self.storage.restart(ticket)
-            self.checkpoints.remove(ticket)
-        return found.checkpoint
+            self.checkpoints.remove(ticket, digest, reported)
+        return found
+
+    def _known(self, ticket: Ticket) -> tuple[str, list[EpochRow]]:
+        """Give the digest of what a ticket's trial computes ("" before its values are drawn), and its epochs."""
+        if ticket.trial_id is None or ticket.trial_number is None:
+            return "", []
+        params = self.storage.get_trial(ticket.trial_id).params
+        epochs = read_epochs(self.storage, self.info.ref, ticket.trial_number)
+        return config_digest(self.info, params), epochs.get(ticket.trial_number, [])
+
+    def remove_checkpoints(self, ticket: Ticket) -> None:
+        """Remove the checkpoints of a ticket's trial, which has ended."""
+        self.checkpoints.remove(ticket, *self._known(ticket))
 
     def drop(self, ticket: Ticket) -> None:
         """Drop what was computed for a ticket that another worker has: what it had reported is that one's start."""
         for now in list_tickets(self.storage, self.info.ref):
             if now.number == ticket.number:
-                self.checkpoints.remove_unreported(ticket, now.checkpoint)
+                self.checkpoints.remove_unreported(ticket, self._known(now)[0], now.checkpoint)
 
     def sweep(self) -> None:
         """Remove the checkpoints and weights of ended trials whose worker died before it could."""
         tickets = list_tickets(self.storage, self.info.ref)
-        self.checkpoints.sweep(self.info.ref.key, {ticket.number for ticket in tickets if ticket.state == DONE})
         trials = self.study.get_trials(deepcopy=False)
-        kept = {_path(trial.user_attrs["model"]).name for trial in trials if "model" in trial.user_attrs}
-        at_work = {ticket.trial_number for ticket in tickets if ticket.state != DONE}
-        for folder, number in _weights(self):
-            if folder.name not in kept and number not in at_work:
-                shutil.rmtree(folder, ignore_errors=True)
+        belonging = Belonging(self.storage, self.info, tickets, trials)
+        for path in self.checkpoints.of_study(self.info.ref.key):
+            if belonging.of_checkpoint(path) == LEFT:
+                remove_checkpoint(path)
+        kept = {name for trial in trials if (name := _weights_name(trial.user_attrs.get("model")))}
+        for folder in _weights(self):
+            if folder.name not in kept and belonging.of_weights(folder) == LEFT:
+                remove_weights(folder)
+
+    def tell_of_others(self) -> None:
+        """Say so where files are newer than the store's rows, or of other trainings: it was restored, or copied."""
+        if others := others_in(self.storage, self.info, self.models.parent):
+            self.say(f"warning: {others_sentence(others)}")
 
 
 def _verdict(ticket: Ticket) -> str:
@@ -153,17 +175,32 @@ class _OneTrial:
         runner: TrialRunner,
         trial: optuna.Trial,
         ticket: Ticket,
-        saved: Checkpoint | None,
+        found: Found,
     ) -> None:
         self.runner = runner
         self.study = runner.study
         self.trial = trial
         self.ticket = ticket
-        self.saved = saved
-        self.rows: list[EpochRow] = list(saved.epochs) if saved else []
-        self.best_model = saved.best_model if saved else None
+        self.saved = found.checkpoint
+        self.digest = ""  # of its closed config and the text
+        self.rows: list[EpochRow] = list(self.saved.epochs) if self.saved else []
+        self.best_model = self._best_of(found)
         self.disk_warned = False
         self.reported: set[int] = set()  # epochs that the store has
+
+    def _best_of(self, found: Found) -> Path | None:
+        """Find the weights that a checkpoint names, which may lie beside it in another folder of this host."""
+        name = found.checkpoint.best_model if found.checkpoint else None
+        said = read_name(WEIGHTS, name) if name else None
+        if name is None or said is None or (said.key, said.number) != (self._stem, self.trial.number):
+            return None
+        places = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
+        return next((place for place in places if place.is_dir() and not place.is_symlink()), None)
+
+    @property
+    def _stem(self) -> str:
+        # Two stores may have a study of the same name, and then share its folder.
+        return self.ticket.study_key[:SHORT]
 
     def run(self) -> str:
         """Train, report and end the trial; an error that is nobody's input ends it as failed."""
@@ -214,6 +251,7 @@ class _OneTrial:
     def _config(self) -> RunConfig:
         size = len(self.runner.corpus.vocabulary)
         config = self.runner.info.spec.close(suggest(self.trial, self.runner.info.spec), size)
+        self.digest = config.digest(self.runner.info.fingerprint)
         if "parameters" not in self.trial.user_attrs:
             self.trial.set_user_attr("parameters", config.model.count_parameters(size))
         return config
@@ -256,19 +294,24 @@ class _OneTrial:
         if not self._diverged(row) and row.valid_loss < min(
             (r.valid_loss for r in self.rows if math.isfinite(r.valid_loss)), default=math.inf
         ):
-            self.best_model = self._on_disk(lambda: self._save_model(event, config))
+            saved = self._on_disk(lambda: self._save_model(event, config))
+            self.best_model = None if saved is None else self.runner.models / saved
         self.rows.append(row)
         progress = self.runner.control.progress(event)
         self._report(row, progress, self._save(event.number, event))
         if previous is not None and previous != self.best_model:
-            shutil.rmtree(_path(previous), ignore_errors=True)
+            remove_weights(previous)
         self.runner.say(f"trial {self.trial.number}: epoch {row.epoch}, perplexity {event.valid_perplexity:.2f}")
         return self._decide(row)
 
     def _save(self, epoch: int, event: Event) -> str | None:
         state = event.state().to_bytes()
         checkpoint = Checkpoint(
-            epochs=tuple(self.rows), best_model=self.best_model, at_epoch_end=isinstance(event, Epoch), state=state
+            epochs=tuple(self.rows),
+            best_model=None if self.best_model is None else self.best_model.name,
+            at_epoch_end=isinstance(event, Epoch),
+            state=state,
+            digest=self.digest,
         )
         return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
 
@@ -285,12 +328,20 @@ class _OneTrial:
         return written
 
     def _save_model(self, event: Epoch, config: RunConfig) -> str:
-        name = f"{_stem(self.ticket.study_key, self.trial.number)}{event.number}-lease-{self.ticket.lease}"
-        folder = self.runner.models / name
+        name = f"{self._stem}-trial-{self.trial.number}-{self.digest[:SHORT]}-epoch-{event.number}"
+        name += f"-lease-{self.ticket.lease}"
         corpus = self.runner.corpus
-        metrics = {"valid_loss": event.valid_loss, "epoch": event.number, "corpus": corpus.fingerprint}
-        save_model(folder, event.weights(), config.as_tables(), corpus.vocabulary, metrics)
-        return f"{self.runner.checkpoints.host}:{folder}"
+        metrics = stamp("model") | {
+            "study_key": self.ticket.study_key,
+            "trial": self.trial.number,
+            "digest": self.digest,
+            "valid_loss": event.valid_loss,
+            "epoch": event.number,
+            "corpus": corpus.fingerprint,
+        }
+        make_folder(self.runner.models)
+        save_model(self.runner.models / name, event.weights(), config.as_tables(), corpus.vocabulary, metrics)
+        return name
 
     def _report(self, row: EpochRow, progress: Progress, key: str | None) -> None:
         size = len(self.runner.corpus.vocabulary)
@@ -316,10 +367,15 @@ class _OneTrial:
         return None
 
     def _complete(self) -> str:
-        if self.best_model is not None and _path(self.best_model).exists():
-            self.trial.set_user_attr("model", self.best_model)
-            trained = load_model(_path(self.best_model))
-            self.trial.set_user_attr("sample", sample_text(trained.model, trained.vocabulary, _SAMPLE_WORDS))
+        if self.best_model is not None and self.best_model.exists():
+            self.trial.set_user_attr("model", f"{self.runner.checkpoints.host}:{self.best_model}")
+            try:
+                trained = load_model(self.best_model)
+            except LmsearchError as error:  # the trial has trained, whatever became of its weights since
+                self.runner.say(f"trial {self.trial.number} gives no sample: {error}")
+            else:
+                sample = sample_text(trained.model, trained.vocabulary, _SAMPLE_WORDS)
+                self.trial.set_user_attr("sample", sample)
         return self._end("complete", value=math.exp(min(row.valid_loss for row in self.rows)))
 
     def _fail(self, error: Exception) -> str:
@@ -332,9 +388,12 @@ class _OneTrial:
 
     def _end(self, outcome: str, **told: Any) -> str:
         self.study.tell(self.trial, told.get("value"), told.get("state"), skip_if_finished=True)
-        self.runner.checkpoints.remove(self.ticket)
+        if self.digest:
+            self.runner.checkpoints.remove(self.ticket, self.digest, self.rows)
+        else:  # it was given up before its values were looked at
+            self.runner.remove_checkpoints(self.ticket)
         if outcome != "complete" and self.best_model is not None:
-            shutil.rmtree(_path(self.best_model), ignore_errors=True)
+            remove_weights(self.best_model)
         if outcome == "complete":
             keep_best_models(self.runner)
         self.runner.say(f"trial {self.trial.number}: {outcome}")
@@ -345,22 +404,21 @@ def keep_best_models(runner: TrialRunner) -> None:
     """Remove the weights of complete trials that are not among the study's best."""
     ended = runner.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = sorted(ended, key=lambda trial: min(trial.intermediate_values.values(), default=math.inf))
-    surplus = {trial.number for trial in complete[_KEPT_MODELS:]}
-    for folder, number in _weights(runner):
-        if number in surplus:
-            shutil.rmtree(folder, ignore_errors=True)
+    surplus = {trial.number: trial for trial in complete[_KEPT_MODELS:]}
+    for folder in _weights(runner):
+        name = read_name(WEIGHTS, folder.name)
+        trial = surplus.get(name.number) if name else None
+        if trial is not None and folder.name == _weights_name(trial.user_attrs.get("model")):
+            remove_weights(folder)
 
 
-def _weights(runner: TrialRunner) -> list[tuple[Path, int]]:
-    """List the folders of the study's weights, each with the number of its trial."""
-    found = runner.models.glob(f"{_stem(runner.info.ref.key, '*')}*")
-    return [(folder, int(folder.name.split("-")[2])) for folder in found]
+def _weights(runner: TrialRunner) -> list[Path]:
+    """List the folders of the study's weights, of a copy of the store too."""
+    found = runner.models.glob(f"{runner.info.ref.key[:SHORT]}-trial-*-epoch-*")
+    return [folder for folder in found if WEIGHTS.fullmatch(folder.name)]
 
 
-def _stem(study_key: str, trial: int | str) -> str:
-    # Two stores may have a study of the same name, and then share its folder.
-    return f"{study_key[:12]}-trial-{trial}-epoch-"
-
-
-def _path(key: str) -> Path:
-    return Path(key.partition(":")[2])
+def _weights_name(model: object) -> str:
+    """Give the name of the folder of weights that a trial's attribute names, "" where it names none."""
+    name = Path(model.partition(":")[2]).name if isinstance(model, str) else ""
+    return name if WEIGHTS.fullmatch(name) else ""

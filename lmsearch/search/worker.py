@@ -20,9 +20,13 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
 from lmsearch.errors import STALLED, CorpusError, SearchFailedError, StoreGoneError
+from lmsearch.folders import make_folder
+from lmsearch.formats import NewerFormatError
 from lmsearch.lm.train import Epoch, Event, Trainer, open_device, train
+from lmsearch.search.failures import repeated_failure
 from lmsearch.search.trial import DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
 from lmsearch.store import tickets
+from lmsearch.store.backup import write_back
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
@@ -110,7 +114,7 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None], trainer: Trai
 
 def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], trainer: Trainer) -> int:
     device = open_device(options.device)
-    storage = open_storage(options.storage, patience=_patience(options, stop, say))
+    storage = open_storage(options.storage, write=True, patience=_patience(options, stop, say))
     storage.lease_seconds = options.lease_seconds
     info = open_own_study(storage, options.study)
     asked, stopped = tickets.read_stop(storage, info.ref)
@@ -135,9 +139,14 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
         control=(leased := _Leased(storage, info.ref, stop, options.stall, asked)),
         say=say,
     )
+    with contextlib.suppress(OSError):  # a full disk is told of when there is something to write
+        make_folder(files)
+    if options.parent_pipe is None:  # else the parent has said it
+        runner.tell_of_others()
     gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
     say(f"worker {name} joined {options.study} on {device}")
-    return _work(runner, holder, leased, stop, options.max_failures or settings.max_failures)
+    most = options.max_failures or settings.max_failures
+    return _work(runner, holder, leased, stop, most, options.parent_pipe is not None)
 
 
 def study_files(options: WorkerOptions) -> Path:
@@ -158,8 +167,15 @@ def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
     return corpus
 
 
-def _work(runner: TrialRunner, holder: tickets.Holder, leased: "_Leased", stop: Stop, max_failures: int) -> int:
-    failures: list[str] = []
+def _work(
+    runner: TrialRunner,
+    holder: tickets.Holder,
+    leased: "_Leased",
+    stop: Stop,
+    max_failures: int,
+    has_parent: bool,
+) -> int:
+    failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)
@@ -172,11 +188,11 @@ def _work(runner: TrialRunner, holder: tickets.Holder, leased: "_Leased", stop: 
             time.sleep(_IDLE_SECONDS)
             continue
         outcome = _run_ticket(runner, ticket, leased)
-        if outcome == "failed":
-            failures.append(_traceback_of(runner, ticket))
+        if not has_parent:
+            write_back(storage)  # else the parent does it
+        if outcome is not None:
+            failures.append(_traceback_of(runner, ticket) if outcome == "failed" else None)
             _check_failures(failures, max_failures)
-        elif outcome is not None:
-            failures.clear()
     return stop.exit_code or 0
 
 
@@ -195,6 +211,9 @@ def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str |
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)
             runner.say(str(error))
+        except NewerFormatError:  # its checkpoint is a later lmsearch's, which goes on with it
+            runner.storage.give_back(ticket, None, None)
+            raise
         except KeyError:  # what Optuna raises where the study is gone
             tickets.check_study(runner.storage, runner.info.ref)
             raise
@@ -207,10 +226,9 @@ def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
     return str(told[-1].get("traceback", "")) if told else ""
 
 
-def _check_failures(failures: list[str], limit: int) -> None:
-    last = failures[-limit:]
-    if len(last) == limit and len(set(last)) == 1:
-        raise SearchFailedError(f"{limit} trials in a row failed in the same way:\n{last[-1]}")
+def _check_failures(failures: list[str | None], limit: int) -> None:
+    if (failure := repeated_failure(failures, limit)) is not None:
+        raise SearchFailedError(f"{limit} trials in a row failed in the same way:\n{failure}")
 
 
 class _Leased:

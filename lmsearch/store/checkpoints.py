@@ -1,31 +1,31 @@
-"""Training states on disk, whole or not at all, each under a checksum."""
+"""Training states on disk, whole or not at all, each under a checksum, each for one configuration and text."""
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
-import re
-from collections.abc import Container, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lmsearch.files import replace_file
+from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, is_ours, make_folder, read_name
+from lmsearch.formats import DamagedError, NewerFormatError, seal, unseal
 from lmsearch.store.tables import EpochRow, Ticket
 
-_MAGIC = b"lmsearch-checkpoint-1"
-_NAME = re.compile(r"(?P<key>\w+)-(?P<number>\d+)-e(?P<epoch>\d+)-s(?P<step>\d+)-l(?P<lease>\d+)\.checkpoint")
+SHORT = 12  # digits of a key or a digest in a name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A training state, the figures of all epochs before it, and where the best epoch's model lies."""
+    """A training state, the figures of all epochs before it, and the folder of the best epoch's weights by its name."""
 
     epochs: tuple[EpochRow, ...]
     best_model: str | None
     at_epoch_end: bool  # saved between two epochs, not inside one
     state: bytes
+    digest: str = ""  # of the config and the text; "" where lmsearch 0.1.0 wrote it
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -34,6 +34,7 @@ class _Place:
     step: int
     lease: int
     path: Path
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class Found:
 
     checkpoint: Checkpoint | None
     remark: str  # "" where there is nothing to tell
+    models: Path | None = None  # the folder of weights beside it
 
 
 class Checkpoints:
     """The checkpoints of a study in one folder: of this host, or shared by several.
 
-    These few methods are all that a trial knows of them, so that another place can stand behind them.
+    A file's name says the study, the ticket and, by a digest, the values and the text that it is for, so that what a
+    restored or copied store wrote under the same numbers is another file. These few methods are all that a trial
+    knows of them, so that another place can stand behind them.
     """
 
     def __init__(self, folder: Path, host: str, quota: float = math.inf) -> None:
@@ -56,29 +60,34 @@ class Checkpoints:
         self.quota = quota  # bytes of one study's files in this folder
 
     def save(self, ticket: Ticket, epoch: int, step: int, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint, remove all but the last two of the ticket; give the key that finds it again.
+        """Write a checkpoint, remove all but the last two of the trial; give the key that finds it again.
 
         Raises `OSError` where the disk is full or the quota is reached; the files before stay whole.
         """
-        name = f"{ticket.study_key[:12]}-{ticket.number}-e{epoch}-s{step}-l{ticket.lease}.checkpoint"
-        path = self.folder / name
+        stem = f"{ticket.study_key[:SHORT]}-{ticket.number}-{checkpoint.digest[:SHORT]}"
+        path = self.folder / f"{stem}-e{epoch}-s{step}-l{ticket.lease}.checkpoint"
         rows = [{k: repr(v) for k, v in asdict(row).items()} for row in checkpoint.epochs]
-        head = json.dumps(
-            {"epochs": rows, "best_model": checkpoint.best_model, "at_epoch_end": checkpoint.at_epoch_end}
-        ).encode()
-        content = head + b"\n" + checkpoint.state
-        checksum = hashlib.sha256(content).hexdigest().encode()
-        content = b"%s %s\n%s" % (_MAGIC, checksum, content)
-        self._make_room(ticket, len(content))
+        head = {
+            "digest": checkpoint.digest,
+            "epochs": rows,
+            "best_model": checkpoint.best_model,
+            "at_epoch_end": checkpoint.at_epoch_end,
+        }
+        content = seal("checkpoint", json.dumps(head).encode() + b"\n" + checkpoint.state)
+        make_folder(self.folder)
+        self._make_room(ticket, checkpoint.digest, len(content))
         replace_file(path, content)
         # By lease first: a file of an earlier lease may be of a later epoch, where the trial had to start again.
-        places = sorted(self._places(ticket, self.folder), key=lambda place: (place.lease, place.epoch, place.step))
+        places = sorted(
+            self._places(ticket, self.folder, checkpoint.digest),
+            key=lambda place: (place.lease, place.epoch, place.step),
+        )
         for place in places[:-2]:
             if place.lease <= ticket.lease and place.path != path:
-                place.path.unlink(missing_ok=True)
+                remove_checkpoint(place.path)
         return f"{self.host}:{path}"
 
-    def _make_room(self, ticket: Ticket, size: int) -> None:
+    def _make_room(self, ticket: Ticket, digest: str, size: int) -> None:
         """Keep to the quota: a trial's file before the last goes first, then nothing new is written."""
         if self.quota == math.inf:
             return
@@ -86,104 +95,150 @@ class Checkpoints:
         for path in self.of_study(ticket.study_key):
             with contextlib.suppress(FileNotFoundError):  # another worker has just removed it
                 used[path] = path.stat().st_size
-        for place in self._places(ticket, self.folder)[:-1]:
+        for place in self._places(ticket, self.folder, digest)[:-1]:
             if sum(used.values()) + size > self.quota:
-                place.path.unlink(missing_ok=True)
+                remove_checkpoint(place.path)
                 used.pop(place.path, None)
         if sum(used.values()) + size > self.quota:
             raise OSError(errno.EDQUOT, f"the quota of {self.quota:,.0f} bytes for checkpoints is reached")
 
-    def find(self, ticket: Ticket) -> Found:
+    def find(self, ticket: Ticket, digest: str, reported: Sequence[EpochRow]) -> Found:
         """Give what a new holder of the ticket goes on from; no checkpoint where it must start again.
 
         That is the file that the ticket names, a later one of the lease just before (left by an outage), or,
-        where a checksum fails, the one before.
+        where a checksum fails, the one before. It must be for the config and text of `digest`. One of lmsearch 0.1.0
+        does not say what it is for: it is taken where it has an epoch that the store has too (`reported`), and all
+        that both have are equal. Whatever is not taken stays where it is. Raises `NewerFormatError`.
         """
         named = self._named(ticket)
         damaged: list[str] = []
+        others: list[str] = []
         # The file may lie in another folder of this host: that of a worker started elsewhere.
         folders = {self.folder} | ({named.path.parent} if named else set())
-        places = sorted({place for folder in folders for place in self._places(ticket, folder)})
-        for place in reversed(places):
+        places = {place for folder in folders for text in ("", digest) for place in self._places(ticket, folder, text)}
+        for place in sorted(places, reverse=True):
             just_before = place.lease == ticket.lease - 1
             if named is None and not just_before:
                 continue
             if named is not None and (place.epoch, place.step) > (named.epoch, named.step) and not just_before:
                 continue
-            if (checkpoint := read_checkpoint(place.path)) is not None:
-                return Found(checkpoint, _damage(damaged))
-            damaged.append(place.path.name)
+            if (checkpoint := read_checkpoint(place.path)) is None:
+                damaged.append(place.path.name)
+            elif is_for(checkpoint, digest, reported):
+                models = place.path.parent.parent / "models"
+                return Found(replace(checkpoint, digest=digest), _remark(damaged, others), models)
+            else:
+                others.append(place.path.name)
         where = (ticket.checkpoint or "").partition(":")[0]
-        if not damaged and where and where != self.host:
+        if not damaged and not others and where and where != self.host:
             return Found(None, f"its checkpoint lies on {where}; share a folder with --checkpoints to go on from there")
-        return Found(None, _damage(damaged))
+        return Found(None, _remark(damaged, others))
 
-    def remove(self, ticket: Ticket) -> None:
-        """Remove a ticket's checkpoints."""
-        for place in self._places(ticket, self.folder):
-            place.path.unlink(missing_ok=True)
+    def remove(self, ticket: Ticket, digest: str, reported: Sequence[EpochRow]) -> None:
+        """Remove the checkpoints of a trial; what was written for other values, or cannot be read, stays."""
+        for place in self._places(ticket, self.folder, digest) if digest else []:
+            remove_checkpoint(place.path)
+        for place in self._places(ticket, self.folder, ""):
+            with contextlib.suppress(NewerFormatError):
+                checkpoint = read_checkpoint(place.path)
+                if checkpoint is not None and is_for(checkpoint, digest, reported):
+                    remove_checkpoint(place.path)
 
-    def remove_unreported(self, ticket: Ticket, named: str | None) -> None:
+    def remove_unreported(self, ticket: Ticket, digest: str, named: str | None) -> None:
         """Remove what was written under the ticket's lease after the file that the ticket, as it is now, names."""
         found = _place(Path((named or "").partition(":")[2]))
         last = (found.epoch, found.step) if found else (0, 0)
-        for place in self._places(ticket, self.folder):
+        for place in self._places(ticket, self.folder, digest):
             if place.lease == ticket.lease and (place.epoch, place.step) > last:
-                place.path.unlink(missing_ok=True)
-
-    def sweep(self, study_key: str, done: Container[int]) -> int:
-        """Remove checkpoints that a death left behind, of tickets that are `done`; give their number."""
-        left = self.left_behind(study_key, done)
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
-
-    def left_behind(self, study_key: str, done: Container[int]) -> list[Path]:
-        """List checkpoints of tickets that are `done`."""
-        return [
-            path
-            for path in self.of_study(study_key)
-            if (match := _NAME.fullmatch(path.name)) and int(match["number"]) in done
-        ]
+                remove_checkpoint(place.path)
 
     def of_study(self, study_key: str) -> list[Path]:
-        """List a study's checkpoints."""
-        return sorted(self.folder.glob(f"{study_key[:12]}-*.checkpoint"))
+        """List a study's checkpoints, of a copy of the store too."""
+        found = [path for path in self.folder.glob(f"{study_key[:SHORT]}-*.checkpoint") if not path.is_symlink()]
+        return sorted(path for path in found if CHECKPOINT.fullmatch(path.name))
 
     def _named(self, ticket: Ticket) -> _Place | None:
-        """Find the file that the ticket names: in this folder, which may be shared, or elsewhere on this host."""
+        """Find the file that the ticket names, by its name: in this folder, or in another of ours on this host."""
         host, _, text = (ticket.checkpoint or "").partition(":")
         path = Path(text)
-        if not text or (host != self.host and not (self.folder / path.name).exists()):
+        name = read_name(CHECKPOINT, path.name)
+        if name is None or (name.key, name.number) != (ticket.study_key[:SHORT], ticket.number) or "\0" in text:
             return None
-        return _place(path if host == self.host else self.folder / path.name)
+        if (self.folder / path.name).is_file():
+            return _place(self.folder / path.name)
+        return _place(path) if host == self.host and path.is_absolute() and is_ours(path.parent) else None
 
-    def _places(self, ticket: Ticket, folder: Path) -> list[_Place]:
-        pattern = f"{ticket.study_key[:12]}-{ticket.number}-*.checkpoint"
-        return sorted(place for path in folder.glob(pattern) if (place := _place(path)))
+    def _places(self, ticket: Ticket, folder: Path, digest: str) -> list[_Place]:
+        """List the checkpoints of a ticket for one digest; for "" those that do not say what they are for."""
+        stem = f"{ticket.study_key[:SHORT]}-{ticket.number}-" + (f"{digest[:SHORT]}-" if digest else "")
+        found = [place for path in folder.glob(f"{stem}e*.checkpoint") if (place := _place(path))]
+        return sorted(place for place in found if place.digest == digest[:SHORT])
 
 
-def _damage(names: Sequence[str]) -> str:
-    return f"the checksum of {' and of '.join(names)} fails, so it is not used" if names else ""
+def is_for(checkpoint: Checkpoint, digest: str, reported: Sequence[EpochRow]) -> bool:
+    """Whether a checkpoint is for a config and text; `reported` are the trial's epochs that the store has."""
+    if checkpoint.digest:
+        return checkpoint.digest == digest
+    theirs = {row.epoch: repr(row) for row in checkpoint.epochs}
+    both = [row for row in reported if row.epoch in theirs]
+    return bool(both) and all(repr(row) == theirs[row.epoch] for row in both)
+
+
+def is_newer(path: Path) -> bool:
+    """Whether a checkpoint was written by a later lmsearch, by its first line."""
+    try:
+        with path.open("rb") as file:
+            unseal("checkpoint", str(path), file.readline(300))
+    except NewerFormatError:
+        return True
+    except (OSError, DamagedError):
+        return False
+    return False
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint that is of no more use; one of a later lmsearch stays."""
+    if not is_newer(path):
+        path.unlink(missing_ok=True)
+
+
+def _remark(damaged: Sequence[str], others: Sequence[str]) -> str:
+    told = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
+    if others:
+        told.append(
+            f"{' and '.join(others)} is of another training (the store was restored or copied), so it is not used, and "
+            "stays where it is"
+        )
+    return "; ".join(told)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Read a checkpoint; None where it is missing, cut short or changed."""
+    """Read a checkpoint; None where it is missing, cut short or changed. Raises `NewerFormatError`."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        _, content = unseal("checkpoint", str(path), path.read_bytes())
+        head, _, state = content.partition(b"\n")
+        fields = json.loads(head)
+        return Checkpoint(
+            epochs=_rows(fields["epochs"]),
+            best_model=_name_of_weights(fields["best_model"]),
+            at_epoch_end=bool(fields["at_epoch_end"]),
+            state=state,
+            digest=_digest(fields.get("digest", "")),
+        )
+    except (OSError, DamagedError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    first, _, rest = content.partition(b"\n")
-    if first != b"%s %s" % (_MAGIC, hashlib.sha256(rest).hexdigest().encode()):
-        return None
-    head, _, state = rest.partition(b"\n")
-    fields = json.loads(head)
-    return Checkpoint(
-        epochs=_rows(fields["epochs"]),
-        best_model=fields["best_model"],
-        at_epoch_end=fields["at_epoch_end"],
-        state=state,
-    )
+
+
+def _name_of_weights(text: str | None) -> str | None:
+    """Return the name of a folder of weights: lmsearch 0.1.0 wrote a host and a path, of which no more is used."""
+    name = Path(text.rpartition(":")[2]).name if text else ""
+    return name if WEIGHTS.fullmatch(name) else None
+
+
+def _digest(text: str) -> str:
+    if text and not DIGEST.fullmatch(text):
+        raise ValueError(text)
+    return text
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> tuple[EpochRow, ...]:
@@ -196,7 +251,7 @@ def _rows(rows: Sequence[dict[str, Any]]) -> tuple[EpochRow, ...]:
 
 
 def _place(path: Path) -> _Place | None:
-    match = _NAME.fullmatch(path.name)
-    if match is None:
+    name = read_name(CHECKPOINT, path.name)
+    if name is None or path.is_symlink() or (path.exists() and not path.is_file()):
         return None
-    return _Place(epoch=int(match["epoch"]), step=int(match["step"]), lease=int(match["lease"]), path=path)
+    return _Place(epoch=name.epoch, step=name.step, lease=name.lease, path=path, digest=name.digest)

@@ -75,7 +75,9 @@ def adopt_copy(storage: FencedStorage, info: StudyInfo) -> tuple[StudyInfo, bool
 def _tickets_of(storage: FencedStorage, key: str) -> list[Ticket]:
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
-            rows = session.execute(sa.select(*TICKET.c).where(TICKET.c.study_key == key).order_by(TICKET.c.number))
+            rows = session.execute(
+                sa.select(*storage.ticket_columns).where(TICKET.c.study_key == key).order_by(TICKET.c.number)
+            )
             return [Ticket(**row) for row in rows.mappings()]
 
     return storage.persist(call)

@@ -11,9 +11,8 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
-from lmsearch.store.opening import creating
 from lmsearch.store.storage import FencedStorage, trouble_values
-from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket, create_tables
+from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket
 from lmsearch.store.tickets import of_study
 
 
@@ -76,28 +75,6 @@ def write_and_remove(storage: FencedStorage) -> float:
     return _seconds(
         storage, sa.insert(TICKET).values(row), sa.delete(TICKET).where(TICKET.c.study_key == row["study_key"])
     )
-
-
-def missing_columns(storage: FencedStorage) -> list[str]:
-    """List what our two tables lack in a store of an earlier lmsearch."""
-
-    def call(again: bool) -> list[str]:
-        lacking: list[str] = []
-        with storage.transaction() as session:
-            inspector = sa.inspect(session.connection())
-            for table in (TICKET, EPOCH):
-                there = inspector.get_columns(table.name) if inspector.has_table(table.name) else []
-                names = {column["name"] for column in there}
-                lacking += [f"{table.name}.{column.name}" for column in table.columns if column.name not in names]
-        return lacking
-
-    return storage.persist(call)
-
-
-def add_missing_columns(storage: FencedStorage) -> None:
-    """Add what our two tables lack; rows stay as they are."""
-    with creating(storage):
-        storage.persist(lambda again: create_tables(storage.engine))
 
 
 _LIMITS = """

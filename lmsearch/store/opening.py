@@ -1,6 +1,7 @@
 """A store opened, made where it is missing, and known for one of another version."""
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 
@@ -11,16 +12,22 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from lmsearch.errors import StoreError, StoreGoneError
+from lmsearch.formats import FORMATS
+from lmsearch.store import schema
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage, Patience, WaitUpTo, is_transient
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import TICKET
+from lmsearch.store.tickets import live_lease
 
 
 def open_storage(
-    url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
+    url: URL, *, create: bool = False, write: bool = False, connections: int = 1, patience: Patience | None = None
 ) -> FencedStorage:
-    """Open a store; `create` makes it where it is missing. Raises `StoreError` where it cannot be used."""
+    """Open a store: to look at it, with `write` to change it, with `create` to make it first where it is missing.
+
+    Who opens a store of an earlier format to write brings it to today's; who only looks reads it as it is. Raises
+    `StoreError` where it cannot be used, and `NewerFormatError` where a later lmsearch wrote it.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a process that opens a store is ours
     patience = patience or WaitUpTo(10.0)
     outage = Outage()
@@ -29,9 +36,10 @@ def open_storage(
             if create:
                 urls.check_place(url, create)
                 with urls.creation_lock(url):
-                    # Optuna's checks open a second connection inside the first.
-                    FencedStorage(url, create=True, connections=2).engine.dispose()
-            return _opened(url, connections, patience)
+                    if _format_of(url) is None:
+                        # Optuna's checks open a second connection inside the first.
+                        FencedStorage(url, create=True, connections=2).engine.dispose()
+            return _opened(url, write or create, connections, patience)
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
             reason = urls.explain(url, error)
             if not is_transient(error):
@@ -53,26 +61,36 @@ def creating(storage: FencedStorage) -> Iterator[None]:
         yield
 
 
-def _opened(url: URL, connections: int, patience: Patience) -> FencedStorage:
+def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
     urls.check_place(url, create=False)
-    if not _is_made(url):
+    found = _format_of(url)
+    if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
         with urls.creation_lock(url):
-            made = _is_made(url)
-        if not made:
+            found = _format_of(url)
+        if found is None:
             raise StoreError(
                 f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing"
             )
+    schema.check_format(urls.redact(url), found)
     storage = FencedStorage(url, connections=connections, patience=patience)
     storage.persist(lambda again: _look(storage))
+    if found.number < FORMATS["store"]:
+        if write:
+            with creating(storage):
+                live = functools.partial(live_lease, storage)
+                storage.persist(lambda again: schema.migrate(storage.engine, urls.redact(url), live))
+        else:
+            storage.read_as(found.number)
     return storage
 
 
-def _is_made(url: URL) -> bool:
-    """Tell whether a store has all its tables: ours are made last."""
+def _format_of(url: URL) -> schema.StoreFormat | None:
+    """Return the format of a store; None where it does not have all its tables."""
     engine = sa.create_engine(url, **urls.engine_options(url, 1))
     try:
-        return sa.inspect(engine).has_table(TICKET.name)
+        with engine.connect() as connection:
+            return schema.read_format(connection)
     finally:
         engine.dispose()
 

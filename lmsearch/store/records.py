@@ -2,37 +2,51 @@
 
 import json
 import math
+import re
 import secrets
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
-from optuna.exceptions import DuplicatedStudyError
+from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.config import Value
-from lmsearch.errors import StudyError, nearest
+from lmsearch.errors import LmsearchError, StudyError, nearest
+from lmsearch.folders import KEY
+from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
 from lmsearch.spec import StudySpec, parse_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, EpochRow, StudyRef, Ticket
 from lmsearch.store.tickets import list_tickets
+from lmsearch.version import __version__
 
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
 _METRIC_NAMES = "study:metric_names"
+_METRICS = ["validation perplexity"]
 
 _CONFIRMATION = ".confirm"  # ends the name of a confirmation
 
 SEED = "train.seed"  # what is open in a confirmation beside what is open in its study
 
 OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The study whose ended trials another one takes over."""
+
+    name: str
+    key: str  # "" before the study was first found
+    taken: bool  # all that there was is taken over; until then each `lmsearch run` goes on with it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +60,8 @@ class StudyInfo:
     fingerprint: str
     vocabulary_size: int
     home_id: int  # the study's id when this was written; another one than `ref.id` in a copy
+    defaults: str = __version__  # the lmsearch version whose defaults hold for settings that the file does not give
+    source: Source | None = None
 
     @property
     def confirms(self) -> str:
@@ -167,43 +183,117 @@ def configurations(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def lmsearch_studies(storage: FencedStorage) -> list[str]:
-    """List the names of the studies that lmsearch made."""
-    return [study.study_name for study in storage.get_all_studies() if _stored(study)]
+    """List the names of the studies that lmsearch made; not each of them need be readable."""
+    return [study.study_name for study in storage.get_all_studies() if _stored(study) is not None]
 
 
-def _stored(study: FrozenStudy) -> dict[str, Any] | None:
-    """Give what lmsearch keeps of a study; its first version kept it as a system attribute."""
-    stored: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE) or study.system_attrs.get(_ATTRIBUTE)
-    return stored
+def readable_studies(storage: FencedStorage) -> tuple[list[StudyInfo], dict[str, str]]:
+    """Return the studies that lmsearch made, and of those that cannot be read why, by name."""
+    found: list[StudyInfo] = []
+    unreadable: dict[str, str] = {}
+    for study in storage.get_all_studies():
+        try:
+            info = _read(storage, study)
+        except LmsearchError as error:
+            if _stored(study) is not None:
+                unreadable[study.study_name] = str(error)
+            continue
+        if info is not None:
+            found.append(info)
+    return found, unreadable
+
+
+def _stored(study: FrozenStudy) -> object:
+    """Return what lmsearch keeps of a study, None for another program's; early commits kept a system attribute."""
+    return study.user_attrs.get(_ATTRIBUTE) or study.system_attrs.get(_ATTRIBUTE)
 
 
 def study_keys(storage: FencedStorage) -> set[str]:
-    """Give the keys of all studies that lmsearch made; a copy has that of its original until it is adopted."""
-    return {stored["key"] for study in storage.get_all_studies() if (stored := _stored(study))}
+    """Return the keys of all studies that lmsearch made; a copy has that of its original until it is adopted.
+
+    Raises `StudyError` where one cannot be read: what belongs to it is then not known.
+    """
+    keys = set()
+    for study in storage.get_all_studies():
+        stored = _stored(study)
+        if stored is not None:
+            keys.add(str(_field(stored, "key", study.study_name)))
+    return keys
 
 
 def find_study(storage: FencedStorage, name: str) -> StudyInfo | None:
-    """Open a study; None where there is none of that name. Raises `StudyError` for another program's."""
-    found = [study for study in storage.get_all_studies() if study.study_name == name]
-    if not found:
-        return None
-    study = found[0]
-    stored: dict[str, Any] | None = _stored(study)
+    """Open a study; None where there is none of that name.
+
+    Raises `StudyError` for another program's, and for one that cannot be read.
+    """
+    for study in storage.get_all_studies():
+        if study.study_name == name:
+            return _read(storage, study)
+    return None
+
+
+def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
+    name, stored = study.study_name, _stored(study)
     if stored is None:
         if storage.get_all_trials(study._study_id):
             raise StudyError(f"the study {name!r} was not made by lmsearch; give this search another --name")
         if study.directions != [StudyDirection.MINIMIZE]:
             raise StudyError(f"the study {name!r} does not minimise one value; give this search another --name")
         return None  # its creation was cut short: it has nothing yet
+    if not isinstance(stored, dict):
+        raise StudyError(f"what the store keeps of the study {name!r} cannot be read: it is no object")
+    try:
+        number = check_stamp("study", f"the study {name!r}", stored)
+    except NewerFormatError:
+        raise
+    except LmsearchError as error:
+        raise StudyError(str(error)) from error
+    defaults = FIRST if number == 1 else known_version(stored.get("defaults"))
+    folder = _field(stored, "folder", name)
     return StudyInfo(
-        ref=StudyRef(name=name, id=study._study_id, key=stored["key"]),
-        spec=parse_study(stored["text"], Path(stored["folder"]), f"the stored file of {name}"),
-        folder=stored["folder"],
-        corpus=stored["corpus"],
-        fingerprint=stored["fingerprint"],
-        vocabulary_size=stored["vocabulary_size"],
-        home_id=stored["study_id"],
+        ref=StudyRef(name=name, id=study._study_id, key=_field(stored, "key", name)),
+        spec=parse_study(_field(stored, "text", name), Path(folder), f"the stored file of {name}", defaults),
+        folder=folder,
+        corpus=_field(stored, "corpus", name),
+        fingerprint=_field(stored, "fingerprint", name),
+        vocabulary_size=_field(stored, "vocabulary_size", name),
+        home_id=_field(stored, "study_id", name) if "study_id" in stored else study._study_id,
+        defaults=defaults,
+        source=_source(stored, name),
     )
+
+
+_FIELDS: dict[str, tuple[type, Callable[[Any], object]]] = {
+    "key": (str, KEY.fullmatch),
+    "text": (str, bool),
+    "folder": (str, lambda text: "\0" not in text),
+    "corpus": (str, lambda text: True),
+    "fingerprint": (str, re.compile(r"[0-9a-f]{1,64}").fullmatch),
+    "vocabulary_size": (int, lambda size: 0 < size < 1 << 31),
+    "study_id": (int, lambda number: True),
+}
+"""What the store keeps of a study: the type of each field, and what it must be. It is checked whenever it is read."""
+
+
+def _field(stored: object, field: str, name: str) -> Any:
+    value = stored.get(field) if isinstance(stored, dict) else None
+    wanted, fits = _FIELDS[field]
+    if not isinstance(value, wanted) or isinstance(value, bool) or not fits(value):
+        raise StudyError(
+            f"what the store keeps of the study {name!r} cannot be read: its {field} is {str(value)[:60]!r}"
+        )
+    return value
+
+
+def _source(stored: Mapping[str, Any], name: str) -> Source | None:
+    kept = stored.get("source")
+    if kept is None:
+        return None
+    if not isinstance(kept, dict) or not isinstance(kept.get("name"), str):
+        raise StudyError(f"what the store keeps of the study {name!r} cannot be read: its source is {str(kept)[:60]!r}")
+    key = kept.get("key")
+    key = key if isinstance(key, str) and KEY.fullmatch(key) else ""
+    return Source(name=kept["name"], key=key, taken=kept.get("taken") is True)
 
 
 def open_study(storage: FencedStorage, name: str) -> StudyInfo:
@@ -224,29 +314,56 @@ def create_study(
     corpus: str,
     fingerprint: str,
     vocabulary_size: int,
+    source: Source | None = None,
+    defaults: str = __version__,
 ) -> StudyInfo:
-    """Create a study, or finish a creation that was cut short. The caller holds the creation lock."""
-    try:
-        study_id = storage.create_new_study([StudyDirection.MINIMIZE], name)
-    except DuplicatedStudyError:
-        study_id = storage.get_study_id_from_name(name)
-    ref = StudyRef(name=name, id=study_id, key=secrets.token_hex(16))
-    info = StudyInfo(
-        ref=ref,
-        spec=spec,
-        folder=folder,
-        corpus=corpus,
-        fingerprint=fingerprint,
-        vocabulary_size=vocabulary_size,
-        home_id=study_id,
-    )
-    store_info(storage, info)
-    return info
+    """Create a study, or finish a creation that was cut short. The caller holds the creation lock.
+
+    A study and what lmsearch keeps of it are written in one transaction.
+    """
+    key = secrets.token_hex(16)
+
+    def call(again: bool) -> StudyInfo:
+        with storage.transaction() as session:
+            study: Any = models.StudyModel.find_by_name(name, session)
+            if study is None:
+                direction = models.StudyDirectionModel(direction=StudyDirection.MINIMIZE, objective=0)
+                study = models.StudyModel(study_name=name, directions=[direction])
+                session.add(study)
+                session.flush()
+            ref = StudyRef(name=name, id=study.study_id, key=key)
+            info = StudyInfo(
+                ref=ref,
+                spec=spec,
+                folder=folder,
+                corpus=corpus,
+                fingerprint=fingerprint,
+                vocabulary_size=vocabulary_size,
+                home_id=ref.id,
+                defaults=defaults,
+                source=source,
+            )
+            for model, attribute, value in (
+                (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
+                (models.StudyUserAttributeModel, _ATTRIBUTE, _kept(info)),
+            ):
+                session.execute(sa.delete(model).where(model.study_id == ref.id, model.key == attribute))
+                session.add(model(study_id=ref.id, key=attribute, value_json=json.dumps(value)))
+        return info
+
+    return storage.persist(call)
 
 
 def store_info(storage: FencedStorage, info: StudyInfo) -> None:
     """Write what the store holds of a study: its file's text, and that text parsed for other programs."""
-    stored = {
+    storage.set_study_system_attr(info.ref.id, _METRIC_NAMES, _METRICS)
+    storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, _kept(info))
+
+
+def _kept(info: StudyInfo) -> dict[str, Any]:
+    stored = stamp("study") | {
+        "defaults": info.defaults,
+        "source": None if info.source is None else asdict(info.source),
         "key": info.ref.key,
         "study_id": info.ref.id,
         "text": info.spec.text,
@@ -256,8 +373,8 @@ def store_info(storage: FencedStorage, info: StudyInfo) -> None:
         "fingerprint": info.fingerprint,
         "vocabulary_size": info.vocabulary_size,
     }
-    storage.set_study_system_attr(info.ref.id, _METRIC_NAMES, ["validation perplexity"])
-    storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, json.loads(json.dumps(stored, default=str)))
+    found: dict[str, Any] = json.loads(json.dumps(stored, default=str))
+    return found
 
 
 def optuna_study(storage: FencedStorage, name: str) -> optuna.Study:
@@ -318,8 +435,8 @@ def _outcome(trial: FrozenTrial, ticket: Ticket | None) -> str:
             return "waiting"
 
 
-def read_epochs(storage: FencedStorage, study: StudyRef) -> dict[int, list[EpochRow]]:
-    """Give the epochs of a study's trials, by trial number."""
+def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = None) -> dict[int, list[EpochRow]]:
+    """Give the epochs of a study's trials, or of one of them, by trial number."""
 
     def call(again: bool) -> dict[int, list[EpochRow]]:
         query = (
@@ -327,6 +444,8 @@ def read_epochs(storage: FencedStorage, study: StudyRef) -> dict[int, list[Epoch
             .where(EPOCH.c.study_key == study.key, EPOCH.c.study_id == study.id)
             .order_by(EPOCH.c.trial_number, EPOCH.c.epoch)
         )
+        if trial is not None:
+            query = query.where(EPOCH.c.trial_number == trial)
         found: dict[int, list[EpochRow]] = {}
         with storage.transaction() as session:
             for row in session.execute(query).mappings():

@@ -17,9 +17,11 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from lmsearch.errors import StoreError, StoreGoneError
+from lmsearch.formats import FORMATS
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage, Patience, WaitUpTo, database_error, is_transient
-from lmsearch.store.tables import create_tables
+from lmsearch.store.schema import create_tables
+from lmsearch.store.tables import ticket_columns
 
 R = TypeVar("R")
 
@@ -38,6 +40,8 @@ class RepeatingStorage(RDBStorage):
         self.patience: Patience = patience or WaitUpTo(10.0)
         self.connected_since: float | None = None  # monotonic; None while the store does not answer
         self.waiting = False  # a call that failed is being repeated
+        self.format = FORMATS["store"]  # of the store; lower where an older one is only looked at
+        self.ticket_columns = ticket_columns()  # as they are read; a store of an earlier format may lack some
         urls.check_place(url, create)
         super().__init__(
             urls.full_text(url),

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from lmsearch.errors import LmsearchError
 from lmsearch.store.outages import Patience
 from lmsearch.store.repeating import RepeatingStorage
+from lmsearch.store.schema import missing_columns
 from lmsearch.store.tables import (
     DONE,
     EPOCH,
@@ -36,6 +37,7 @@ from lmsearch.store.tables import (
     Progress,
     StudyRef,
     Ticket,
+    ticket_columns,
 )
 
 R = TypeVar("R")
@@ -68,6 +70,16 @@ class FencedStorage(RepeatingStorage):
         self._asking: tuple[Ticket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
         super().__init__(url, create=create, connections=connections, patience=patience)
+
+    def read_as(self, number: int) -> None:
+        """Read a store of an earlier format as it is: what its tickets lack has its first value."""
+        self.format = number
+
+        def call(again: bool) -> None:
+            with self.transaction() as session:
+                self.ticket_columns = ticket_columns(missing_columns(session.connection()))
+
+        self.persist(call)
 
     def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
         """Give the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.

@@ -1,5 +1,6 @@
 """Our two tables beside Optuna's, and the rows as plain data."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,11 @@ import sqlalchemy as sa
 OPEN, RUNNING, DONE = "open", "running", "done"
 FROM = "from"  # a trial's user attribute: STUDY/NUMBER of the trial that it was taken over from, or that it tries again
 
-_metadata = sa.MetaData()
+METADATA = sa.MetaData()
 
 TICKET = sa.Table(
     "lmsearch_ticket",
-    _metadata,
+    METADATA,
     # Ids of Optuna's are used again by SQLite after a deletion; the study key is random and never is.
     sa.Column("study_key", sa.String(32), primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
@@ -49,7 +50,7 @@ TICKET = sa.Table(
 
 EPOCH = sa.Table(
     "lmsearch_epoch",
-    _metadata,
+    METADATA,
     sa.Column("study_key", sa.String(32), primary_key=True),
     sa.Column("trial_number", sa.Integer, primary_key=True),
     sa.Column("epoch", sa.Integer, primary_key=True),
@@ -63,20 +64,23 @@ EPOCH = sa.Table(
 )
 
 
+FORMAT = sa.Table(
+    "lmsearch_format",
+    METADATA,
+    sa.Column("format", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("lmsearch", sa.String(40), nullable=False),  # the version that brought the store to it
+)
+
 TROUBLES = {"death": TICKET.c.deaths, "memory": TICKET.c.memory_failures, "stall": TICKET.c.stalls}
 """What may end a worker's hold on a ticket against its will, and where it is counted."""
 
 
-def create_tables(engine: sa.Engine) -> None:
-    """Create both tables where they are missing, and columns that a store of an earlier lmsearch lacks."""
-    _metadata.create_all(engine)
-    with engine.begin() as connection:
-        for table in (TICKET, EPOCH):
-            there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in there:
-                    definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
-                    connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+def ticket_columns(missing: Container[str] = ()) -> list[sa.ColumnElement[Any]]:
+    """Return the columns of a ticket as they are read; those that an older store lacks have their first value."""
+    return [
+        sa.literal(None if column.nullable else 0).label(column.name) if column.name in missing else column
+        for column in TICKET.columns
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

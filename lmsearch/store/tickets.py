@@ -12,9 +12,11 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
-from lmsearch.errors import StudyError
+from lmsearch.errors import StoreError, StudyError
+from lmsearch.formats import FORMATS, check_number
+from lmsearch.store.schema import format_query
 from lmsearch.store.storage import FencedStorage, trouble_values
-from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, Progress, StudyRef, Ticket
+from lmsearch.store.tables import DONE, EPOCH, FORMAT, OPEN, RUNNING, TICKET, Progress, StudyRef, Ticket
 
 _STOP = "lmsearch:stop"  # a system attribute of a study
 
@@ -60,7 +62,7 @@ def list_tickets(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
 
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
-            return _read(session, study)
+            return _read(session, storage, study)
 
     return storage.persist(call)
 
@@ -72,12 +74,12 @@ def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[li
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
             lock_study(session, study)
-            tickets = _read(session, study)
+            tickets = _read(session, storage, study)
             if any(ticket.batch == batch for ticket in tickets):
                 return tickets  # the reply to the first attempt was lost
             changes = decide(tickets)
             _apply(session, study, changes, batch, 1 + max((t.number for t in tickets), default=-1))
-            return _read(session, study)
+            return _read(session, storage, study)
 
     return storage.persist(call)
 
@@ -92,6 +94,7 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | N
 
     def call(again: bool) -> Ticket | None:
         with storage.transaction() as session:
+            _check_format(session)
             if again and (held := _held(session, study, holder)) is not None:
                 return held  # the reply to the first attempt was lost
             free = _free(storage, study)
@@ -106,6 +109,17 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | N
         return None if row is None else Ticket(**row)
 
     return storage.persist(call)
+
+
+def _check_format(session: Session) -> None:
+    """Raise `LmsearchError` where the store is of another format than when this process opened it."""
+    found: str | None = session.execute(format_query()).scalar_one_or_none()
+    if found == str(FORMATS["store"]):
+        return
+    if found is not None and found.isdecimal() and int(found) > FORMATS["store"]:
+        version = session.execute(sa.select(FORMAT.c.lmsearch).where(FORMAT.c.format == int(found))).scalar()
+        check_number("store", "the store", int(found), version)
+    raise StoreError("the store was replaced by one of another format while this ran; start again")
 
 
 def _held(session: Session, study: StudyRef, holder: Holder) -> Ticket | None:
@@ -209,7 +223,7 @@ def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
 
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
-            rows = session.execute(sa.select(*TICKET.c).where(of_study(study), live_lease(storage)))
+            rows = session.execute(sa.select(*storage.ticket_columns).where(of_study(study), live_lease(storage)))
             return [Ticket(**row) for row in rows.mappings()]
 
     return storage.persist(call)
@@ -293,13 +307,25 @@ def purge_strays(storage: FencedStorage, study: StudyRef) -> None:
     storage.persist(call)
 
 
-def delete_tickets(storage: FencedStorage, study: StudyRef) -> None:
-    """Remove a study's tickets and epochs."""
+def delete_study(storage: FencedStorage, study: StudyRef) -> None:
+    """Remove a study with its trials, tickets and epochs, all or nothing.
+
+    Raises `StudyError` where a worker has a trial of it, and `StudyGoneError`.
+    """
 
     def call(again: bool) -> None:
         with storage.transaction() as session:
+            try:
+                lock_study(session, study)
+            except StudyGoneError:
+                if again:
+                    return  # the reply to the first attempt was lost
+                raise
+            if session.execute(sa.select(TICKET.c.number).where(of_study(study), live_lease(storage))).first():
+                raise StudyError(f"a worker has just begun with {study.name}; end that first with: lmsearch stop")
             for table in (TICKET, EPOCH):
-                session.execute(sa.delete(table).where(table.c.study_key == study.key))
+                session.execute(sa.delete(table).where(table.c.study_key == study.key, table.c.study_id == study.id))
+            session.delete(session.get(models.StudyModel, study.id))  # with its trials, as Optuna deletes it
 
     storage.persist(call)
 
@@ -339,8 +365,8 @@ def of_study(study: StudyRef) -> sa.ColumnElement[bool]:
     return sa.and_(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
 
 
-def _read(session: Session, study: StudyRef) -> list[Ticket]:
-    rows = session.execute(sa.select(*TICKET.c).where(of_study(study)).order_by(TICKET.c.number))
+def _read(session: Session, storage: FencedStorage, study: StudyRef) -> list[Ticket]:
+    rows = session.execute(sa.select(*storage.ticket_columns).where(of_study(study)).order_by(TICKET.c.number))
     return [Ticket(**row) for row in rows.mappings()]
 
 

@@ -20,11 +20,12 @@ import platformdirs
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
 from lmsearch.files import replace_file, sync_folder
+from lmsearch.folders import make_folder, read_document
+from lmsearch.formats import FORMATS, check_stamp, stamp
 from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.readers import PythonDocs, Reader, TextFile, open_reader
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary, build_vocabulary
 
-_FORMAT = 2  # of the cache's files; a new number makes every corpus be encoded anew
 _TOLD_EACH = 1 << 20  # tokens between two notes of progress, and held at once
 _HEADER_BYTES = 128  # of a NumPy file with one dimension
 
@@ -76,11 +77,11 @@ def open_corpus(
     objects be read, which can run code. Raises `CorpusError` for a text that is missing, unreadable or too short.
     """
     reader = open_reader(config, corpus or config.corpus, cache, allow_pickle)
-    options = f"{_FORMAT} {reader.digest()} {config.min_count} {config.max_vocabulary}"
+    options = f"{FORMATS['encoded corpus']} {reader.digest()} {config.min_count} {config.max_vocabulary}"
     options += f" {config.normalize} {config.articles} {config.split if isinstance(reader, TextFile) else ''}"
     folder = cache / "corpora" / hashlib.sha256(options.encode()).hexdigest()[:32]
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
     except OSError as error:
         raise CorpusError(
             f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
@@ -133,7 +134,11 @@ def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, prog
                 total = counts.total() if split == "train" else None
                 _encode_split(reader, split, vocabulary, draft, progress, total)
         fingerprint = _fingerprint(vocabulary, {split: _read_split(draft, split) for split in reader.splits()})
-        meta = {"words": vocabulary.words, "fingerprint": fingerprint, "splits": reader.splits()}
+        meta = stamp("encoded corpus") | {
+            "words": vocabulary.words,
+            "fingerprint": fingerprint,
+            "splits": reader.splits(),
+        }
         replace_file(draft / "meta.json", json.dumps(meta))
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
@@ -207,14 +212,20 @@ def _read_split(folder: Path, split: str) -> Text:
 
 
 def load_cached(folder: Path, description: str) -> Corpus | None:
-    """Open an encoded corpus, or give None where there is none or where it is damaged."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
-        texts = {split: _read_split(folder, split) for split in meta["splits"]}
-    except (OSError, ValueError, EOFError, KeyError):
+    """Open an encoded corpus, or give None where there is none or where it is damaged.
+
+    Raises `NewerFormatError` for one that a later lmsearch wrote: it is not damaged.
+    """
+    meta: dict[str, Any] | None = read_document(folder / "meta.json")
+    if meta is None:
         return None
-    vocabulary = Vocabulary(tuple(meta["words"]))
-    if _fingerprint(vocabulary, texts) != meta["fingerprint"]:
+    check_stamp("encoded corpus", f"the encoded corpus {folder}", meta)
+    try:
+        texts = {split: _read_split(folder, split) for split in meta["splits"] if split in ("train", "valid", "test")}
+        vocabulary = Vocabulary(tuple(meta["words"]))
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    if not {"train", "valid"} <= texts.keys() or _fingerprint(vocabulary, texts) != meta.get("fingerprint"):
         return None
     return Corpus(description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"))
 

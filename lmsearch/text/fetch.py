@@ -10,6 +10,7 @@ from pathlib import Path
 import filelock
 
 from lmsearch.errors import CorpusError
+from lmsearch.folders import make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,8 @@ def fetched(name: str, cache: Path, progress: bool = True) -> Path:
     if is_fetched(name, cache):
         return folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):
             if _is_complete(name, cache):  # put there by hand
                 for file in dataset.files.values():

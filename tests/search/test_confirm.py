@@ -169,7 +169,7 @@ def test_a_configuration_trained_twice_is_the_better_of_both(sqlite_bureau: Bure
 def test_a_confirmation_of_an_earlier_study_of_that_name_is_not_believed(sqlite_bureau: Bureau) -> None:
     searched(sqlite_bureau)
     confirm(sqlite_bureau, lambda rank, seed: 90.0 + rank + seed / 10)
-    store_info(sqlite_bureau.storage, replace(sqlite_bureau.info, fingerprint="another text"))
+    store_info(sqlite_bureau.storage, replace(sqlite_bureau.info, fingerprint="0123456789abcdef"))
     assert read("tiny", sqlite_bureau.url).confirmation is None
     with pytest.raises(StudyError, match=r"delete it with: lmsearch delete tiny\.confirm$"):
         begin_confirmation(sqlite_bureau.storage, "tiny", top=3, seeds=3)

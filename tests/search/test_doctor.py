@@ -21,11 +21,13 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from lmsearch.folders import make_folder
 from lmsearch.search import disk, machine
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.doctor import Options, examine
 from lmsearch.search.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.search.manage import fail
+from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
@@ -145,7 +147,7 @@ def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint
     (problem,) = told(examined(bureau, repair=False))
     assert problem == (
         f"tiny: process {worker.pid} of this host, which held trial {held.trial_number}, is gone; "
-        "without --dry-run: given back, to go on from its last checkpoint"
+        "with --repair: given back, to go on from its last checkpoint"
     )
     assert lease_of(bureau) == held  # a dry run changes nothing
     (repaired,) = told(examined(bureau))
@@ -210,7 +212,7 @@ def test_the_ticket_of_a_trial_that_was_ended_from_outside_is_closed(bureau: Bur
     plain = RDBStorage(bureau.url.replace("postgresql://", "postgresql+psycopg://"))
     plain.set_trial_state_values(waiting.trial_id, TrialState.FAIL)
     wrong = f"tiny: trial {waiting.trial_number} is ended from outside, with the ticket still open"
-    assert told(examined(bureau, repair=False), PROBLEM) == [f"{wrong}; without --dry-run: closed"]
+    assert told(examined(bureau, repair=False), PROBLEM) == [f"{wrong}; with --repair: closed"]
     findings = examined(bureau)
     assert told(findings)[0] == f"{wrong}; closed"
     assert " of ended trials take" in told(findings)[1]
@@ -250,7 +252,7 @@ def test_rows_of_a_deleted_study_are_removed_and_those_of_others_stay(bureau: Bu
     optuna.delete_study(study_name="tiny", storage=bureau.storage)
     before = rows(bureau)
     wrong = "24 rows of tickets and epochs whose studies are gone"
-    assert told(examined(bureau, repair=False)) == [f"{wrong}; without --dry-run: removed"]
+    assert told(examined(bureau, repair=False)) == [f"{wrong}; with --repair: removed"]
     assert rows(bureau) == before
     assert told(examined(bureau)) == [f"{wrong}; removed"]
     kept = [row for row in before["lmsearch_ticket"] if other.ref.key in row]
@@ -283,34 +285,49 @@ def age(path: Path, seconds: float = 7_200) -> None:
 
 def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: Bureau) -> None:
     runs = sqlite_bureau.folder / "runs/tiny/checkpoints"
-    models = sqlite_bureau.folder / "runs/tiny/models/.m.0123abcd.draft"
-    models.mkdir(parents=True)
-    runs.mkdir()
+    key = "0" * 12
+    models = sqlite_bureau.folder / f"runs/tiny/models/.{key}-trial-0-epoch-1-lease-1.0123abcd.draft"
+    for folder in (runs, models.parent):
+        make_folder(folder)
+    models.mkdir()
     (models / ".config.json.0123abcd.draft").write_text("{")
-    old, young = runs / ".a.checkpoint.0123abcd.draft", runs / ".b.checkpoint.0123abcd.draft"
+    old, young = (runs / f".{key}-{n}-e1-s1-l1.checkpoint.0123abcd.draft" for n in (1, 2))
+    theirs = [
+        runs / "paper.draft",
+        runs / ".notes.0123abcd.draft",
+        sqlite_bureau.folder / "runs/mine/.best-model.0123abcd.draft",
+    ]
+    for path in theirs:  # of other people's: by the name, and by the folder
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"theirs")
+        age(path)
     for path in (old, young):
         path.write_bytes(b"half")
     age(old)
     age(models)
-    half_new = sqlite_bureau.folder / "runs/tiny/models/.n.0123abcd.draft"
+    half_new = sqlite_bureau.folder / f"runs/tiny/models/.{key}-trial-1-epoch-1-lease-1.0123abcd.draft"
     half_new.mkdir()
     age(half_new)
     (half_new / "model.safetensors").write_bytes(b"being written")
     assert len(told(examined(sqlite_bureau, repair=False))) == 1 and old.exists()
-    (repaired,) = told(examined(sqlite_bureau))
-    assert repaired == f"2 drafts never finished: {old}, {models}; removed"
+    findings = examined(sqlite_bureau)
+    assert told(findings) == ["2 drafts never finished; removed"]
+    announced = [text for text in told(findings, NOTE) if text.startswith("to be removed: ")]
+    assert announced == [f"to be removed: {old}", f"to be removed: {models}"]
+    assert all(path.exists() for path in theirs)
     assert (old.exists(), models.exists(), young.exists(), half_new.exists()) == (False, False, True, True)
 
 
 def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path) -> None:
     import filelock
 
-    draft = cache / "corpora/00ff.0123abcd.draft"
-    draft.mkdir(parents=True)
+    make_folder(cache / "corpora")
+    draft = cache / f"corpora/{'0f' * 16}.0123abcd.draft"
+    draft.mkdir()
     age(draft)
-    with filelock.FileLock(cache / "corpora/00ff.lock"):
-        assert disk.forgotten_drafts(cache) == []
-    assert disk.forgotten_drafts(cache) == [draft]
+    with filelock.FileLock(cache / f"corpora/{'0f' * 16}.lock"):
+        assert disk.forgotten_drafts(cache / "corpora") == []
+    assert disk.forgotten_drafts(cache / "corpora") == [draft]
 
 
 def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sqlite_bureau: Bureau) -> None:
@@ -320,17 +337,21 @@ def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sq
     worker.terminate()
     worker.wait()
     folder = bureau.folder / "runs/tiny/checkpoints"
-    needed = sorted(folder.iterdir())
+    needed = sorted(folder.glob("*.checkpoint"))
     assert needed
     done = next(ticket for ticket in bureau.tickets() if ticket.state == DONE)
-    left = Path(Checkpoints(folder, "here").save(done, 3, 15, make_checkpoint()).partition(":")[2])
+    params = bureau.storage.get_trial(done.trial_id or 0).params
+    of_done = dataclasses.replace(make_checkpoint(), digest=config_digest(bureau.info, params))
+    left = Path(Checkpoints(folder, "here").save(done, 3, 15, of_done).partition(":")[2])
     foreign = Path(Checkpoints(folder, "here").save(make_ticket(), 3, 15, make_checkpoint()).partition(":")[2])
     assert [text for text in told(examined(bureau, repair=False)) if "1 checkpoint of ended trials" in text]
     assert left.exists()
     (repaired,) = told(findings := examined(bureau))
     assert repaired.startswith("tiny: 1 checkpoint of ended trials take") and repaired.endswith("; removed")
-    assert sorted(folder.iterdir()) == sorted([*needed, foreign])
-    assert "of no study in this store; remove them if no other store has it" in told(findings, NOTE)[0]
+    assert sorted(folder.glob("*.checkpoint")) == sorted([*needed, foreign])
+    notes = told(findings, NOTE)
+    assert notes[0] == f"to be removed: {left}"
+    assert "of no study in this store; remove them if no other store has it" in notes[1]
     list(bureau.search(2))
     check_whole(bureau.record())
 
@@ -381,7 +402,7 @@ def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cac
     (folder / "train.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     dry = examined(sqlite_bureau, repair=False)
     assert told(dry) == [
-        f"the checksum fails of {folder}; without --dry-run: removed, and encoded anew from the text where it is here"
+        f"the checksum fails of {folder}; with --repair: removed, and encoded anew from the text where it is here"
     ]
     assert len(told(dry, UNCHECKED)) == 1 and (folder / "train.npy").read_bytes() != whole
     findings = examined(sqlite_bureau)
@@ -446,18 +467,6 @@ def test_a_damaged_sqlite_file_is_told_and_nothing_in_it_is_repaired(sqlite_bure
     assert f"sqlite3 {path} .recover | sqlite3 recovered.db" in problem
 
 
-def test_a_store_of_an_earlier_lmsearch_gets_the_columns_that_it_lacks(bureau: Bureau) -> None:
-    list(bureau.search(2))
-    before = bureau.record()
-    with bureau.storage.engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE lmsearch_ticket DROP COLUMN stalls")
-    assert told(examined(bureau, repair=False))[0] == (
-        "the tables are of an earlier lmsearch: lmsearch_ticket.stalls missing; without --dry-run: added"
-    )
-    assert told(examined(bureau)) == ["the tables are of an earlier lmsearch: lmsearch_ticket.stalls missing; added"]
-    assert bureau.record() == before
-
-
 def test_connections_are_counted_against_the_server_and_the_role(postgres: str, tmp_path: Path) -> None:
     name, role = new_name(), new_name()
     create_database(postgres, name, "prepared")
@@ -504,7 +513,7 @@ def test_a_study_that_cannot_be_read_is_told_and_the_others_are_looked_at(sqlite
     changed = stored | {"text": stored["text"].replace("format = 1", "format = 99")}
     bureau.storage.set_study_user_attr(bureau.info.ref.id, "lmsearch", changed)
     findings = examined(bureau)
-    assert told(findings)[0].startswith("tiny cannot be read: ")
+    assert told(findings)[0].startswith("tiny cannot be read, and its rows and files are left alone: ")
     assert "other: 0 of 4 trials are done; nobody is at work" in told(findings, OK)
     assert len(bureau.tickets()) == 6 and open_study(bureau.storage, "other").ref.name == "other"
 
@@ -570,7 +579,13 @@ def test_the_command_ends_with_0_where_nothing_is_left_wrong_and_else_with_1(cli
 
 def test_the_command_says_what_it_repaired(sqlite_bureau: Bureau, cli: Cli) -> None:
     optuna.delete_study(study_name="tiny", storage=sqlite_bureau.storage)
-    dry = cli("doctor", "--dry-run", "--storage", sqlite_bureau.url)
-    assert dry.returncode == 1 and "without --dry-run: removed" in dry.stdout
-    said = cli("doctor", "--storage", sqlite_bureau.url)
+    looked = cli("doctor", "--storage", sqlite_bureau.url)
+    assert looked.returncode == 1 and "with --repair: removed" in looked.stdout
+    assert cli("doctor", "--storage", sqlite_bureau.url).stdout.splitlines()[-1] == "1 problem is left"
+    old = cli("doctor", "--dry-run", "--storage", sqlite_bureau.url)
+    assert (old.returncode, old.stderr) == (
+        2,
+        "lmsearch: doctor only looks now, so --dry-run is gone; what repairs is: lmsearch doctor --repair\n",
+    )
+    said = cli("doctor", "--repair", "--storage", sqlite_bureau.url)
     assert said.returncode == 0 and said.stdout.splitlines()[-1] == "nothing is wrong, 1 repaired"

@@ -28,8 +28,8 @@ def test_workers_share_a_study_until_it_owes_nothing(bureau: Bureau) -> None:
         assert isinstance(dropout, float)
         assert trial.epochs[2].valid_loss == 0.5 + dropout
     assert [steps for steps in bureau.steps() if steps != list(range(1, 16))] == []
-    assert list((bureau.folder / "runs/tiny/checkpoints").iterdir()) == []
-    assert len(list((bureau.folder / "runs/tiny/models").iterdir())) == 3  # the best three
+    assert list((bureau.folder / "runs/tiny/checkpoints").glob("*.checkpoint")) == []
+    assert len(list((bureau.folder / "runs/tiny/models").glob("*-trial-*"))) == 3  # the best three
 
 
 def test_a_finished_study_run_again_trains_nothing(sqlite_bureau: Bureau) -> None:
@@ -157,17 +157,19 @@ def test_workers_without_a_place_for_their_logs_work_all_the_same(sqlite_bureau:
 def test_weights_of_ended_trials_that_a_killed_worker_left_are_swept(sqlite_bureau: Bureau) -> None:
     list(sqlite_bureau.search(1))
     models = sqlite_bureau.folder / "runs/tiny/models"
-    kept = sorted(models.iterdir())
+    kept = sorted(models.glob("*-trial-*"))
     key = sqlite_bureau.info.ref.key[:12]
-    for left in (f"{key}-trial-0-epoch-2-lease-1", "another-study-trial-0-epoch-1-lease-1"):
+    of_this_trial = next(path.name for path in kept).replace("-epoch-3-", "-epoch-2-")
+    others = {"another-study-trial-0-epoch-1-lease-1", f"{key}-trial-0-{'0' * 12}-epoch-2-lease-1"}
+    for left in (of_this_trial, *others):  # of other values under this trial's number: a copy of the store wrote it
         (models / left).mkdir()
     begin(
         sqlite_bureau.storage, "tiny", sqlite_bureau.info.spec, sqlite_bureau.info.folder, sqlite_bureau.corpus,
         Request(more=1),
     )  # fmt: skip
     list(sqlite_bureau.search(1))
-    now = sorted(models.iterdir())
-    assert models / "another-study-trial-0-epoch-1-lease-1" in now and len(now) == len(kept) + 1
+    now = {path.name for path in models.glob("*-trial-*")}
+    assert others < now and of_this_trial not in now and len(now) == len(kept) + 2
 
 
 def test_a_bug_in_some_trials_costs_those_trials_only(sqlite_bureau: Bureau) -> None:

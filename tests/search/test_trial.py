@@ -91,9 +91,9 @@ def test_a_trials_value_is_its_lowest_perplexity_and_it_says_where_it_comes_from
     assert isinstance(dropout, float)
     assert trial.perplexity == math.exp(0.5 + dropout) == min(trial.curve.values())
     assert (trial.by, trial.origin, trial.best_epoch) == ("random", "search", 3)
-    assert trial.parameters and trial.model.startswith(
-        f"h:{desk.folder}/models/{desk.info.ref.key[:12]}-trial-0-epoch-3"
-    )
+    digest = desk.info.spec.close(trial.params, desk.info.vocabulary_size).digest(desk.info.fingerprint)
+    name = f"{desk.info.ref.key[:12]}-trial-0-{digest[:12]}-epoch-3-lease-1"
+    assert trial.parameters and trial.model == f"h:{desk.folder}/models/{name}"
     assert [row.tokens for row in trial.epochs] == [50, 50, 50]
 
 
@@ -204,5 +204,5 @@ def test_the_pruner_stops_a_trial_that_does_not_promise(tmp_path: Path, storage_
     assert {"complete", "pruned"} == set(outcomes)
     for number, outcome in enumerate(outcomes):
         assert len(desk.trial(number).curve) == 3 if outcome == "complete" else len(desk.trial(number).curve) >= 2
-    kept = {path.name.split("-")[2] for path in (tmp_path / "models").iterdir()}
+    kept = {path.name.split("-")[2] for path in (tmp_path / "models").glob("*-trial-*")}
     assert len(kept) <= 3 and all(outcomes[int(number)] == "complete" for number in kept)

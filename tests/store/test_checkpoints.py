@@ -10,6 +10,9 @@ from lmsearch.store.checkpoints import Checkpoint, Checkpoints, read_checkpoint
 from lmsearch.store.tables import Ticket
 from tests.store.helpers import epoch_row
 
+DIGEST = "d1" * 32
+WEIGHTS = "a" * 12 + "-trial-7-d1d1d1d1d1d1-epoch-2-lease-1"
+
 
 def make_ticket(lease: int = 1, checkpoint: str | None = None, number: int = 7) -> Ticket:
     values: dict[str, object] = dict.fromkeys(field.name for field in dataclasses.fields(Ticket))
@@ -18,9 +21,8 @@ def make_ticket(lease: int = 1, checkpoint: str | None = None, number: int = 7) 
 
 
 def make_checkpoint(state: bytes = b"state", epochs: int = 0) -> Checkpoint:
-    return Checkpoint(
-        epochs=tuple(epoch_row(n) for n in range(1, epochs + 1)), best_model=None, at_epoch_end=False, state=state
-    )
+    rows = tuple(epoch_row(n) for n in range(1, epochs + 1))
+    return Checkpoint(epochs=rows, best_model=None, at_epoch_end=False, state=state, digest=DIGEST)
 
 
 @pytest.fixture
@@ -29,16 +31,18 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 
 def find_in(checkpoints: Checkpoints, ticket: Ticket) -> Checkpoint | None:
-    return checkpoints.find(ticket).checkpoint
+    return checkpoints.find(ticket, DIGEST, []).checkpoint
 
 
 def files(checkpoints: Checkpoints) -> list[str]:
-    return sorted(path.name for path in checkpoints.folder.iterdir())
+    return sorted(path.name for path in checkpoints.folder.glob("*.checkpoint"))
 
 
 def test_what_is_saved_is_found_by_the_key_in_the_ticket(checkpoints: Checkpoints) -> None:
     odd = dataclasses.replace(epoch_row(2), train_loss=math.inf, valid_loss=0.1 + 0.2)
-    saved = Checkpoint(epochs=(epoch_row(1), odd), best_model="here:/m", at_epoch_end=True, state=b"\x00\n\xff")
+    saved = Checkpoint(
+        epochs=(epoch_row(1), odd), best_model=WEIGHTS, at_epoch_end=True, state=b"\x00\n\xff", digest=DIGEST
+    )
     key = checkpoints.save(make_ticket(), 2, 40, saved)
     assert find_in(checkpoints, make_ticket(lease=2, checkpoint=key)) == saved
 
@@ -46,7 +50,7 @@ def test_what_is_saved_is_found_by_the_key_in_the_ticket(checkpoints: Checkpoint
 def test_the_last_two_are_kept(checkpoints: Checkpoints) -> None:
     for epoch in (1, 2, 3, 10):
         checkpoints.save(make_ticket(), epoch, 10 * epoch, make_checkpoint())
-    assert [name.split("-")[2] for name in files(checkpoints)] == ["e10", "e3"]
+    assert [name.split("-")[3] for name in files(checkpoints)] == ["e10", "e3"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "gone"])
@@ -62,7 +66,7 @@ def test_a_damaged_file_is_not_believed_and_the_one_before_is_used(checkpoints: 
     else:
         path.write_bytes(bytes({"cut": content[:-1], "flip": content, "empty": bytearray()}[damage]))
     assert read_checkpoint(path) is None
-    found = checkpoints.find(make_ticket(lease=2, checkpoint=key))
+    found = checkpoints.find(make_ticket(lease=2, checkpoint=key), DIGEST, [])
     assert found.checkpoint is not None and found.checkpoint.state == b"first"
     assert (f"the checksum of {path.name} fails" in found.remark) == (damage != "gone")
 
@@ -86,7 +90,7 @@ def test_a_file_left_before_the_first_report_is_taken(checkpoints: Checkpoints) 
 def test_a_file_on_another_host_cannot_be_read_and_the_host_is_named(checkpoints: Checkpoints, tmp_path: Path) -> None:
     key = checkpoints.save(make_ticket(), 1, 10, make_checkpoint())
     there = Checkpoints(tmp_path / "another", "there")
-    found = there.find(make_ticket(lease=5, checkpoint=key))
+    found = there.find(make_ticket(lease=5, checkpoint=key), DIGEST, [])
     assert found.checkpoint is None
     assert found.remark == "its checkpoint lies on here; share a folder with --checkpoints to go on from there"
 
@@ -106,10 +110,10 @@ def test_a_quota_takes_the_file_before_the_last_and_then_refuses_a_new_one(check
     small = Checkpoints(checkpoints.folder, "here", quota=2.5 * size)
     small.save(make_ticket(), 2, 20, make_checkpoint(bytes(1_000)))
     small.save(make_ticket(), 3, 30, make_checkpoint(bytes(1_000)))
-    assert [name.split("-")[2] for name in files(small)] == ["e2", "e3"]
+    assert [name.split("-")[3] for name in files(small)] == ["e2", "e3"]
     with pytest.raises(OSError, match="the quota of .* bytes for checkpoints is reached"):
         small.save(make_ticket(number=8), 1, 10, make_checkpoint(bytes(1_000)))
-    assert [name.split("-")[2] for name in files(small)] == ["e2", "e3"]
+    assert [name.split("-")[3] for name in files(small)] == ["e2", "e3"]
     other_study = dataclasses.replace(make_ticket(), study_key="b" * 32)
     small.save(other_study, 1, 10, make_checkpoint(bytes(1_000)))
     assert len(files(small)) == 3
@@ -119,9 +123,9 @@ def test_an_owner_that_lost_the_lease_removes_its_own_files_only(checkpoints: Ch
     checkpoints.save(make_ticket(lease=1), 1, 10, make_checkpoint())
     checkpoints.save(make_ticket(lease=2), 1, 12, make_checkpoint())
     checkpoints.save(make_ticket(lease=1, number=77), 1, 12, make_checkpoint())
-    checkpoints.remove_unreported(make_ticket(lease=1), None)
-    assert [name.split("-")[1::3] for name in files(checkpoints)] == [["7", "l2.checkpoint"], ["77", "l1.checkpoint"]]
-    checkpoints.remove(make_ticket(lease=2))
+    checkpoints.remove_unreported(make_ticket(lease=1), DIGEST, None)
+    assert [name.split("-")[1::4] for name in files(checkpoints)] == [["7", "l2.checkpoint"], ["77", "l1.checkpoint"]]
+    checkpoints.remove(make_ticket(lease=2), DIGEST, [])
     assert [name.split("-")[1] for name in files(checkpoints)] == ["77"]
 
 
@@ -148,7 +152,7 @@ def test_a_woken_worker_keeps_the_file_that_the_ticket_names_and_drops_what_came
     """Whoever took over begins there, and may die before it has a file of its own."""
     named = checkpoints.save(make_ticket(lease=1), 5, 50, make_checkpoint(b"reported"))
     checkpoints.save(make_ticket(lease=1), 6, 60, make_checkpoint(b"refused"))
-    checkpoints.remove_unreported(make_ticket(lease=1), named)
-    assert [name.split("-")[2] for name in files(checkpoints)] == ["e5"]
-    found = checkpoints.find(make_ticket(lease=3, checkpoint=named)).checkpoint
+    checkpoints.remove_unreported(make_ticket(lease=1), DIGEST, named)
+    assert [name.split("-")[3] for name in files(checkpoints)] == ["e5"]
+    found = checkpoints.find(make_ticket(lease=3, checkpoint=named), DIGEST, []).checkpoint
     assert found is not None and found.state == b"reported"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from lmsearch.cli.live import _Lines, render, spark
-from lmsearch.cli.options import check_name, command_text, duration, parse_storage, spell_seconds
+from lmsearch.cli.options import command_text, duration, parse_storage, spell_seconds
 from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, DeviceError
+from lmsearch.folders import check_name
 from lmsearch.results.best import trials_csv
 from lmsearch.search import host
 from lmsearch.search.host import default_devices
@@ -170,13 +171,27 @@ def test_the_time_left_follows_from_the_pace_so_far() -> None:
 
 def test_failures_count_only_in_a_row_and_with_one_traceback() -> None:
     def failed(number: int, traceback: str = "a") -> TrialRecord:
-        return make_trial(number, "failed", seconds=number + 1, traceback=traceback)
+        return make_trial(number, "failed", seconds=number + 1, traceback=traceback, ticket=make_ticket())
+
+    def complete(number: int) -> TrialRecord:
+        return make_trial(number, seconds=number + 1, ticket=make_ticket())
 
     assert last_failures([failed(0), failed(1), failed(2)], 3) == "a"
     assert last_failures([failed(0), failed(1)], 3) is None
     assert last_failures([failed(0), failed(1, "b"), failed(2)], 3) is None
-    assert last_failures([failed(0), failed(1), make_trial(2, seconds=3)], 3) is None
-    assert last_failures([make_trial(0, seconds=1), failed(1), failed(2), failed(3)], 3) == "a"
+    assert last_failures([failed(0), failed(1), complete(2)], 3) is None
+    assert last_failures([complete(0), failed(1), failed(2), failed(3)], 3) == "a"
+
+
+def test_failures_that_others_told_or_that_are_not_ours_end_no_search() -> None:
+    """By hand, by the dashboard, by another program: they have no traceback, or no ticket."""
+    ours = [make_trial(n, "failed", seconds=n + 1, traceback="a", ticket=make_ticket()) for n in range(3)]
+    by_hand = [make_trial(n, "failed", seconds=n + 1, traceback="", ticket=make_ticket()) for n in range(3, 6)]
+    foreign = [make_trial(n, "failed", seconds=n + 1, traceback="a") for n in range(6, 9)]
+    assert last_failures(by_hand, 3) is None
+    assert last_failures(foreign, 3) is None
+    assert last_failures([*ours[:2], *by_hand, *foreign], 3) is None
+    assert last_failures([*ours[:2], *by_hand, *foreign, ours[2]], 3) == "a"
 
 
 def test_a_record_knows_its_best_and_a_trial_its_best_epoch() -> None:

@@ -177,7 +177,7 @@ def test_a_member_with_a_path_of_its_own_is_never_written(
     cache = tmp_path / "deep/cache"
     fetched("wikitext-2", cache)
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {".verified", "wikitext-2.lock", *(f"wiki.{split}.tokens" for split in TEXTS)}
+    assert names == {".lmsearch.json", ".verified", "wikitext-2.lock", *(f"wiki.{split}.tokens" for split in TEXTS)}
 
 
 @pytest.mark.parametrize("wrong", ["hash", "tokens", "member"])

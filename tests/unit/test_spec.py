@@ -10,7 +10,7 @@ import torch
 
 from lmsearch.cli.run import brought_studies
 from lmsearch.config import Value
-from lmsearch.errors import ConfigError
+from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.model import LanguageModel
 from lmsearch.search.strategies import PRUNERS, SAMPLERS
 from lmsearch.space import Choice, OpenValue
@@ -48,7 +48,7 @@ def changed(old: str, new: str) -> str:
         (changed('corpus = "corpus"', "corpus = { choices = ['a', 'b'] }"), "data.corpus may not be open"),
         (changed("hidden_size = 6", "hidden_size = { low = 0, high = 9 }"), "model.hidden_size must be at least 1"),
         (changed("tie_weights = { choices = [true, false] }", "tie_weights = { low = 0, high = 1 }"), "choices"),
-        (changed("format = 1", "format = 2"), "format = 2 is not known"),
+        (changed("format = 1", "format = 2"), "is of format 2, and lmsearch"),
         (changed('corpus = "corpus"', ""), "data.corpus is missing"),
         (changed("format = 1", "format = "), "not valid TOML"),
         (TINY_STUDY + "[sampler]\nn_startup_trials = 3\n", "unknown key sampler.n_startup_trials for the sampler 'random'"),
@@ -68,7 +68,7 @@ def changed(old: str, new: str) -> str:
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_in_one_sentence_with_the_way_out(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(LmsearchError) as error:
         make_spec(tmp_path, text)
     assert message in str(error.value)
     assert "\n" not in str(error.value).split(": ")[0]

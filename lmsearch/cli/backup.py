@@ -1,0 +1,29 @@
+"""`lmsearch backup`."""
+
+from pathlib import Path
+
+import click
+
+from lmsearch.cli.options import parse_storage, storage_option
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@storage_option
+def backup(file: Path, storage: str, store_timeout: float | None) -> None:
+    """Copy a SQLite store into one file, also while a search is at work on it.
+
+    The copy is whole or not there. A FILE that is there is not replaced. For a store in PostgreSQL the command that
+    backs it up is named. How to restore: docs/backup.md
+
+    \b
+    Example:
+        lmsearch backup backups/monday.db
+    """
+    from lmsearch.store.backup import back_up
+    from lmsearch.store.url import check_place
+
+    url = parse_storage(storage)
+    check_place(url, create=False)
+    back_up(url, file)
+    click.echo(file)

@@ -1,0 +1,199 @@
+"""Where files of ours lie, how they are called, and how a folder is known to be one that lmsearch made.
+
+Nothing is removed, replaced or copied but by the names below, in a folder that is marked, or that has a valid file of
+ours in it (lmsearch 0.1.0 left no mark). A name from a store, a checkpoint or a shared folder is read by these
+patterns and never as a path.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmsearch.errors import ConfigError, StudyError
+from lmsearch.files import replace_file
+from lmsearch.formats import stamp
+
+RUNS = Path("runs")
+MARK = ".lmsearch.json"
+RESULTS_OF = "results_of"  # in the mark: the key of the study whose result files lie there
+
+LOOKS = "test-looks.json"  # in a model's folder: when somebody looked at the test split with it
+POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
+
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
+
+KEY = re.compile(r"[0-9a-f]{32}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_STEM = r"(?P<key>[0-9a-f]{12})"
+_DIGEST = r"(?:-(?P<digest>[0-9a-f]{12}))?"  # none: as lmsearch 0.1.0 named it
+CHECKPOINT = re.compile(
+    rf"{_STEM}-(?P<number>\d{{1,9}}){_DIGEST}-e(?P<epoch>\d{{1,9}})-s(?P<step>\d{{1,18}})-l(?P<lease>\d{{1,9}})\.checkpoint"
+)
+WEIGHTS = re.compile(
+    rf"{_STEM}-trial-(?P<number>\d{{1,9}}){_DIGEST}-epoch-(?P<epoch>\d{{1,9}})-lease-(?P<lease>\d{{1,9}})"
+)
+AGAIN = re.compile(rf"{_STEM}-trial-(?P<number>\d{{1,9}}){_DIGEST}-again")  # a winner that is trained once more
+ENCODED = re.compile(r"[0-9a-f]{32}")
+
+LOGS = "logs"
+LOCK = ".results.lock"
+RESULTS = ("study.toml", "trials.csv", "best-config.json", "report.html")
+MODEL = "best-model"
+MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.json")
+
+_OF_RUNS = re.compile(
+    rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?|{MODEL}\.[0-9a-f]{{12}}"
+)
+_OF_MODEL = re.compile(rf"{re.escape(LOOKS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors")
+_DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
+_ENCODED_DRAFT = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
+_FETCH_DRAFT = re.compile(r"\.[0-9a-f]{8}\.draft")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the name of a checkpoint, or of a folder of weights, says."""
+
+    key: str  # the first 12 digits of the study's
+    number: int  # of the ticket, or of the trial
+    digest: str  # the first 12 digits of what it was trained on; "" where lmsearch 0.1.0 named it
+    lease: int
+    epoch: int
+    step: int = 0
+
+
+def read_name(pattern: re.Pattern[str], name: str) -> Named | None:
+    """Return what a name says; None where it is not one of ours."""
+    found = pattern.fullmatch(name)
+    if found is None:
+        return None
+    numbers = {part: int(text) for part, text in found.groupdict().items() if part not in ("key", "digest")}
+    return Named(key=found["key"], digest=found["digest"] or "", **numbers)
+
+
+def check_name(name: str, runs: Path = RUNS) -> None:
+    """Raise `ConfigError` for a name of a study that cannot be the name of a folder in `runs`."""
+    if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
+        raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
+    if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME or (runs / name).is_file():
+        raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {runs}")
+
+
+def study_folder(name: str, runs: Path = RUNS) -> Path:
+    """Return the folder of a study's files; raises `StudyError` for a name from a store that would lead elsewhere."""
+    try:
+        check_name(name, runs)
+    except ConfigError as error:
+        raise StudyError(str(error)) from error
+    return runs / name
+
+
+def make_folder(folder: Path, **told: Any) -> None:
+    """Make a folder of ours and mark it; one that is there and has something of other people's stays unmarked.
+
+    `told` is what the mark says beside its format. Raises `OSError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if mark_of(folder) is None and any(folder.iterdir()) and not has_ours(folder):
+        return
+    document = {**(mark_of(folder) or {}), **stamp("config"), **told}
+    if mark_of(folder) != document:
+        replace_file(folder / MARK, json.dumps(document) + "\n")
+
+
+def mark_of(folder: Path) -> dict[str, Any] | None:
+    """Return what the mark of a folder says; None where it has none."""
+    try:
+        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether lmsearch made a folder: it is marked, or has a valid file of ours in it. A link is never ours."""
+    return folder.is_dir() and not folder.is_symlink() and (mark_of(folder) is not None or has_ours(folder))
+
+
+def has_ours(folder: Path) -> bool:
+    """Whether a folder without a mark has something in it that only lmsearch can have made.
+
+    That is a checkpoint, weights of a trial, an encoded corpus, or result files beside a study's logs or checkpoints.
+    """
+    with contextlib.suppress(OSError):
+        return any(_is_known(path) for path in folder.iterdir())
+    return False
+
+
+def _is_known(path: Path) -> bool:
+    if CHECKPOINT.fullmatch(path.name):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return file.read(20) == b"lmsearch-checkpoint-"
+    if WEIGHTS.fullmatch(path.name) or path.name == MODEL or re.fullmatch(r"seed-\d+", path.name):
+        return is_model(path)
+    if ENCODED.fullmatch(path.name):
+        meta = read_document(path / "meta.json")
+        return meta is not None and {"words", "fingerprint", "splits"} <= meta.keys()
+    if path.name in ("checkpoints", "models") and path.is_dir() and not path.is_symlink():
+        return mark_of(path) is not None or has_ours(path)
+    if path.name == "best-config.json":
+        config = read_document(path)
+        return config is not None and {"model", "train", "result", "provenance"} <= config.keys()
+    return False
+
+
+def remove_weights(folder: Path) -> None:
+    """Remove the weights of a trial: a folder of that name in one that lmsearch made, and nothing else."""
+    if WEIGHTS.fullmatch(folder.name) and not folder.is_symlink() and is_ours(folder.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a model's, by the files that each one has."""
+    return (
+        not folder.is_symlink()
+        and (folder / "model.safetensors").is_file()
+        and (folder / "vocabulary.json").is_file()
+        and read_document(folder / "config.json") is not None
+        and read_document(folder / "metrics.json") is not None
+    )
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise `ConfigError` for a folder that is there and is no model: it is somebody's, and stays."""
+    if folder.is_symlink() or folder.is_file() or (folder.exists() and not is_model(folder) and any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there and is no model of lmsearch's; move it away, or name another place")
+
+
+def read_document(path: Path) -> dict[str, Any] | None:
+    """Return a JSON object in a file; None where there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def drafts(folder: Path) -> list[Path]:
+    """List the drafts of ours in a folder: what a writer that died left of a file or folder of a known name."""
+    fetched = folder.parent.name == "downloads" and is_ours(folder.parent)
+    if not fetched and not is_ours(folder):
+        return []
+    with contextlib.suppress(OSError):
+        return sorted(path for path in folder.iterdir() if not path.is_symlink() and _is_draft(path.name))
+    return []
+
+
+def _is_draft(name: str) -> bool:
+    if _ENCODED_DRAFT.fullmatch(name) or _FETCH_DRAFT.fullmatch(name):
+        return True
+    found = _DRAFT.fullmatch(name)
+    known: tuple[Callable[[str], object], ...] = tuple(
+        pattern.fullmatch for pattern in (CHECKPOINT, WEIGHTS, AGAIN, _OF_RUNS, _OF_MODEL)
+    )
+    return found is not None and any(matches(found["name"]) for matches in known)
