@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -8,6 +10,14 @@ from pathlib import Path
 def draft_of(path: Path) -> Path:
     """Return a new name beside `path` for what is written before it takes that name."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, so that a crash leaves it whole or as a draft, never half of it under its name."""
+    draft = draft_of(folder)
+    with contextlib.suppress(OSError):
+        folder.rename(draft)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes | str) -> None:

@@ -8,14 +8,13 @@ patterns and never as a path.
 import contextlib
 import json
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.files import replace_file
+from lmsearch.files import remove_tree, replace_file
 from lmsearch.formats import stamp
 
 RUNS = Path("runs")
@@ -40,7 +39,9 @@ WEIGHTS = re.compile(
 AGAIN = re.compile(rf"{_STEM}-trial-(?P<number>\d{{1,9}}){_DIGEST}-again")  # a winner that is trained once more
 ENCODED = re.compile(r"[0-9a-f]{32}")
 
+TRIALS_HEAD = "trial,outcome,by,perplexity,best_epoch,epochs,parameters,started,ended"  # of trials.csv
 LOGS = "logs"
+LOG = re.compile(r".+-\d+-[0-9a-f]{8}\.log")  # of a worker
 LOCK = ".results.lock"
 RESULTS = ("study.toml", "trials.csv", "best-config.json", "report.html")
 MODEL = "best-model"
@@ -116,8 +117,8 @@ def mark_of(folder: Path) -> dict[str, Any] | None:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether lmsearch made a folder: it is marked, or has a valid file of ours in it. A link is never ours."""
-    return folder.is_dir() and not folder.is_symlink() and (mark_of(folder) is not None or has_ours(folder))
+    """Whether lmsearch made a folder: it is marked, or has a valid file of ours in it."""
+    return folder.is_dir() and (mark_of(folder) is not None or has_ours(folder))
 
 
 def has_ours(folder: Path) -> bool:
@@ -132,33 +133,42 @@ def has_ours(folder: Path) -> bool:
 
 def _is_known(path: Path) -> bool:
     if CHECKPOINT.fullmatch(path.name):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            return file.read(20) == b"lmsearch-checkpoint-"
+        return _begins(path, b"lmsearch-checkpoint-")
+    if path.name == "trials.csv":
+        return _begins(path, TRIALS_HEAD.encode())
     if WEIGHTS.fullmatch(path.name) or path.name == MODEL or re.fullmatch(r"seed-\d+", path.name):
         return is_model(path)
-    if ENCODED.fullmatch(path.name):
-        meta = read_document(path / "meta.json")
-        return meta is not None and {"words", "fingerprint", "splits"} <= meta.keys()
     if path.name in ("checkpoints", "models") and path.is_dir() and not path.is_symlink():
-        return mark_of(path) is not None or has_ours(path)
-    if path.name == "best-config.json":
-        config = read_document(path)
-        return config is not None and {"model", "train", "result", "provenance"} <= config.keys()
+        # One that is marked says nothing of the folder around it, which would be marked too if it were ours.
+        return mark_of(path) is None and has_ours(path)
+    place, wanted = (path / "meta.json", _META) if ENCODED.fullmatch(path.name) else (path, _CONFIG)
+    document = read_document(place) if path.name == "best-config.json" or wanted is _META else None
+    return document is not None and wanted <= document.keys()
+
+
+_META = {"words", "fingerprint", "splits"}
+_CONFIG = {"model", "train", "result", "provenance"}
+
+
+def _begins(path: Path, head: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(head)) == head
     return False
 
 
 def remove_weights(folder: Path) -> None:
     """Remove the weights of a trial: a folder of that name in one that lmsearch made, and nothing else."""
     if WEIGHTS.fullmatch(folder.name) and not folder.is_symlink() and is_ours(folder.parent):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder is a model's, by the files that each one has."""
+    """Whether a folder is a model's: it has the files that each one has, and none of them is a link."""
     return (
         not folder.is_symlink()
-        and (folder / "model.safetensors").is_file()
-        and (folder / "vocabulary.json").is_file()
+        and all((folder / name).is_file() and not (folder / name).is_symlink() for name in MODEL_FILES)
         and read_document(folder / "config.json") is not None
         and read_document(folder / "metrics.json") is not None
     )

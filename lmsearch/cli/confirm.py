@@ -20,6 +20,7 @@ from lmsearch.cli.options import (
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
 from lmsearch.errors import SearchFailedError, StoreGoneError
+from lmsearch.files import remove_tree
 from lmsearch.folders import MODEL, make_folder, study_folder
 from lmsearch.processes import python
 
@@ -145,7 +146,6 @@ def _with_weights(
     It is trained where weights of the study's trials lie, under a name of its own, and goes on where it was stopped.
     """
     import dataclasses
-    import shutil
     import subprocess
 
     from lmsearch.results.best import copy_model, name_of_retraining
@@ -172,7 +172,7 @@ def _with_weights(
         )
         return files
     copy_model(results.record.info, winner, place, target)
-    shutil.rmtree(place)
+    remove_tree(place)
     place.with_name(f"{place.name}.training").unlink(missing_ok=True)
     return dataclasses.replace(files, best_model=target)
 

@@ -144,12 +144,12 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     check_name(study)
     opened = open_store(storage, store_timeout, write=True)
     check_idle(opened, study)
-    folders = [study_folder(study)] + ([] if checkpoints is None else [checkpoints / study])
+    folder, shared = study_folder(study), None if checkpoints is None else checkpoints / study
     if not yes:
         place = redact(parse_storage(storage))
-        folders_told = " and ".join(map(str, folders))
+        folders_told = str(folder) if shared is None else f"{folder} and {shared}"
         click.confirm(f"delete the study {study} in {place}, and its files in {folders_told} here?", abort=True)
-    left = remove(opened, study, folders)
+    left = remove(opened, study, folder, shared)
     click.echo(f"{study} is deleted")
     if left:
         told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

@@ -56,7 +56,9 @@ def _models_hint(text: str) -> str:
 
 
 def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path:
-    from lmsearch.results.best import is_best_model, require_winner
+    import socket
+
+    from lmsearch.results.best import find_weights, is_best_model, require_winner
     from lmsearch.results.reading import read
 
     url = parse_storage(storage)
@@ -69,15 +71,18 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
     folder = study_folder(name)
     if is_best_model(folder / MODEL, info, best):
         return folder / MODEL
+    if find_weights(info, best, folder) is None:
+        host = best.model.partition(":")[0]
+        where = f"on {host}" if host not in ("", socket.gethostname()) else "not kept"
+        raise ConfigError(
+            f"the best of {name} is trial {best.number}, and its weights are {where}; write its config with: "
+            f"{command_text(['lmsearch', 'best', name], url)}, and train it again with: "
+            f"lmsearch train {folder / 'best-config.json'}"
+        )
     stale = is_model(folder / MODEL)
     files = write_files(results, folder, command_text(["lmsearch", "best", name], url), url)
     tell_remark(files)
-    if files.best_model is None:
-        where = f"on {files.model_host}" if files.model_host else "not kept"
-        raise ConfigError(
-            f"the best of {name} is trial {best.number}, and its weights are {where}; make them here with: "
-            f"lmsearch train {files.best_config}"
-        )
+    assert files.best_model is not None
     if stale:
         click.echo(f"note: {files.best_model} was another trial's; now it is trial {best.number}'s, the best", err=True)
     return files.best_model

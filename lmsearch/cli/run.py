@@ -92,6 +92,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
+    from lmsearch.results.best import check_folder
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
     from lmsearch.search.host import default_devices
     from lmsearch.search.take_over import check_source
@@ -101,6 +102,7 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     path = find_study_file(study_file)
     name = options["name"] or path.stem
     check_name(name)
+    check_folder(study_folder(name))
     url = parse_storage(storage)
     spec = load_study(path)
     known = known_study(url, name, options["store_timeout"])

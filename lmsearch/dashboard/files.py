@@ -8,6 +8,7 @@ from typing import BinaryIO, NoReturn
 import bottle
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from lmsearch.folders import LOOKS, MODEL_FILES, POINTER
 from lmsearch.results.publishing import find_artifact
 from lmsearch.store.storage import FencedStorage
 
@@ -29,8 +30,9 @@ class StudyFiles:
             return place.open("rb")
         archive = tempfile.TemporaryFile()  # noqa: SIM115  (the server closes it once it is sent)
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-            for path in sorted(place.rglob("*")):
-                packed.write(path, path.relative_to(place.parent))
+            for path in sorted(place.iterdir()):
+                if path.name in (*MODEL_FILES, LOOKS, POINTER) and path.is_file() and not path.is_symlink():
+                    packed.write(path, path.relative_to(place.parent))
         archive.seek(0)
         return archive
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib.metadata
 import io
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import filelock
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.files import draft_of, replace_file
+from lmsearch.files import draft_of, remove_tree, replace_file
 from lmsearch.folders import (
     KEY,
     LOCK,
@@ -29,6 +30,7 @@ from lmsearch.folders import (
     POINTER,
     RESULTS,
     RESULTS_OF,
+    TRIALS_HEAD,
     WEIGHTS,
     check_replaceable,
     is_model,
@@ -68,7 +70,9 @@ def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     make_folder(folder)
     with filelock.FileLock(folder / LOCK):  # two runs of one study may end at the same time
         remark = _take(folder, results)
-        return replace(_write_results(results, folder, command), remark=remark)
+        files = _write_results(results, folder, command)
+        make_folder(folder, **{RESULTS_OF: results.record.info.ref.key})
+        return replace(files, remark=remark)
 
 
 def holds_results_of(folder: Path, info: StudyInfo) -> bool:
@@ -79,35 +83,49 @@ def holds_results_of(folder: Path, info: StudyInfo) -> bool:
     return is_ours(folder) and (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) == info.ref.key
 
 
+def check_folder(folder: Path) -> None:
+    """Raise `ConfigError` where files of our results' names are there, and are somebody else's."""
+    there = [path for name in (*RESULTS, MODEL) if (path := folder / name).exists()]
+    if there and not is_ours(folder):
+        raise ConfigError(f"{there[0]} is there and not lmsearch's; move it away, or give the study another --name")
+
+
 def _take(folder: Path, results: Results) -> str:
     """Make the result files of a folder this study's; those of another study go first, so that none is left among them.
 
-    A model that somebody has looked at the test split with is not remade so: it is kept under its study's key.
+    A model that somebody has looked at the test split with is not remade so: it is set aside.
     """
+    check_folder(folder)
+    if not is_ours(folder):
+        return ""
     key, owner = results.record.info.ref.key, (mark_of(folder) or {}).get(RESULTS_OF)
     there = [path for name in (*RESULTS, MODEL) if (path := folder / name).exists()]
-    if not is_ours(folder):
-        if there:
-            raise ConfigError(f"{there[0]} is there and not lmsearch's; move it away, or give the study another --name")
-        return ""
     remark = ""
     if isinstance(owner, str) and KEY.fullmatch(owner) and owner != key and there:
         remark = f"{folder} had the results of another store's study {results.name}, which are replaced"
-        model = folder / MODEL
-        if is_model(model) and any((model / name).exists() for name in (LOOKS, POINTER)):
-            kept = folder / f"{MODEL}.{owner[:SHORT]}"
-            shutil.rmtree(kept, ignore_errors=True)
-            model.rename(kept)
+        if (kept := _set_aside(folder / MODEL)) is not None:
             remark += f"; its model, with what was found with it, is {kept}"
         for path in there:
             _remove(path)
-    make_folder(folder, **{RESULTS_OF: key})
+    make_folder(folder, **{RESULTS_OF: key})  # before the first of its files is there
     return remark
+
+
+def _set_aside(model: Path) -> Path | None:
+    """Keep a model that somebody has found something with under another name; give that, None for any other model."""
+    metrics = read_document(model / "metrics.json") or {}
+    if not is_model(model) or not any((model / name).exists() for name in (LOOKS, POINTER)):
+        return None
+    key = str(metrics.get("study_key", ""))[:SHORT]
+    stem = f"{model.name}.{key if key.isalnum() else 'earlier'}-trial-{int(metrics.get('trial') or 0)}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    kept = next(place for name in names if not (place := model.with_name(name)).exists())
+    return model.rename(kept)
 
 
 def _remove(path: Path) -> None:
     if is_model(path):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
     elif path.is_file():
         path.unlink(missing_ok=True)
 
@@ -205,7 +223,7 @@ def trials_csv(record: StudyRecord) -> str:
     """Give all trials as a table, one row each."""
     output = io.StringIO()
     paths = list(record.info.spec.open)
-    head = ["trial", "outcome", "by", "perplexity", "best_epoch", "epochs", "parameters", "started", "ended"]
+    head = TRIALS_HEAD.split(",")
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow([*head, *paths, "reason"])
     for trial in record.trials:
@@ -275,7 +293,7 @@ def _renew_model(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | Non
     check_replaceable(target)
     if (source := find_weights(info, best, folder)) is not None:
         copy_model(info, best, source, target)
-    elif not is_best_model(target, info, best):
+    elif not is_best_model(target, info, best) and _set_aside(target) is None:
         _remove(target)
     return target if target.is_dir() else None
 
@@ -339,6 +357,8 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
 
 def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:
     """Give the files that people's commands have put beside this very trial's weights, by name."""
-    if not is_best_model(folder, info, trial):
+    places = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
+    found = next((place for place in places if is_best_model(place, info, trial)), None)
+    if found is None:
         return {}
-    return {name: (folder / name).read_text() for name in (LOOKS, POINTER) if (folder / name).exists()}
+    return {name: (found / name).read_text() for name in (LOOKS, POINTER) if (found / name).is_file()}

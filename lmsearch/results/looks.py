@@ -61,5 +61,9 @@ def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dic
 
 def study_looks(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
     """Give the looks at the test split that were taken with a study's models."""
-    looks: list[dict[str, Any]] = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
-    return looks
+    looks = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
+    return [look for look in looks if _is_look(look)] if isinstance(looks, list) else []
+
+
+def _is_look(look: object) -> bool:
+    return isinstance(look, dict) and isinstance(look.get("when"), str) and isinstance(look.get("perplexity"), float)

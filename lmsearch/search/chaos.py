@@ -160,7 +160,7 @@ class Chaos:
         info = find_study(self._storage, self.name)
         if info is not None:
             self._let_all_leave(info)
-            delete(self._storage, self.name, [] if keep_files else [self._options.folder / "runs" / self.name])
+            delete(self._storage, self.name, None if keep_files else self._options.folder / "runs" / self.name)
 
     def _let_all_leave(self, info: StudyInfo) -> None:
         ask_to_stop(self._storage, info.ref, stopped=True)

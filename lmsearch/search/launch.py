@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.folders import make_folder
 from lmsearch.search.failures import repeated_failure
 from lmsearch.search.host import count_oom_kills
 from lmsearch.search.logs import ended_by_faulthandler, last_words
@@ -213,7 +214,8 @@ class Launcher:
 
     def _open_log(self, log: Path) -> IO[bytes]:
         try:
-            log.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
+            log.parent.mkdir(exist_ok=True)
             return log.open("wb")
         except OSError as error:
             self.notices.append(f"warning: a worker has no log: {error}")

@@ -1,22 +1,25 @@
 """What a person does to a study by hand: add, try again, fail and delete."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.errors import StudyError
+from lmsearch.files import remove_tree
 from lmsearch.folders import (
     AGAIN,
     LOCK,
+    LOG,
     LOGS,
     MARK,
     MODEL,
     RESULTS,
     RESULTS_OF,
     WEIGHTS,
+    drafts,
     is_model,
     is_ours,
     mark_of,
@@ -81,46 +84,69 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     return info
 
 
-def delete(storage: FencedStorage, name: str, folders: Sequence[Path]) -> list[Path]:
-    """Delete a study that nobody works on: its files in `folders` of this host, trials and tickets.
+def delete(storage: FencedStorage, name: str, folder: Path | None, shared: Path | None = None) -> list[Path]:
+    """Delete a study that nobody works on: trials, tickets, and its files in `folder`, and in one that hosts share.
 
     The files go first, and trials and tickets in one transaction, so that whatever ends it, it can be done again.
     Gives what stays in the folders: all that lmsearch did not make for this study, such as models that were trained
     from its results.
     """
     info = check_idle(storage, name)
-    for folder in folders:
-        _delete_files(storage, info, folder)
+    folders = [place for place in (folder, shared) if place is not None]
+    for place in folders:
+        _delete_files(storage, info, place)
+    if folder is not None:
+        _delete_results(info, folder)
+    for place in folders:
+        for draft in (path for inner in (place, place / "checkpoints", place / "models") for path in drafts(inner)):
+            _remove_draft(draft)
+        for inner in (place / "checkpoints", place / "models", place / LOGS, place):
+            _remove_empty(inner)
     delete_study(storage, info.ref)
-    return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.name != MARK]
+    return [path for place in folders if place.is_dir() for path in sorted(place.iterdir()) if path.name != MARK]
 
 
 def _delete_files(storage: FencedStorage, info: StudyInfo, folder: Path) -> None:
-    """Remove a study's files by their names; a folder goes only where it is ours and nothing else is in it."""
-    if not is_ours(folder):
-        return
+    """Remove a study's checkpoints and weights, by their names, from a folder of ours."""
     stem = info.ref.key[:SHORT]
     trials = storage.get_all_trials(info.ref.id, deepcopy=False)
     belonging = Belonging(storage, info, list_tickets(storage, info.ref), trials)
-    for path in Checkpoints(folder / "checkpoints", "").of_study(info.ref.key):
-        if belonging.of_checkpoint(path) != OTHER:
-            remove_checkpoint(path)
+    if is_ours(folder / "checkpoints"):
+        for path in Checkpoints(folder / "checkpoints", "").of_study(info.ref.key):
+            if belonging.of_checkpoint(path) != OTHER:
+                remove_checkpoint(path)
+    if not is_ours(folder / "models"):
+        return
     for path in (folder / "models").glob(f"{stem}-trial-*"):
-        if AGAIN.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-            path.with_name(f"{path.name}.training").unlink(missing_ok=True)
+        if AGAIN.fullmatch(path.name) and is_model(path):
+            remove_tree(path)
+        elif AGAIN.fullmatch(path.name.removesuffix(".training")) and not path.is_dir():
+            path.unlink(missing_ok=True)
         elif WEIGHTS.fullmatch(path.name) and belonging.of_weights(path) != OTHER:
             remove_weights(path)
-    if (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) == info.ref.key:
-        for name in RESULTS:
-            (folder / name).unlink(missing_ok=True)
-        if is_model(folder / MODEL):
-            shutil.rmtree(folder / MODEL)
-        for path in (folder / LOGS).glob("*.log"):
+
+
+def _delete_results(info: StudyInfo, folder: Path) -> None:
+    """Remove result files and logs, where they are this study's."""
+    if not is_ours(folder) or (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) != info.ref.key:
+        return
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
+    if is_model(folder / MODEL):
+        remove_tree(folder / MODEL)
+    logs = folder / LOGS
+    for path in [] if logs.is_symlink() else logs.glob("*.log"):
+        if LOG.fullmatch(path.name):
             path.unlink(missing_ok=True)
-        (folder / LOCK).unlink(missing_ok=True)
-    for inner in (folder / "checkpoints", folder / "models", folder / LOGS, folder):
-        _remove_empty(inner)
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def _remove_draft(path: Path) -> None:
+    """Remove what an interrupted removal, or a writer that died, has left: nobody works on the study."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -13,8 +13,6 @@ from lmsearch.files import draft_of, sync_folder
 from lmsearch.store import url as urls
 from lmsearch.store.storage import FencedStorage
 
-_PAGES = 256  # copied at once; writers go on between
-
 
 def write_back(storage: FencedStorage) -> None:
     """Move what SQLite keeps in its write-ahead log into the file itself, as far as nobody is in the way.
@@ -41,7 +39,8 @@ def back_up(url: URL, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source, copy = urls.connect_sqlite(Path(str(url.database))), sqlite3.connect(draft)
         with contextlib.closing(source), contextlib.closing(copy):
-            source.backup(copy, pages=_PAGES)
+            # In one step, which beside a write-ahead log holds up no writer: in several each write would begin it anew.
+            source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file is all
             found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":

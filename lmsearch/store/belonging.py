@@ -58,7 +58,9 @@ class Belonging:
             checkpoint = read_checkpoint(path)
             rows = self._reported(ticket.trial_number)
             # What cannot be read is nobody else's either: its name is all that is known of it.
-            ours = checkpoint is None or is_for(checkpoint, self._digest(ticket.trial_number), rows)
+            ours = checkpoint is None or is_for(
+                checkpoint, self._digest(ticket.trial_number), rows, path.name == Path(ticket.checkpoint or "").name
+            )
         return OTHER if not ours else LEFT if ticket.state == DONE else NEEDED
 
     def of_weights(self, folder: Path) -> str:

@@ -85,7 +85,7 @@ def _tickets_of(storage: FencedStorage, key: str) -> list[Ticket]:
 
 def _rows(info: StudyInfo, trials: Sequence[FrozenTrial], original: Sequence[Ticket]) -> list[dict[str, Any]]:
     """Give the copy's tickets: those of the original where it is known, else one for each trial that had one."""
-    by_ticket = {trial.user_attrs["ticket"]: trial for trial in trials if "ticket" in trial.user_attrs}
+    by_ticket = {n: trial for trial in trials if isinstance(n := trial.user_attrs.get("ticket"), int)}
     if not original:
         return [_row(info, number, trial, _origin(info, trial)) for number, trial in sorted(by_ticket.items())]
     rows = []

@@ -405,19 +405,25 @@ def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[Epo
         outcome=_outcome(trial, ticket),
         params=dict(trial.params),
         curve=dict(sorted(trial.intermediate_values.items())),
-        origin=attrs.get("origin", ""),
-        sampler=attrs.get("sampler", ""),
-        reason=attrs.get("reason", ""),
-        traceback=attrs.get("traceback", ""),
-        sample=attrs.get("sample", ""),
-        parameters=attrs.get("parameters"),
-        model=attrs.get("model", ""),
-        origin_trial=attrs.get(FROM, ""),
+        origin=_text(attrs, "origin"),
+        sampler=_text(attrs, "sampler"),
+        reason=_text(attrs, "reason"),
+        traceback=_text(attrs, "traceback"),
+        sample=_text(attrs, "sample"),
+        parameters=parameters if isinstance(parameters := attrs.get("parameters"), int) else None,
+        model=model if "\0" not in (model := _text(attrs, "model")) else "",
+        origin_trial=_text(attrs, FROM),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         ticket=ticket,
         epochs=tuple(epochs),
     )
+
+
+def _text(attributes: Mapping[str, Any], name: str) -> str:
+    """Return a trial's attribute, "" where it is none of ours: anybody who may write to the store may write there."""
+    value = attributes.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _outcome(trial: FrozenTrial, ticket: Ticket | None) -> str:

@@ -271,8 +271,10 @@ def _stop_state(session: Session, study: StudyRef) -> tuple[int, bool]:
     attribute = models.StudySystemAttributeModel
     query = sa.select(attribute.value_json).where(attribute.study_id == study.id, attribute.key == _STOP)
     found = session.execute(query).scalar_one_or_none()
-    stored: dict[str, Any] = {"asked": 0, "stopped": False} if found is None else json.loads(found)
-    return stored["asked"], stored["stopped"]
+    stored = None if found is None else json.loads(found)
+    if not isinstance(stored, dict) or not isinstance(stored.get("asked"), int):
+        return 0, False
+    return stored["asked"], stored.get("stopped") is True
 
 
 def close_ended(storage: FencedStorage, study: StudyRef) -> None:

@@ -225,10 +225,10 @@ def test_delete_is_refused_while_leases_live_and_then_removes_tickets_and_files(
         if running(bureau) and not refused:
             refused = True
             with pytest.raises(Exception, match="are at work on .*; let them save and leave with: lmsearch stop tiny"):
-                delete(bureau.storage, "tiny", [folder])
+                delete(bureau.storage, "tiny", folder)
             ask_to_stop(bureau.storage, bureau.info.ref, stopped=True)
     assert list(folder.glob("checkpoints/*.checkpoint"))
-    delete(bureau.storage, "tiny", [folder])
+    delete(bureau.storage, "tiny", folder)
     assert bureau.storage.get_all_studies() == []
     assert list_tickets(bureau.storage, bureau.info.ref) == []
     assert not folder.exists()

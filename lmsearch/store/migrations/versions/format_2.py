@@ -84,13 +84,15 @@ def _complete(name: str, columns: tuple[sa.Column[Any], ...]) -> None:
 def _lift_studies() -> None:
     """Give what is kept of each study a format; the first commits kept it as a system attribute, without an id."""
     connection = op.get_bind()
-    for table in (_USER, _SYSTEM):
+    lifted: set[int] = set()
+    for table in (_USER, _SYSTEM):  # where a study has both, the later one holds
         for study, text in connection.execute(
             sa.select(table.c.study_id, table.c.value_json).where(table.c.key == "lmsearch")
         ).all():
             kept = _read(text)
-            if kept is None or "format" in kept:
-                continue  # another program's, or unreadable: whoever opens the study says so
+            if study in lifted or kept is None or "format" in kept:
+                continue  # done, another program's, or unreadable: whoever opens the study says so
+            lifted.add(study)
             kept = {"study_id": study, **kept, "format": 2, "lmsearch": "0.1.0", "defaults": "0.1.0"}
             connection.execute(sa.delete(table).where(table.c.study_id == study, table.c.key == "lmsearch"))
             connection.execute(sa.insert(_USER).values(study_id=study, key="lmsearch", value_json=json.dumps(kept)))
