@@ -1,5 +1,6 @@
 """What a person does to a study by hand: add, try again, fail and delete."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ from lmsearch.store.records import StudyInfo, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_study, leases, list_tickets
+
+_OF_A_STUDY = re.compile(r"\.[0-9a-f]{12}-")  # begins a draft that says by its name whose it is
 
 
 def enqueue(
@@ -99,7 +102,8 @@ def delete(storage: FencedStorage, name: str, folder: Path | None, shared: Path 
         _delete_results(info, folder)
     for place in folders:
         for draft in (path for inner in (place, place / "checkpoints", place / "models") for path in drafts(inner)):
-            _remove_draft(draft)
+            if draft.name.startswith(f".{info.ref.key[:SHORT]}-") or not _OF_A_STUDY.match(draft.name):
+                _remove_draft(draft)
         for inner in (place / "checkpoints", place / "models", place / LOGS, place):
             _remove_empty(inner)
     delete_study(storage, info.ref)
