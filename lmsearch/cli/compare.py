@@ -1,5 +1,6 @@
 """`lmsearch compare`."""
 
+import fnmatch
 import json
 from pathlib import Path
 
@@ -27,8 +28,13 @@ def compare(
     """
     from lmsearch.files import replace_file
     from lmsearch.results.comparison import comparison_document, read_groups, table, write_comparison
+    from lmsearch.store.records import readable_studies
 
-    groups = read_groups(open_store(storage, store_timeout), studies)
+    opened = open_store(storage, store_timeout)
+    groups = read_groups(opened, studies)
+    for name, why in readable_studies(opened)[1].items():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in studies):
+            click.echo(f"warning: {name} is left out, since it cannot be read: {why}", err=True)
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, write_comparison(groups))

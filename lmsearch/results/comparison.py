@@ -14,7 +14,7 @@ from lmsearch.errors import StudyError, nearest
 from lmsearch.results.advice import best_so_far, ended_in_order
 from lmsearch.results.figures import PALETTE, new_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
-from lmsearch.store.records import StudyRecord, lmsearch_studies, open_study, read_study
+from lmsearch.store.records import StudyRecord, lmsearch_studies, open_study, read_study, readable_studies
 from lmsearch.store.storage import FencedStorage
 
 
@@ -39,13 +39,14 @@ class Group:
 def read_groups(storage: FencedStorage, patterns: Sequence[str]) -> list[Group]:
     """Read the studies that each name or pattern (`tpe-*`) fits. Raises `StudyError` where one fits none.
 
-    Raises `StudyError` too where two studies have another text, or trials of another number of epochs: their
-    perplexities cannot be compared.
+    One that cannot be read is left out of a pattern, and refused by its name. Raises `StudyError` too where two
+    studies have another text, or trials of another number of epochs: their perplexities cannot be compared.
     """
     known = lmsearch_studies(storage)
+    readable = [info.ref.name for info in readable_studies(storage)[0]]
     groups, first = [], None
     for pattern in patterns:
-        names = [pattern] if pattern in known else sorted(fnmatch.filter(known, pattern))
+        names = [pattern] if pattern in known else sorted(fnmatch.filter(readable, pattern))
         infos = [open_study(storage, name) for name in names]
         if pattern in known:
             infos[0].require_search()

@@ -1,8 +1,10 @@
 """Files belong to what made them: stores that were restored, copied, hostile or of a later lmsearch."""
 
+import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,24 +12,31 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import TrialState, create_trial
 
-from lmsearch.errors import StudyError
+from lmsearch.errors import LmsearchError, StudyError
 from lmsearch.formats import NewerFormatError, seal
 from lmsearch.results.best import find_weights, write_results
 from lmsearch.results.publishing import artifact_id, find_artifact
 from lmsearch.results.reading import read
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import delete, enqueue
+from lmsearch.store import records
 from lmsearch.store.backup import back_up
 from lmsearch.store.checkpoints import Checkpoints, read_checkpoint
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import find_study, lmsearch_studies, open_study, readable_studies
+from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study, readable_studies
 from lmsearch.store.schema import read_format
-from lmsearch.store.tables import DONE, OPEN, TICKET
+from lmsearch.store.tables import DONE, OPEN, TICKET, StudyRef
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli
-from tests.factories import TINY_STUDY, write_study
+from tests.factories import TINY_STUDY, make_spec, write_study
+from tests.store.test_checkpoints import make_ticket
 
 OPEN_DROPOUT = ("model.output_dropout", "train.learning_rate", "model.tie_weights")
 
@@ -211,6 +220,10 @@ def test_one_unreadable_study_fails_no_other(sqlite_bureau: Bureau, cli: Cli, fi
     said = cli("studies", LMSEARCH_STORAGE=bureau.url)
     assert said.returncode == 0, said.stderr
     assert said.stdout.splitlines()[0].startswith("tiny: 6 of 6") and "other: cannot be read: " in said.stdout
+    said = cli("compare", "t*", "o*", "*", LMSEARCH_STORAGE=bureau.url)
+    assert said.returncode == 2 and "there is no study 'o*'" in said.stderr
+    said = cli("compare", "*", LMSEARCH_STORAGE=bureau.url)
+    assert said.returncode == 0 and "warning: other is left out, since it cannot be read: " in said.stderr
     said = cli("doctor", LMSEARCH_STORAGE=bureau.url)
     assert said.returncode == 1 and "tiny: 6 of 6 trials are done" in said.stdout
     assert "other cannot be read, and its rows and files are left alone" in said.stdout
@@ -325,8 +338,6 @@ def test_results_of_another_stores_study_are_replaced_with_a_word_and_offered_by
     bureau.storage = open_storage(parse_url(bureau.url))
     text = TINY_STUDY.replace("high = 0.5", "high = 0.9")
     (bureau.folder / "b.toml").write_text(text)
-    from tests.factories import make_spec
-
     bureau.info = begin(
         bureau.storage, "tiny", make_spec(bureau.folder, text), str(bureau.folder), bureau.corpus, Request()
     )
@@ -407,3 +418,63 @@ def test_a_study_with_both_attributes_of_early_commits_is_migrated(sqlite_bureau
     opened = open_storage(parse_url(bureau.url), write=True)
     assert open_study(opened, "tiny").ref.key == bureau.info.ref.key
     opened.engine.dispose()
+
+
+# Whatever stands in a field that somebody else may write.
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=40),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.sampled_from(["../..", "/etc/passwd", "~", "\0", "*", "a" * 32, "A" * 32, "-rf", "x:/y", "..:..", "host:"]),
+)
+FIELDS = ("key", "study_id", "text", "folder", "corpus", "fingerprint", "vocabulary_size", "defaults", "source", "format",
+          "lmsearch")  # fmt: skip
+
+
+@given(field=st.sampled_from(FIELDS), value=ANYTHING)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
+    sqlite_bureau: Bureau, field: str, value: Any
+) -> None:
+    bureau = sqlite_bureau
+    stored = bureau.storage.get_study_user_attrs(bureau.info.ref.id)["lmsearch"]
+    frozen = FrozenStudy(
+        "tiny", StudyDirection.MINIMIZE, {"lmsearch": {**stored, field: value}}, {}, bureau.info.ref.id
+    )
+    try:
+        info = records._read(bureau.storage, frozen)
+    except LmsearchError as error:
+        assert "tiny" in str(error) or "format" in str(error)
+        return
+    assert info is not None and re.fullmatch("[0-9a-f]{32}", info.ref.key)
+    assert re.fullmatch("[0-9a-f]{1,64}", info.fingerprint) and 0 < info.vocabulary_size < 1 << 31
+    assert isinstance(info.home_id, int) and re.fullmatch(r"[\w.+!-]+", info.defaults)
+    assert info.source is None or info.source.key == "" or re.fullmatch("[0-9a-f]{32}", info.source.key)
+
+
+@given(place=ANYTHING)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, place: Any) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "host")
+    for text in (str(place), f"host:{place}", f"host:{tmp_path}/{place}"):
+        ticket = dataclasses.replace(make_ticket(), checkpoint=text)
+        assert checkpoints._named(ticket) is None
+        assert checkpoints.find(ticket, "0" * 64, []).checkpoint is None
+    trial = create_trial(
+        state=TrialState.COMPLETE,
+        value=1.0,
+        user_attrs=dict.fromkeys(("model", "reason", "sample", "parameters"), place),
+    )
+    record = records.trial_record(trial, None)
+    assert all(isinstance(value, str) for value in (record.model, record.reason, record.sample))
+    assert record.parameters is None or isinstance(record.parameters, int)
+    info = StudyInfo(
+        ref=StudyRef(name="s", id=1, key="0" * 32), spec=make_spec(tmp_path), folder="/", corpus="", fingerprint="00",
+        vocabulary_size=9, home_id=1,
+    )  # fmt: skip
+    assert find_weights(info, record, tmp_path) is None
