@@ -77,7 +77,7 @@ def old(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     """Unpack what a commit wrote, on one database."""
     commit, database = request.param
     with tarfile.open(HERE / f"{commit}.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     folder = tmp_path / database
     url = f"sqlite:///{folder / 'runs/lmsearch.db'}"
     if database == "postgresql":
