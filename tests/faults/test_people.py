@@ -268,7 +268,7 @@ def test_delete_takes_the_files_in_a_shared_folder_too(cli: Cli, tmp_path: Path)
     write_study(tmp_path)
     words = ["--checkpoints", str(tmp_path / "shared")]
     assert cli("run", "tiny.toml", "--workers", "1", *words).returncode == 0
-    assert len(list((tmp_path / "shared/tiny/models").iterdir())) == 3
+    assert len(list((tmp_path / "shared/tiny/models").glob("*-trial-*"))) == 3
     assert cli("delete", "tiny", "--yes", *words).stdout == "tiny is deleted\n"
     assert not (tmp_path / "shared/tiny").exists() and not (tmp_path / "runs/tiny").exists()
 

@@ -114,7 +114,7 @@ def test_row_4_a_frozen_worker_drops_its_result_leaves_the_others_files_and_take
     assert files and (now or taken.number in done)  # the frozen one removed none of the other's
     # Of its own it keeps what it had reported, which is where the other one began, and drops what came after.
     reported = list((bureau.folder / "runs/tiny/checkpoints").glob(f"*-{taken.number}-*-l1.checkpoint"))
-    assert all(path.name.split("-")[2] == "e1" for path in reported)
+    assert all(path.name.split("-")[3] == "e1" for path in reported)
     assert (frozen.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
     workers = {ticket.worker for ticket in bureau.tickets() if ticket.number != taken.number}
     assert len(workers) == 2  # it took a new ticket
