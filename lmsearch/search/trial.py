@@ -110,7 +110,11 @@ class TrialRunner:
         """Give the digest of what a ticket's trial computes ("" before its values are drawn), and its epochs."""
         if ticket.trial_id is None or ticket.trial_number is None:
             return "", []
-        params = self.storage.get_trial(ticket.trial_id).params
+        try:
+            params = self.storage.get_trial(ticket.trial_id).params
+        except KeyError:  # what Optuna raises where the trial is gone, as with its study
+            check_study(self.storage, self.info.ref)
+            return "", []
         epochs = read_epochs(self.storage, self.info.ref, ticket.trial_number)
         return config_digest(self.info, params), epochs.get(ticket.trial_number, [])
 
