@@ -214,8 +214,9 @@ class Launcher:
 
     def _open_log(self, log: Path) -> IO[bytes]:
         try:
-            make_folder(self.folder)
-            log.parent.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # a full disk costs the mark, not the log
+                make_folder(self.folder)
+            log.parent.mkdir(parents=True, exist_ok=True)
             return log.open("wb")
         except OSError as error:
             self.notices.append(f"warning: a worker has no log: {error}")

@@ -83,9 +83,10 @@ def open_corpus(
     try:
         make_folder(folder.parent)
     except OSError as error:
-        raise CorpusError(
-            f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
-        ) from error
+        if not folder.parent.is_dir():  # else a full disk is told of when there is a corpus to keep
+            raise CorpusError(
+                f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
+            ) from error
     shuffled = isinstance(reader, PythonDocs | ArrayFolder)
     opened = load_cached(folder, reader.describe())
     if opened is not None:
