@@ -176,7 +176,8 @@ def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_ki
     kills = {"kernel": 0, "hand": 0}
     notices: list[str] = []
     options = {"oom_kills": lambda: kills["kernel"]}
-    for snapshot in sqlite_bureau.search(1, options=options, pause="0.1"):
+    # A step long enough that a trial is still at work when a busy machine looks at it again.
+    for snapshot in sqlite_bureau.search(1, options=options, pause="0.3"):
         notices += snapshot.notices
         at_work = {t.process for t in snapshot.record.tickets if t.state == RUNNING and t.process and t.step}
         for process in at_work - killed if len(killed) < 3 else ():
