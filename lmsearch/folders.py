@@ -47,9 +47,7 @@ RESULTS = ("study.toml", "trials.csv", "best-config.json", "report.html")
 MODEL = "best-model"
 MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.json")
 
-_OF_RUNS = re.compile(
-    rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?|{MODEL}\.[0-9a-f]{{12}}"
-)
+_OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
 _OF_MODEL = re.compile(rf"{re.escape(LOOKS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors")
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
 _ENCODED_DRAFT = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
@@ -77,6 +75,12 @@ def read_name(pattern: re.Pattern[str], name: str) -> Named | None:
     return Named(key=found["key"], digest=found["digest"] or "", **numbers)
 
 
+def named_in(pattern: re.Pattern[str], place: str | None) -> str:
+    """Return the name of ours at the end of `HOST:PATH`, "" where there is none: no more of a place is believed."""
+    name = Path((place or "").partition(":")[2]).name
+    return name if pattern.fullmatch(name) else ""
+
+
 def check_name(name: str, runs: Path = RUNS) -> None:
     """Raise `ConfigError` for a name of a study that cannot be the name of a folder in `runs`."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("-"):
@@ -100,20 +104,17 @@ def make_folder(folder: Path, **told: Any) -> None:
     `told` is what the mark says beside its format. Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if mark_of(folder) is None and any(folder.iterdir()) and not has_ours(folder):
+    mark = mark_of(folder)
+    if mark is None and any(folder.iterdir()) and not has_ours(folder):
         return
-    document = {**(mark_of(folder) or {}), **stamp("config"), **told}
-    if mark_of(folder) != document:
+    document = {**(mark or {}), **stamp("config"), **told}
+    if mark != document:
         replace_file(folder / MARK, json.dumps(document) + "\n")
 
 
 def mark_of(folder: Path) -> dict[str, Any] | None:
     """Return what the mark of a folder says; None where it has none."""
-    try:
-        document = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+    return read_document(folder / MARK)
 
 
 def is_ours(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
-from lmsearch.folders import WEIGHTS, make_folder, read_name, remove_weights
+from lmsearch.folders import WEIGHTS, make_folder, named_in, read_name, remove_weights
 from lmsearch.formats import stamp
 from lmsearch.lm.generate import sample_text
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
@@ -136,7 +136,7 @@ class TrialRunner:
         for path in self.checkpoints.of_study(self.info.ref.key):
             if belonging.of_checkpoint(path) == LEFT:
                 remove_checkpoint(path)
-        kept = {name for trial in trials if (name := _weights_name(trial.user_attrs.get("model")))}
+        kept = {name for trial in trials if (name := _weights_name(trial))}
         for folder in _weights(self):
             if folder.name not in kept and belonging.of_weights(folder) == LEFT:
                 remove_weights(folder)
@@ -412,7 +412,7 @@ def keep_best_models(runner: TrialRunner) -> None:
     for folder in _weights(runner):
         name = read_name(WEIGHTS, folder.name)
         trial = surplus.get(name.number) if name else None
-        if trial is not None and folder.name == _weights_name(trial.user_attrs.get("model")):
+        if trial is not None and folder.name == _weights_name(trial):
             remove_weights(folder)
 
 
@@ -422,7 +422,7 @@ def _weights(runner: TrialRunner) -> list[Path]:
     return [folder for folder in found if WEIGHTS.fullmatch(folder.name)]
 
 
-def _weights_name(model: object) -> str:
+def _weights_name(trial: FrozenTrial) -> str:
     """Give the name of the folder of weights that a trial's attribute names, "" where it names none."""
-    name = Path(model.partition(":")[2]).name if isinstance(model, str) else ""
-    return name if WEIGHTS.fullmatch(name) else ""
+    model = trial.user_attrs.get("model")
+    return named_in(WEIGHTS, model) if isinstance(model, str) else ""

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from lmsearch.errors import ConfigError
-from lmsearch.folders import CHECKPOINT, WEIGHTS, Named, read_document, read_name
+from lmsearch.folders import CHECKPOINT, WEIGHTS, Named, named_in, read_document, read_name
 from lmsearch.store.checkpoints import SHORT, is_for, is_newer, read_checkpoint
 from lmsearch.store.records import StudyInfo, read_epochs
 from lmsearch.store.storage import FencedStorage
@@ -59,12 +59,15 @@ class Belonging:
             rows = self._reported(ticket.trial_number)
             # What cannot be read is nobody else's either: its name is all that is known of it.
             ours = checkpoint is None or is_for(
-                checkpoint, self._digest(ticket.trial_number), rows, path.name == Path(ticket.checkpoint or "").name
+                checkpoint,
+                self._digest(ticket.trial_number),
+                rows,
+                path.name == named_in(CHECKPOINT, ticket.checkpoint),
             )
         return OTHER if not ours else LEFT if ticket.state == DONE else NEEDED
 
     def of_weights(self, folder: Path) -> str:
-        """Return what a folder of weights of this study is: `needed`, `left`, `other` or `newer`.
+        """Return what a folder of weights of this study is: `needed`, `left` or `other`.
 
         Those of a complete trial are `left` too: which of them are kept is not decided here.
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.files import replace_file
-from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, is_ours, make_folder, read_name
+from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, is_ours, make_folder, named_in, read_name
 from lmsearch.formats import DamagedError, NewerFormatError, seal, unseal
 from lmsearch.store.tables import EpochRow, Ticket
 
@@ -124,7 +124,7 @@ class Checkpoints:
                 continue
             if (checkpoint := read_checkpoint(place.path)) is None:
                 damaged.append(place.path.name)
-            elif is_for(checkpoint, digest, reported, place.path.name == _name_in(ticket)):
+            elif is_for(checkpoint, digest, reported, place.path.name == named_in(CHECKPOINT, ticket.checkpoint)):
                 models = place.path.parent.parent / "models"
                 return Found(replace(checkpoint, digest=digest), _remark(damaged, others), models)
             else:
@@ -145,7 +145,7 @@ class Checkpoints:
         for place in self._places(ticket, self.folder, ""):
             with contextlib.suppress(NewerFormatError):
                 checkpoint = read_checkpoint(place.path)
-                is_named = place.path.name == _name_in(ticket)
+                is_named = place.path.name == named_in(CHECKPOINT, ticket.checkpoint)
                 if checkpoint is not None and is_for(checkpoint, digest, reported, is_named):
                     remove_checkpoint(place.path)
 
@@ -178,10 +178,6 @@ class Checkpoints:
         stem = f"{ticket.study_key[:SHORT]}-{ticket.number}-" + (f"{digest[:SHORT]}-" if digest else "")
         found = [place for path in folder.glob(f"{stem}e*.checkpoint") if (place := _place(path))]
         return sorted(place for place in found if place.digest == digest[:SHORT])
-
-
-def _name_in(ticket: Ticket) -> str:
-    return Path((ticket.checkpoint or "").partition(":")[2]).name
 
 
 def is_for(checkpoint: Checkpoint, digest: str, reported: Sequence[EpochRow], is_named: bool) -> bool:
