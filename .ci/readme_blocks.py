@@ -12,7 +12,7 @@ from pathlib import Path
 def main(markdown: Path, folder: Path) -> None:
     """Run the blocks in order."""
     folder.mkdir(parents=True)
-    blocks = re.findall(r"^```console\n(.*?)^```", markdown.read_text(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```console\n(.*?)^```", markdown.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     if not blocks:
         sys.exit(f"{markdown} has no console block")
     for number, block in enumerate(blocks):

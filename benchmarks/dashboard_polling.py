@@ -146,7 +146,7 @@ class Server:
         return time.perf_counter() - began, self._cpu_seconds() - worked
 
     def _cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # user and system
 
 
@@ -226,7 +226,7 @@ def compare(label: str, url: str, count: int, repeats: int) -> None:
 def processor() -> str:
     """Name the processor."""
     path = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
+    named = re.search(r"model name\s*: (.*)", path.read_text(encoding="utf-8")) if path.exists() else None
     return named[1] if named else platform.processor()
 
 

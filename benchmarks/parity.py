@@ -309,7 +309,7 @@ def _trained(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[l
     model.set_weights(weights)
     assert corpus.test is not None
     tokens = torch.from_numpy(np.asarray(corpus.test.tokens, dtype=np.int64)).to(device)
-    return curve, float(np.exp(evaluate(model, tokens, 1, config.train.bptt)))
+    return curve, float(np.exp(evaluate(model, tokens, 1, config.train.bptt).loss))
 
 
 def _epochs(config: RunConfig, corpus: Corpus, device: torch.device) -> Iterator[Epoch]:

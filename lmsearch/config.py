@@ -14,6 +14,12 @@ from lmsearch.formats import FIRST
 
 Value = bool | int | float | str
 
+MOST_TRIALS = 1_000_000
+"""How many a study may owe; what else is counted on a command line has the same limit."""
+
+# No machine could do more; a number beyond is a slip of the keyboard, and is told of before anything is built of it.
+_MOST_UNITS, _MOST_LAYERS, _MOST_EPOCHS, _MOST_THREADS = 1 << 20, 1_000, 1_000_000, 4_096
+
 OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
 BUILT_IN_CORPORA = ("python-docs", "wikitext-2", "penn-treebank")
 NORMALIZERS = ("none", "basic", "tutorial")
@@ -27,7 +33,7 @@ class DataConfig:
     """Which text, and which of its words the model knows."""
 
     corpus: str
-    min_count: int = 1  # rarer words of the train split become <unk>
+    min_count: int | None = None  # rarer words of the train split become <unk>; None: 1 where it has <unk>, else 2
     max_vocabulary: int = 0  # 0: every word that is frequent enough
     split: tuple[float, ...] = (0.8, 0.1, 0.1)  # shares of train, valid and test where the corpus is one file
     normalize: str = "none"
@@ -37,7 +43,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; name a built-in corpus, a folder or a file")
-        _at_least("data.min_count", self.min_count, 1)
+        if self.min_count is not None:
+            _at_least("data.min_count", self.min_count, 1)
         _at_least("data.max_vocabulary", self.max_vocabulary, 0)
         if 0 < self.max_vocabulary < 3:
             raise ConfigError(
@@ -70,8 +77,9 @@ class ModelConfig:
     init_range: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("embedding_size", "hidden_size", "num_layers"):
+        for name, most in (("embedding_size", _MOST_UNITS), ("hidden_size", _MOST_UNITS), ("num_layers", _MOST_LAYERS)):
             _at_least(f"model.{name}", getattr(self, name), 1)
+            _at_most(f"model.{name}", getattr(self, name), most)
         for name in ("embedding", "input", "hidden", "output", "weight"):
             share = getattr(self, f"{name}_dropout")
             if not 0 <= share < 1:
@@ -114,6 +122,7 @@ class TrainConfig:
     seed: int = 1
     threads: int = 1
     eval_batch_size: int = 10
+    eval_context: int = 200  # tokens that each column of an evaluation reads before its own; 0: it begins with none
 
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
@@ -127,7 +136,9 @@ class TrainConfig:
         _at_least("train.bptt", self.bptt, 2)
         for name in ("batch_size", "anneal_patience", "nonmono", "epochs", "threads", "eval_batch_size"):
             _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("patience", "seed"):
+        for name, most in (("epochs", _MOST_EPOCHS), ("threads", _MOST_THREADS), ("bptt", 1 << 20)):
+            _at_most(f"train.{name}", getattr(self, name), most)
+        for name in ("patience", "seed", "eval_context"):
             _at_least(f"train.{name}", getattr(self, name), 0)
 
 
@@ -185,7 +196,10 @@ class EarlierDefault:
     value: Value
 
 
-EARLIER_DEFAULTS: dict[str, tuple[EarlierDefault, ...]] = {}
+EARLIER_DEFAULTS: dict[str, tuple[EarlierDefault, ...]] = {
+    "data.min_count": (EarlierDefault(before="0.3.0", value=1),),
+    "train.eval_context": (EarlierDefault(before="0.3.0", value=0),),
+}
 """Defaults that have changed, and settings that were added whose default is not what lmsearch did before, oldest first.
 
 A study that was begun, or a config that was written, by an earlier version keeps to them.
@@ -265,7 +279,8 @@ def coerce(path: str, value: object) -> Value:
     if wanted == _NUMBERS and isinstance(value, list | tuple):
         # The one setting that is a list; it is never open, so what handles open values never sees it.
         return typing.cast(Value, tuple(_number(path, part) for part in value))
-    raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}, got {value!r}")
+    large = ", below 2^63" if number is not None and abs(number) >= _TOO_LARGE else ""
+    raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}{large}, got {value!r}")
 
 
 def _number(path: str, value: object) -> float:
@@ -298,6 +313,11 @@ def _one_of(path: str, value: str, known: tuple[str, ...]) -> None:
 def _at_least(path: str, value: float, low: float) -> None:
     if value < low:
         raise ConfigError(f"{path} must be at least {low}, got {value}")
+
+
+def _at_most(path: str, value: float, high: float) -> None:
+    if value > high:
+        raise ConfigError(f"{path} must be at most {high:,}, got {value:,}")
 
 
 def _positive(path: str, value: float) -> None:

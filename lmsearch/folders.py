@@ -7,6 +7,7 @@ patterns and never as a path.
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError, StudyError
+from lmsearch.escapes import is_plain
 from lmsearch.files import remove_tree, replace_file
 from lmsearch.formats import stamp
 
@@ -87,6 +89,30 @@ def check_name(name: str, runs: Path = RUNS) -> None:
         raise ConfigError(f"a study cannot be called {name!r}: its files lie in a folder of that name")
     if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME or (runs / name).is_file():
         raise ConfigError(f"a study cannot be called {name!r}: that cannot be a folder in {runs}")
+
+
+def check_new_name(name: str) -> None:
+    """Raise `ConfigError` for a name that no new study may have: also one that does not show as it is."""
+    check_name(name)
+    if not is_plain(name):
+        raise ConfigError(
+            f"a study cannot be called {name!r}: it has a control character, a mark of direction, or a byte that is "
+            "not text"
+        )
+
+
+def absolute(path: str | Path, what: str = "the path") -> Path:
+    """Return a person's path as an absolute one, with `~` as the home folder; raises `ConfigError` where it is none.
+
+    That is one with a byte of zero, a loop of links, the home of nobody, or any path once the working folder is gone.
+    """
+    try:
+        os.fsencode(path)
+        return Path(path).expanduser().resolve()
+    except FileNotFoundError as error:
+        raise ConfigError("the working folder has been removed; change into one that is there") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ConfigError(f"{what} {str(path)!r} is not a path: {error}") from error
 
 
 def study_folder(name: str, runs: Path = RUNS) -> Path:

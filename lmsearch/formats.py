@@ -32,6 +32,16 @@ FORMATS_OF: dict[str, dict[str, int]] = {
         "config": 2,  # best-config.json: says of which store's study it is
         "study file": 1,
     },
+    "0.3.0": {
+        "store": 2,
+        "study": 2,
+        "checkpoint": 2,
+        "training state": 2,
+        "encoded corpus": 3,  # says what of the text was lost, and what marks it has of its own
+        "model": 2,
+        "config": 2,
+        "study file": 1,
+    },
 }
 """What each version that changed a format writes, the oldest first. A changed number needs a line and a new version."""
 

@@ -35,6 +35,10 @@ class FloatRange:
         """Give the values of a grid search, or None where the file names none."""
         return self.grid
 
+    def count(self) -> int | None:
+        """Count the values, None where there are too many to tell."""
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+
     def __str__(self) -> str:
         return f"{self.low:.12g} to {self.high:.12g}" + (" (log)" if self.log else "")
 
@@ -67,6 +71,10 @@ class IntRange:
         """Give the values of a grid search, or None where the file names none."""
         return self.grid
 
+    def count(self) -> int:
+        """Count the values."""
+        return (self.high - self.low) // self.step + 1
+
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
 
@@ -95,11 +103,17 @@ class Choice:
         """Give all choices: they are their own grid."""
         return self.choices
 
+    def count(self) -> int:
+        """Count the values."""
+        return len(self.choices)
+
     def __str__(self) -> str:
         return "one of " + ", ".join(_toml(choice) for choice in self.choices)
 
 
 OpenValue = FloatRange | IntRange | Choice
+
+_MOST_STEPS = 1e9  # with more, neighbouring points of a range are one point to a sampler
 
 
 def _toml(value: Value) -> str:
@@ -115,12 +129,15 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ConfigError("a range has a step or log = true, not both")
     if step is not None and not 0 < step <= high - low:
         raise ConfigError(f"a step must be above 0 and at most high - low, got {step}")
+    if step is not None and (high - low) / step >= _MOST_STEPS:
+        raise ConfigError(f"a range has at most {_MOST_STEPS:.0e} steps, got a step of {step}")
     if step is not None and not _on_lattice(high - low, step):
         raise ConfigError(f"high must be a whole number of steps above low, got {low}, {high} and step {step}")
 
 
 def _on_lattice(distance: float, step: float) -> bool:
-    return math.isclose(distance / step, round(distance / step), abs_tol=1e-9)
+    steps = distance / step
+    return steps < _MOST_STEPS and math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 def _check_grid(owner: FloatRange | IntRange, grid: Sequence[float] | None) -> None:

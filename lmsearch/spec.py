@@ -15,6 +15,7 @@ import tomlkit
 from lmsearch.config import (
     BUILT_IN_CORPORA,
     FIELD_TYPES,
+    MOST_TRIALS,
     DataConfig,
     RunConfig,
     Value,
@@ -23,6 +24,7 @@ from lmsearch.config import (
     parse_budget,
 )
 from lmsearch.errors import ConfigError, LmsearchError, nearest
+from lmsearch.folders import absolute
 from lmsearch.formats import NewerFormatError, check_stamp, known_version
 from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
 from lmsearch.version import __version__
@@ -56,11 +58,14 @@ _OPTION_LOWS = {
 }
 """The least value of an option that is a whole number, where that is not 1."""
 
+_MOST_OPTION = 1_000_000_000
+
 _NOT_COMPARABLE = "perplexities of trials that differ in it could not be compared"
 NEVER_OPEN = {
     "train.epochs": _NOT_COMPARABLE,
     "train.threads": "sums are formed in another order, so equal trials would differ",
     "train.eval_batch_size": _NOT_COMPARABLE,
+    "train.eval_context": _NOT_COMPARABLE,
 }
 _LEFT_ALONE = ("lmsearch", "result", "provenance")  # what best-config.json has beside its config
 _TABLES = ("study", "sampler", "pruner", "data", "model", "train")
@@ -88,8 +93,10 @@ class StudySettings:
         for name, low in (("trials", 1), ("hours", 0), ("seed", 0), ("max_failures", 1), ("checkpoint_gb", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(f"study.{name} must be at least {low}, got {getattr(self, name)}")
-        if not math.isfinite(self.hours) or self.seed >= 1 << 63:
-            raise ConfigError(f"study.hours = {self.hours} or study.seed = {self.seed} is too large")
+        most = {"trials": MOST_TRIALS, "hours": 1_000_000, "seed": (1 << 63) - 1, "max_failures": MOST_TRIALS}
+        for name, high in (most | {"checkpoint_gb": 1_000_000_000}).items():
+            if not getattr(self, name) <= high:  # nan is not
+                raise ConfigError(f"study.{name} must be at most {high:,}, got {getattr(self, name)}")
         check_sampler(self.sampler)
         check_pruner(self.pruner)
 
@@ -176,7 +183,14 @@ class StudySpec:
             if points is None:
                 raise ConfigError(f"{path} is open without a grid; add grid = [...] to it, or take another sampler")
             axes.append(points)
+        if (total := math.prod(map(len, axes))) > MOST_TRIALS:
+            raise ConfigError(f"the grid has {total:,} points, and a study owes at most {MOST_TRIALS:,} trials")
         return [dict(zip(self.open, point, strict=True)) for point in itertools.product(*axes)]
+
+    def count_points(self) -> int | None:
+        """Count the points of the space, None where a range has no steps."""
+        counts = [value.count() for value in self.open.values()]
+        return None if None in counts else math.prod(count for count in counts if count is not None)
 
     def ends(self) -> Iterator[dict[str, Value]]:
         """Give points that together reach every end of every range and every choice and grid value."""
@@ -206,7 +220,7 @@ def load_study(path: Path, defaults: str = __version__) -> StudySpec:
 
     `defaults` is the lmsearch version whose defaults hold in it: that of the study that it goes on with, else today's.
     """
-    return parse_study(_read_text(path), path.resolve().parent, source=str(path), defaults=defaults)
+    return parse_study(_read_text(path), absolute(path).parent, source=str(path), defaults=defaults)
 
 
 def load_config(path: Path, defaults: str = __version__) -> RunConfig:
@@ -222,7 +236,7 @@ def load_config(path: Path, defaults: str = __version__) -> RunConfig:
     else:
         tables = _parse_toml(text, str(path))
         _check_format(tables, str(path))
-    spec = _build(text, tables, path.resolve().parent, defaults)
+    spec = _build(text, tables, absolute(path).parent, defaults)
     if spec.open:
         raise ConfigError(f"{path} leaves {', '.join(spec.open)} open; close them, or search with: lmsearch run {path}")
     if spec.parameters is not None:
@@ -419,8 +433,11 @@ def _options(table: str, chosen: str, tables: dict[str, Any], allowed: dict[str,
             raise ConfigError(f"unknown key {table}.{name} for the {table} {chosen!r}{nearest(name, allowed[chosen])}")
         _check_option(f"{table}.{name}", value, allowed[chosen][name])
         low = _OPTION_LOWS.get(name, 1)
-        if allowed[chosen][name] is int and int(value) < low:
-            raise ConfigError(f"{table}.{name} must be at least {low}, got {value}")
+        if allowed[chosen][name] is int and not low <= int(value) <= _MOST_OPTION:
+            raise ConfigError(f"{table}.{name} must be at least {low} and at most {_MOST_OPTION:,}, got {value}")
+    least, most = options.get("min_resource", 1), options.get("max_resource", _MOST_OPTION)
+    if int(least) > int(most):
+        raise ConfigError(f"{table}.min_resource = {least} is more than max_resource = {most}")
     return options
 
 
@@ -508,10 +525,8 @@ def _resolve_corpus(fixed: dict[str, Value], folder: Path) -> str:
     corpus = str(fixed["data.corpus"])
     if corpus in BUILT_IN_CORPORA:
         return corpus
-    try:
-        return str((folder / Path(corpus).expanduser()).resolve())
-    except (ValueError, RuntimeError, OSError) as error:
-        raise ConfigError(f"data.corpus = {corpus!r} is not a path: {error}") from error
+    place = corpus if corpus.startswith("~") else folder / corpus
+    return str(absolute(place, "data.corpus ="))
 
 
 def _manual(spec: StudySpec, number: int, table: dict[str, Any]) -> dict[str, Value]:

@@ -162,6 +162,6 @@ def meanwhile(act: Callable[[], object], seconds: float) -> Iterator[None]:
 def alive(process: int) -> bool:
     """Tell whether a process is there and not merely unburied."""
     try:
-        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return "Z" not in Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False

@@ -19,11 +19,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-import lmsearch.results.best
-import lmsearch.search.confirm
 import lmsearch.search.launch
-import lmsearch.search.manage
-import lmsearch.search.take_over
 from lmsearch.cli.main import main
 
 _MOST = 200

@@ -95,7 +95,7 @@ def _go_wrong(config: RunConfig) -> None:
 
 def _allocate() -> None:
     """Ask for more memory than this process may have."""
-    used = 4096 * int(Path("/proc/self/statm").read_text().split()[0])
+    used = 4096 * int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
     try:
         torch.zeros(1 << 30)

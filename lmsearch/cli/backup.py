@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from lmsearch.cli.options import parse_storage, storage_option
+from lmsearch.cli.terminal import say
 
 
 @click.command()
@@ -26,4 +27,4 @@ def backup(file: Path, storage: str, store_timeout: float | None) -> None:
     url = parse_storage(storage)
     check_place(url, create=False)
     back_up(url, file)
-    click.echo(file)
+    say(file)

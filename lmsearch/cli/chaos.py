@@ -1,7 +1,6 @@
 """`lmsearch chaos`: a self-test that disturbs a search of its own."""
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmsearch.cli.options import json_option, parse_storage
+from lmsearch.cli.options import SEED, Number, json_option, parse_storage
+from lmsearch.cli.terminal import say, say_json
+from lmsearch.config import MOST_TRIALS
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--minutes", type=click.FloatRange(0.1, 1e4), default=2.0, show_default=True, help="How long to disturb.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which faults, in which order.")
-@click.option("--workers", type=click.IntRange(min=2), default=3, show_default=True, help="Processes that train.")
+@click.option("--minutes", type=Number(above=0, most=1e4), default=2.0, show_default=True, help="How long to disturb.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Which faults, in which order.")
+@click.option(
+    "--workers", type=click.IntRange(2, MOST_TRIALS), default=3, show_default=True, help="Processes that train."
+)
 @click.option(
     "--storage",
     metavar="URL",
@@ -47,9 +50,9 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     url = parse_storage(storage or f"sqlite:///{folder}/store.db")
     opened = open_storage(url, create=True, patience=WaitUpTo(90.0))  # longer than the lock that it holds itself
     folder.mkdir(parents=True, exist_ok=True)
-    say = (lambda line: None) if as_json else click.echo
-    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers), say)
-    say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
+    tell = (lambda line: None) if as_json else say
+    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers), tell)
+    tell(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     keep = True
@@ -65,11 +68,11 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
         if not keep:
             _remove(folder)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(outcome) | {"holds": outcome.holds}, indent=2))
+        say_json(dataclasses.asdict(outcome) | {"holds": outcome.holds})
     else:
         _print(outcome)
     if keep:
-        click.echo(f"what was said is kept in {folder}", err=True)
+        say(f"what was said is kept in {folder}", err=True)
     return int(keep)
 
 
@@ -86,14 +89,14 @@ def _remove(folder: Path) -> None:
 
 
 def _print(outcome: "Outcome") -> None:
-    click.echo()
-    click.echo(f"{sum(outcome.faults.values())} faults")
+    say()
+    say(f"{sum(outcome.faults.values())} faults")
     for fault, count in outcome.faults.items():
-        click.echo(f"  {count:4}  {fault}")
+        say(f"  {count:4}  {fault}")
     for invariant in outcome.invariants:
         mark = "holds " if not invariant.broken else "BROKEN"
-        click.echo(f"{invariant.name} {mark} {invariant.promise}: {invariant.checked} checked, {invariant.detail}")
-    click.echo(
+        say(f"{invariant.name} {mark} {invariant.promise}: {invariant.checked} checked, {invariant.detail}")
+    say(
         f"{outcome.trials} trials: {outcome.lost} lost, {outcome.doubled} doubled; "
         f"{outcome.trained_twice} epochs trained twice that a checkpoint had; "
         f"{len(outcome.unexplained)} unexplained exits"

@@ -1,12 +1,13 @@
 """`lmsearch compare`."""
 
 import fnmatch
-import json
 from pathlib import Path
 
 import click
 
 from lmsearch.cli.options import json_option, open_store, storage_option
+from lmsearch.cli.terminal import draw, say, say_json
+from lmsearch.escapes import shown
 
 
 @click.command()
@@ -34,23 +35,22 @@ def compare(
     groups = read_groups(opened, studies)
     for name, why in readable_studies(opened)[1].items():
         if any(fnmatch.fnmatch(name, pattern) for pattern in studies):
-            click.echo(f"warning: {name} is left out, since it cannot be read: {why}", err=True)
+            say(f"warning: {name} is left out, since it cannot be read: {why}", err=True)
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_file(place, write_comparison(groups))
     if as_json:
-        click.echo(json.dumps(comparison_document(groups), indent=2))
+        say_json(comparison_document(groups))
         return
-    from rich.console import Console
     from rich.table import Table
 
     head, rows = table(groups)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     first, *others = zip(head, *rows, strict=True)  # a column for each search, so that many budgets fit
     for number, name in enumerate(first):
-        drawn.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        drawn.add_column(shown(name), justify="left" if number == 0 else "right", overflow="fold")
     for row in others:
-        drawn.add_row(*row)
-    Console().print(drawn, markup=False)
+        drawn.add_row(*map(shown, row))
+    draw(drawn)
     if place is not None:
-        click.echo(place)
+        say(place)

@@ -8,6 +8,7 @@ import click
 
 from lmsearch.cli.look import file_lines, tell_remark, write_files
 from lmsearch.cli.options import (
+    COUNT,
     command_text,
     json_option,
     open_store,
@@ -18,10 +19,11 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
+from lmsearch.cli.searching import Keeper, Setup, listen, watch, why_over
+from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.files import remove_tree
-from lmsearch.folders import MODEL, make_folder, study_folder
+from lmsearch.folders import MODEL, absolute, make_folder, study_folder
 from lmsearch.processes import python
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ _SAME = 0.005  # of a perplexity: a training on another kind of device may diffe
 
 @click.command()
 @click.argument("study")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="How many leaders.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fresh seeds for each.")
+@click.option("--top", type=COUNT, default=3, show_default=True, help="How many leaders.")
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Fresh seeds for each.")
 @storage_option
 @workers_option
 @click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
@@ -63,7 +65,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         with bearing():
             tickets = setup.tickets()
             owed = sum(ticket.state != "done" for ticket in tickets)
-            click.echo(f"confirm  {study}: {len(tickets)} trainings asked for, {owed} owed")
+            say(f"confirm  {study}: {len(tickets)} trainings asked for, {owed} owed")
     try:
         record = watch(setup.launcher(signals).run(setup.devices), quiet, Keeper(setup))
     except StoreGoneError as error:
@@ -71,7 +73,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     if record.done < record.total:
         why = "interrupted" if signals.received else why_over(setup)
         with bearing():
-            click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+            say(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
     return _conclude(setup, study, command, options)
 
@@ -88,7 +90,7 @@ def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
     opened = open_store(storage, options["store_timeout"], write=True)
     data = open_own_study(opened, study).spec.data
     if options["corpus"] is not None:
-        data = replace(data, corpus=str(options["corpus"].resolve()))
+        data = replace(data, corpus=str(absolute(options["corpus"], "the corpus")))
     with reading_bar() as progress:
         corpus = open_corpus(data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     return Setup(
@@ -120,21 +122,21 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
     files = _with_weights(files, results, folder, options, setup)
     Publisher(storage=setup.storage, command=setup.command).publish(results, folder, make_figure)
     if options["as_json"]:
-        click.echo(json.dumps({"study": study, **confirmation_document(confirmation)}, indent=2))
+        say_json({"study": study, **confirmation_document(confirmation)})
         return 0
     with bearing():
         for sentence in verdict(results):
-            click.echo(sentence)
+            say(sentence)
         for leader in confirmation.leaders:
             values = [f"{seed}: {value:.2f}" for seed, value in leader.perplexities.items()]
             values += [f"{seed}: {outcome}" for seed, outcome in leader.lost.items()]
             mean = f"mean {leader.mean:.2f}" if leader.perplexities else "lost"
-            click.echo(f"  trial {leader.trial.number}: {mean} (seed {', '.join(values)})")
-        click.echo("files")
+            say(f"  trial {leader.trial.number}: {mean} (seed {', '.join(values)})")
+        say("files")
         for line in file_lines(files):
-            click.echo(line)
-        click.echo("next, once, at the very end")
-        click.echo(f"  {command_text(['lmsearch', 'test', study], setup.url)}")
+            say(line)
+        say("next, once, at the very end")
+        say(f"  {command_text(['lmsearch', 'test', study], setup.url)}")
     return 0
 
 
@@ -154,18 +156,18 @@ def _with_weights(
     if files.best_model is not None or files.model_host or files.best_config is None or winner is None:
         return files
     if not options["quiet"]:
-        click.echo(f"the weights of trial {winner.number} are gone, so that it is trained again", err=True)
+        say(f"the weights of trial {winner.number} are gone, so that it is trained again", err=True)
     place = folder / "models" / name_of_retraining(results.record.info, winner)
     make_folder(place.parent)
     words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
     words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
     trained = subprocess.run(words, capture_output=True, text=True, check=False)
     if trained.returncode != 0:
-        click.echo(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
+        say(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
         return files
     told = json.loads(trained.stdout)
     if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
-        click.echo(
+        say(
             f"warning: trained again, trial {winner.number} has perplexity {told['perplexity']:.2f} and not "
             f"{winner.perplexity:.2f}, as another device may; the model is in {place}",
             err=True,

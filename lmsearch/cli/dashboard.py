@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lmsearch.cli.options import open_store, storage_option
+from lmsearch.cli.terminal import say
 from lmsearch.folders import RUNS
 
 
@@ -53,7 +54,7 @@ def dashboard(
     token = os.environ.get("LMSEARCH_DASHBOARD_TOKEN") if token_file is None else _read_token(token_file)
     rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
     opened = open_store(storage, store_timeout, connections=THREADS)
-    serve(opened, rules, RUNS, click.echo)
+    serve(opened, rules, RUNS, say)
 
 
 def _read_token(path: Path) -> str:

@@ -5,9 +5,12 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import json_option
+from lmsearch.cli.options import COUNT, json_option, warn_of_text
 from lmsearch.cli.progress import reading_bar
+from lmsearch.cli.terminal import say, say_json
+from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError, CorpusError, nearest
+from lmsearch.folders import absolute
 
 
 @click.group()
@@ -30,8 +33,6 @@ def list_(as_json: bool) -> None:
     Example:
         lmsearch data list
     """
-    import json
-
     from lmsearch.text.corpus import cache_folder
     from lmsearch.text.fetch import DATASETS, is_fetched
 
@@ -49,12 +50,12 @@ def list_(as_json: bool) -> None:
             }
         )
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        say_json(rows)
         return
     for row in rows:
         size = f"{row['tokens']:,} tokens" if row["tokens"] else "in every Python"
         state = "here" if row["here"] else f"fetched on first use, or by: lmsearch data fetch {row['name']}"
-        click.echo(f"{row['name']:14} {row['title']}, {size}, licence {row['licence']}; {state}")
+        say(f"{row['name']:14} {row['title']}, {size}, licence {row['licence']}; {state}")
 
 
 @data.command()
@@ -71,13 +72,13 @@ def fetch(name: str) -> None:
 
     if name not in DATASETS:
         raise CorpusError(f"no text to fetch is called {name!r}{nearest(name, DATASETS)}")
-    click.echo(f"{name} is in {fetched(name, cache_folder())}")
+    say(f"{name} is in {fetched(name, cache_folder())}")
 
 
 @data.command()
 @click.argument("corpus")
-@click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="As data.min_count.")
-@click.option("--max-vocabulary", type=click.IntRange(min=0), default=0, help="As data.max_vocabulary.")
+@click.option("--min-count", type=COUNT, help="As data.min_count; 2, or 1 where the text has <unk>.")
+@click.option("--max-vocabulary", type=click.IntRange(0, MOST_TRIALS), default=0, help="As data.max_vocabulary.")
 @click.option("--normalize", default="none", show_default=True, help="none, basic or tutorial, as data.normalize.")
 @click.option("--articles", default="none", show_default=True, help="none or headings, as data.articles.")
 @click.option("--split", metavar="A,B,C", help="As data.split, for one file: shares of train, valid and test.")
@@ -91,15 +92,14 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
         lmsearch data show python-docs --min-count 3
         lmsearch data show my-novel.txt --normalize basic
     """
-    import json
-
     from lmsearch.config import BUILT_IN_CORPORA, DataConfig
     from lmsearch.text.corpus import cache_folder, open_corpus
+    from lmsearch.text.judgement import judge
     from lmsearch.text.statistics import first_lines, most_frequent, split_facts
 
     if split is not None:
         options["split"] = _shares(split)
-    place = corpus if corpus in BUILT_IN_CORPORA else str(Path(corpus).expanduser().resolve())
+    place = corpus if corpus in BUILT_IN_CORPORA else _place(corpus)
     with reading_bar() as progress:
         opened = open_corpus(
             DataConfig(corpus=place, **options), cache_folder(), allow_pickle=allow_pickle, progress=progress
@@ -113,17 +113,24 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
             "vocabulary": len(opened.vocabulary),
             "splits": [vars(one) for one in facts],
             "most_frequent": dict(words),
+            "remarks": judge(opened),
         }
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_json(document)
         return
-    click.echo(f"{opened.description}: {len(opened.vocabulary):,} words, fingerprint {opened.fingerprint}")
-    click.echo(f"{'split':6} {'tokens':>12} {'unknown':>8} {'articles':>9} {'words that occur':>17}")
+    say(f"{opened.description}: {len(opened.vocabulary):,} words, fingerprint {opened.fingerprint}")
+    say(f"{'split':6} {'tokens':>12} {'unknown':>8} {'articles':>9} {'words that occur':>17}")
     for one in facts:
-        click.echo(f"{one.split:6} {one.tokens:12,} {one.unknown:8.1%} {one.articles:9,} {one.distinct:17,}")
-    click.echo("most frequent: " + ", ".join(f"{word} {count:,}" for word, count in words))
-    click.echo("it begins:")
+        say(f"{one.split:6} {one.tokens:12,} {one.unknown:8.1%} {one.articles:9,} {one.distinct:17,}")
+    say("most frequent: " + ", ".join(f"{word} {count:,}" for word, count in words))
+    warn_of_text(judge(opened))
+    say("it begins:")
     for line in first_lines(opened, opened.train, 3):
-        click.echo(f"  {line}")
+        say(f"  {line}")
+
+
+def _place(corpus: str) -> str:
+    """Give where a text lies; a pipe stays what it is called, since the end of its link is no place."""
+    return corpus if Path(corpus).is_fifo() else str(absolute(corpus, "the corpus"))
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -153,4 +160,4 @@ def convert(source: Path, target: Path, allow_pickle: bool) -> None:
         raise CorpusError(f"{source} has no vocab.npy; only a folder of arrays can be converted")
     written = turn(ArrayFolder(source, allow_pickle), target)
     told = ", ".join(f"{split} {tokens:,}" for split, tokens in written.items())
-    click.echo(f"{target} has the corpus now ({told} tokens); it needs no --allow-pickle")
+    say(f"{target} has the corpus now ({told} tokens); it needs no --allow-pickle")

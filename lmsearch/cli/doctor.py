@@ -1,6 +1,5 @@
 """`lmsearch doctor`."""
 
-import json
 import shutil
 import sys
 import textwrap
@@ -16,7 +15,9 @@ from lmsearch.cli.options import (
     parse_storage,
     storage_option,
 )
+from lmsearch.cli.terminal import say, say_coloured, say_json
 from lmsearch.errors import ConfigError
+from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
@@ -63,26 +64,25 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
     for finding in examine(options):
         found.append(finding)
         if not as_json:
-            click.echo(_line(finding))
+            say_coloured(f"{finding.state:<9}", _COLOURS[finding.state], _rest(finding))
     states = [finding.state for finding in found]
     problems, repaired = states.count("problem"), states.count("repaired")
     if as_json:
         checks = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
-        click.echo(json.dumps({"problems": problems, "repaired": repaired, "checks": checks}, indent=2))
+        say_json({"problems": problems, "repaired": repaired, "checks": checks})
     else:
-        click.echo(_summary(problems, repaired))
+        say(_summary(problems, repaired))
     return 1 if problems else 0
 
 
-def _line(finding: "Finding") -> str:
+def _rest(finding: "Finding") -> str:
     """Write a finding on one line; for a person at a terminal, on as many as it takes there."""
-    head = click.style(f"{finding.state:<9}", fg=_COLOURS[finding.state])
-    text = finding.text
+    text = shown(finding.text)
     if sys.stdout.isatty():
         width = max(_INDENT + 20, shutil.get_terminal_size().columns)
         filled = textwrap.wrap(text, width - _INDENT, break_long_words=False, break_on_hyphens=False)
         text = f"\n{' ' * _INDENT}".join(filled)
-    return f"{head}  {finding.check:<11} {text}"
+    return f"  {finding.check:<11} {text}"
 
 
 def _summary(problems: int, repaired: int) -> str:

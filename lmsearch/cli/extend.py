@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, storage_option, work_options, workers_option
+from lmsearch.cli.options import COUNT, Number, json_option, open_store, storage_option, work_options, workers_option
 from lmsearch.cli.run import run
+from lmsearch.cli.terminal import say
 from lmsearch.errors import ConfigError, DeviceError, StudyError
-from lmsearch.folders import check_name
+from lmsearch.folders import check_new_name
 
 
 @click.command()
@@ -20,9 +21,9 @@ from lmsearch.folders import check_name
 @click.option("--name", help="The new study's name; STUDY-2 by default.")
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
-@click.option("--trials", type=click.IntRange(min=1), help="How many new trials, instead of the file's number.")
+@click.option("--trials", type=COUNT, help="How many new trials, instead of the file's number.")
 @workers_option
-@click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
+@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after so long; nothing is lost.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only what was found.")
 @json_option
@@ -48,13 +49,13 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     name = options["name"] or next_name(study, taken)
     if name in taken:
         raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
-    check_name(name)
+    check_new_name(name)
     place = Path(f"{name}.toml")
     told = {name: options[name] for name in ("trials", "sampler", "pruner")}
     text = extended_text(info, changes, Path(), told)
     opened.engine.dispose()  # `run` opens its own
     replace_file(place, text)
-    click.echo(f"{place} is the file of {study} with {', '.join(changes)}", err=True)
+    say(f"{place} is the file of {study} with {', '.join(changes)}", err=True)
     try:
         return context.invoke(run, study_file=str(place), source=study, more=None, **options | {"name": None})
     except (ConfigError, DeviceError, StudyError):

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
 from lmsearch.cli.options import spell_seconds, timestamped
 from lmsearch.cli.status import count_line
+from lmsearch.cli.terminal import say
 from lmsearch.config import spell_value
+from lmsearch.escapes import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,7 +51,7 @@ def open_view(quiet: bool) -> Iterator[View]:
 class _Silent:
     def show(self, snapshot: "Snapshot") -> None:
         for notice in snapshot.notices:
-            click.echo(notice, err=True)
+            say(notice, err=True)
 
 
 class _Lines:
@@ -92,7 +92,7 @@ class _Table:
 
     def show(self, snapshot: "Snapshot") -> None:
         for notice in snapshot.notices:
-            self._live.console.print(notice, highlight=False, markup=False)
+            self._live.console.print(shown(notice), highlight=False, markup=False)
         self._live.update(render(snapshot), refresh=True)
 
 
@@ -113,9 +113,9 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         Text(left, style="cyan"),
         f"{snapshot.workers} workers",
     )
-    counts = Text(count_line(record).partition(", ")[2] or "nothing has begun yet", style="dim")
-    told = [] if record.best is None else [Text(f"best so far: {spell_params(record.best)}", style="dim")]
-    told += [Text(f"look: {worry}", style="yellow") for worry in worries(record)]
+    counts = Text(shown(count_line(record)).partition(", ")[2] or "nothing has begun yet", style="dim")
+    told = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
+    told += [Text(shown(f"look: {worry}"), style="yellow") for worry in worries(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)
@@ -127,7 +127,7 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         curve = list(trial.curve.values()) if trial else []
         rows.add_row(
             "-" if trial is None else str(trial.number),
-            ticket.sampler if ticket.origin == "search" else ticket.origin,
+            shown(ticket.sampler if ticket.origin == "search" else ticket.origin),
             f"{ticket.epoch}/{record.info.spec.epochs}",
             f"{min(curve):.2f}" if curve else "",
             spark(curve),

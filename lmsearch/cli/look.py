@@ -1,6 +1,5 @@
 """`lmsearch studies` and `best`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from lmsearch.cli.options import (
     storage_option,
 )
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import spell_value
 from lmsearch.errors import ResultsError
 from lmsearch.folders import study_folder
@@ -44,14 +44,14 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
     if as_json:
         documents = [status_document(record, present(opened)) for record in records]
         documents += [{"study": name, "error": why} for name, why in unreadable.items()]
-        click.echo(json.dumps(documents, indent=2))
+        say_json(documents)
         return
     for record in records:
-        click.echo(count_line(record))
+        say(count_line(record))
     for name, why in unreadable.items():
-        click.echo(f"{name}: cannot be read: {why}")
+        say(f"{name}: cannot be read: {why}")
     if not records and not unreadable:
-        click.echo("the store has no study yet; begin one with: lmsearch run")
+        say("the store has no study yet; begin one with: lmsearch run")
 
 
 @click.command()
@@ -76,22 +76,22 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     files = write_files(results, study_folder(results.name), command, url)
     if as_json:
         tell_remark(files)
-        click.echo(json.dumps(best_config(results, study_folder(results.name), command), indent=2))
+        say_json(best_config(results, study_folder(results.name), command))
         return
-    click.echo(f"trial {found.number}: perplexity {found.perplexity:.2f} in epoch {found.best_epoch}")
+    say(f"trial {found.number}: perplexity {found.perplexity:.2f} in epoch {found.best_epoch}")
     if results.confirmation is not None:
-        click.echo(confirmation_sentence(results.confirmation))
+        say(confirmation_sentence(results.confirmation))
     for path, value in found.params.items():
-        click.echo(f"  {path} = {spell_value(value)}")
+        say(f"  {path} = {spell_value(value)}")
     for line in file_lines(files):
-        click.echo(line)
+        say(line)
     tell_remark(files)
 
 
 def tell_remark(files: "ResultFiles") -> None:
     """Say what a person should know about the result files that were written."""
     if files.remark:
-        click.echo(f"note: {files.remark}", err=True)
+        say(f"note: {files.remark}", err=True)
 
 
 def write_files(results: "Results", folder: Path, command: str, url: "URL") -> "ResultFiles":

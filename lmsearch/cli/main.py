@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -24,6 +25,7 @@ from lmsearch.cli.plan import plan
 from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.status import status
+from lmsearch.cli.terminal import OutputGoneError, go_quiet, prepare, say, say_lines
 from lmsearch.cli.train import train
 from lmsearch.cli.trials import show, trials
 from lmsearch.cli.worker import worker
@@ -71,35 +73,58 @@ for _commands in GROUPS.values():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code; an error that a person can act on is one sentence."""
+    if not prepare():
+        _complain("the standard output is closed, so nothing could be said; redirect it: > /dev/null")
+        sys.exit(LmsearchError.exit_code)
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except LmsearchError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        _complain_of_usage(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except OutputGoneError:
+        go_quiet(1)
         sys.exit(141)
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             _complain(f"what was to be said cannot be written: {error.strerror}")
             _flush()
             sys.exit(StoreGoneError.exit_code)
+        if isinstance(error, FileNotFoundError) and not _has_working_folder():
+            _complain("the working folder has been removed; change into one that is there")
+            sys.exit(LmsearchError.exit_code)
         if error.filename is None:
             raise
-        _complain(f"{error.filename} cannot be used: {error.strerror}")
+        _complain(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}")
         sys.exit(LmsearchError.exit_code)
     _flush()
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _has_working_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
+
+
 def _complain(sentence: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk costs the sentence, not the exit code
-        click.echo(f"lmsearch: {sentence}", err=True)
+    with contextlib.suppress(OSError, OutputGoneError):  # a full disk costs the sentence, not the exit code
+        say(f"lmsearch: {sentence}", err=True)
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    """Say what is wrong with a command line as click does; it may quote what somebody else wrote."""
+    with contextlib.suppress(OSError, OutputGoneError):
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            say_lines(error.ctx.get_usage(), err=True)
+            say(f"Try '{error.ctx.command_path} --help' for help.", err=True)
+            say(err=True)
+        say(f"Error: {error.format_message()}", err=True)
 
 
 def _flush() -> None:
@@ -107,7 +132,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        go_quiet(1)
 
 
 if __name__ == "__main__":

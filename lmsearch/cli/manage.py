@@ -11,6 +11,7 @@ from lmsearch.cli.options import (
     parse_storage,
     storage_option,
 )
+from lmsearch.cli.terminal import say
 from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError
 from lmsearch.folders import check_name, study_folder
@@ -72,12 +73,12 @@ def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets:
     study, new = info.ref.name, tickets[-1]
     fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
     again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
-    click.echo(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
+    say(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
     if read_stop(opened, info.ref)[1]:
-        click.echo(f"{study} is stopped; the next lmsearch run of its file goes on")
+        say(f"{study} is stopped; the next lmsearch run of its file goes on")
     elif not leases(opened, info.ref):
         run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
-        click.echo(f"no worker is at work; run it with: {run_it}")
+        say(f"no worker is at work; run it with: {run_it}")
 
 
 @click.command()
@@ -94,7 +95,7 @@ def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> N
     from lmsearch.search.manage import fail as end
 
     end(open_store(storage, store_timeout, write=True), study, trial)
-    click.echo(f"trial {trial} of {study} is failed; its worker takes the next one")
+    say(f"trial {trial} of {study} is failed; its worker takes the next one")
 
 
 @click.command()
@@ -116,7 +117,7 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
     told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was at work"
-    click.echo(f"{study} is stopped: {told}; the next lmsearch run of its file goes on")
+    say(f"{study} is stopped: {told}; the next lmsearch run of its file goes on")
 
 
 @click.command()
@@ -150,7 +151,7 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
         folders_told = str(folder) if shared is None else f"{folder} and {shared}"
         click.confirm(f"delete the study {study} in {place}, and its files in {folders_told} here?", abort=True)
     left = remove(opened, study, folder, shared)
-    click.echo(f"{study} is deleted")
+    say(f"{study} is deleted")
     if left:
         told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        click.echo(f"these are not the study's own and stay: {told}")
+        say(f"these are not the study's own and stay: {told}")

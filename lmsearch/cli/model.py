@@ -7,6 +7,9 @@ import click
 
 from lmsearch.cli.look import tell_remark, write_files
 from lmsearch.cli.options import (
+    COUNT,
+    NUMBER,
+    SEED,
     command_text,
     device_option,
     json_option,
@@ -16,14 +19,17 @@ from lmsearch.cli.options import (
     storage_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.errors import ConfigError, LmsearchError, StoreError, StoreGoneError, StudyError
+from lmsearch.cli.terminal import say, say_data, say_json, say_lines
+from lmsearch.config import MOST_TRIALS
+from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreError, StoreGoneError, StudyError
 from lmsearch.folders import MODEL, is_model, study_folder
 
 if TYPE_CHECKING:
-    from lmsearch.lm.trained import TrainedModel
+    from lmsearch.lm.trained import TextResult, TrainedModel
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
+_corpus_option = click.option("--corpus", type=click.Path(), help="Where the model's text lies, if it was moved.")
 
 
 def find_model(text: str, storage: str, store_timeout: float | None) -> Path:
@@ -52,6 +58,9 @@ def _models_hint(text: str) -> str:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
     found = [str(place) for place in there if (place / "model.safetensors").is_file()]
+    begun = sorted(path for path in folder.glob("seed-*.training"))
+    if begun and not found:
+        return f"; a training there has not ended its first epoch ({begun[0]}): go on with lmsearch train and --resume"
     return f"; to take a model as it lies there, name its folder: {', '.join(found)}" if found else ""
 
 
@@ -84,7 +93,7 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
     tell_remark(files)
     assert files.best_model is not None
     if stale:
-        click.echo(f"note: {files.best_model} was another trial's; now it is trial {best.number}'s, the best", err=True)
+        say(f"note: {files.best_model} was another trial's; now it is trial {best.number}'s, the best", err=True)
     return files.best_model
 
 
@@ -101,8 +110,9 @@ def _open(text: str, device: str, storage: str, store_timeout: float | None) -> 
 @device_option
 @storage_option
 @pickle_option
+@_corpus_option
 @json_option
-def test(model: str, device: str, storage: str, store_timeout: float | None, allow_pickle: bool, as_json: bool) -> None:
+def test(model: str, device: str, storage: str, store_timeout: float | None, as_json: bool, **options: Any) -> None:
     """Look at the test split, and write the look down beside the model and in its study.
 
     MODEL is a model's folder, or a study, whose best model is meant. A figure on the test split is honest once: what is
@@ -112,32 +122,46 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, all
     Example:
         lmsearch test default
     """
-    import json
-
     from lmsearch.results.looks import add_look
 
     folder, trained = _open(model, device, storage, store_timeout)
-    tokens, fingerprint = _test_split(_same_corpus(folder, trained, allow_pickle))
-    loss = trained.loss(tokens)
-    look, number = add_look(folder, loss, len(tokens), fingerprint)
+    tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
+    found = trained.measure(tokens)
+    loss = found.loss
+    known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
+    look, number = add_look(folder, loss, len(tokens), fingerprint, **known)
     _tell_study(trained, folder, look, storage, store_timeout)
     if as_json:
-        click.echo(json.dumps(look | {"look": number}))
+        say_json(look | {"look": number}, indent=None)
         return
-    click.echo(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
+    say(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
+    _say_known(found)
     if number > 1:
-        click.echo(
-            f"this is look {number} at the test split with this model: what is chosen by it is not honest any more"
+        say(f"this is look {number} at the test split with this model: what is chosen by it is not honest any more")
+    say(f"the look is written into {folder / 'test-looks.json'}")
+
+
+def _say_known(found: "TextResult") -> None:
+    """Say what the unknown words do to a perplexity, where there are any."""
+    if found.unknown:
+        say(
+            f"unknown words {found.unknown:,} ({found.unknown / found.tokens:.1%}); of the known words alone the "
+            f"perplexity is {found.known_perplexity:.4f}"
         )
-    click.echo(f"the look is written into {folder / 'test-looks.json'}")
 
 
-def _same_corpus(folder: Path, trained: "TrainedModel", allow_pickle: bool) -> "Corpus":
+def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "Corpus":
     """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
     from lmsearch.text.corpus import cache_folder, open_corpus
 
-    with reading_bar() as progress:
-        corpus = open_corpus(trained.config.data, cache_folder(), allow_pickle=allow_pickle, progress=progress)
+    place, told = options["corpus"], {"allow_pickle": options["allow_pickle"]}
+    try:
+        with reading_bar() as progress:
+            corpus = open_corpus(trained.config.data, cache_folder(), place, progress=progress, **told)
+    except CorpusError as error:
+        if place is not None:
+            raise
+        raise CorpusError(f"{error}; where the text lies elsewhere now, name it with --corpus") from error
     if corpus.fingerprint != trained.metrics.get("corpus"):
         raise ConfigError(
             f"{folder} was trained on a text with the fingerprint {trained.metrics.get('corpus')}, here is "
@@ -164,17 +188,20 @@ def _tell_study(
         opened = open_store(storage, store_timeout)
         add_look_to_study(opened, trained.metrics, look | {"model": str(folder.resolve())})
     except LmsearchError as error:
-        click.echo(f"warning: the look is not in the study, only beside the model: {error}", err=True)
+        say(f"warning: the look is not in the study, only beside the model: {error}", err=True)
 
 
 @click.command()
 @click.argument("model")
-@click.option("--trials", type=click.IntRange(min=5), default=30, show_default=True, help="Pairs that are tried.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the search.")
+@click.option(
+    "--trials", type=click.IntRange(5, MOST_TRIALS), default=30, show_default=True, help="Pairs that are tried."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the search.")
 @click.option("--test", "with_test", is_flag=True, help="Then look at the test split, once, with what was found.")
 @device_option
 @storage_option
 @pickle_option
+@_corpus_option
 @json_option
 def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, storage: str, **options: Any) -> None:
     """Give a model a cache: words that followed at similar places earlier in the text become more probable.
@@ -186,26 +213,27 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     Example:
         lmsearch pointer default --test
     """
-    import json
-    import math
 
     from lmsearch.files import replace_file
     from lmsearch.folders import POINTER
     from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
+    from lmsearch.losses import json_text, perplexity
     from lmsearch.results.looks import add_look
     from lmsearch.search.tune_pointer import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"])
-    corpus = _same_corpus(folder, trained, options["allow_pickle"])
-    said = (lambda line: None) if options["as_json"] else click.echo
+    corpus = _same_corpus(folder, trained, options)
+    if with_test:
+        _test_split(corpus)  # refused before the search
+    said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
     text = read_text(trained, corpus.valid.tokens)
-    found = tune(text, trials, seed, lambda number, loss: said(f"  {number:3} of {trials}: {math.exp(loss):.2f}"))
+    found = tune(text, trials, seed, lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"))
     told: dict[str, Any] = {
         "constants": found.constants.as_dict(),
-        "valid": {"perplexity": math.exp(found.loss), "perplexity_without": math.exp(found.loss_without)},
+        "valid": {"perplexity": perplexity(found.loss), "perplexity_without": perplexity(found.loss_without)},
     }
-    replace_file(folder / POINTER, json.dumps(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
+    replace_file(folder / POINTER, json_text(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
     if with_test:
         tokens, fingerprint = _test_split(corpus)
         text = read_text(trained, tokens)
@@ -213,20 +241,18 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
         loss = mixed_loss(text, cache, found.constants.weight)
         look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
         _tell_study(trained, folder, look, storage, options["store_timeout"])
-        alone = float(-text.vocabulary_N.double().log().mean())
-        told["test"] = {"perplexity": math.exp(loss), "perplexity_without": math.exp(alone), "look": number}
+        alone = perplexity(float(text.losses_N.mean()))
+        told["test"] = {"perplexity": perplexity(loss), "perplexity_without": alone, "look": number}
     if options["as_json"]:
-        click.echo(json.dumps(told))
+        say_json(told, indent=None)
         return
     constants = found.constants
-    click.echo(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
+    say(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
     for split in ("valid", "test"):
         if split in told:
             one = told[split]
-            click.echo(
-                f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without"
-            )
-    click.echo(f"the constants are in {folder / POINTER}")
+            say(f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without")
+    say(f"the constants are in {folder / POINTER}")
 
 
 @click.command()
@@ -245,8 +271,6 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
     Example:
         lmsearch evaluate default --text my-text.txt
     """
-    import json
-
     from lmsearch.text.readers import text_lines
 
     _, trained = _open(model, device, storage, store_timeout)
@@ -257,25 +281,27 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
             "perplexity": result.perplexity,
             "tokens": result.tokens,
             "unknown": result.unknown,
+            "known_perplexity": result.known_perplexity,
         }
-        click.echo(json.dumps(told))
+        say_json(told, indent=None)
         return
-    click.echo(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
-    click.echo(f"unknown words {result.unknown:,} ({result.unknown / result.tokens:.1%})")
+    say(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
+    _say_known(result)
 
 
 @click.command()
 @click.argument("model")
 @click.argument("contexts", type=_file)
-@click.option("--top", type=click.IntRange(min=1), help="Show so many of the model's own candidates for each context.")
+@click.option("--top", type=COUNT, help="Show so many of the model's own candidates for each context.")
 @click.option(
     "--vocabulary", type=click.Path(path_type=Path, dir_okay=False), help="A vocab.npy: whose indices they are."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities, without `out`."
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities of all words."
 )
 @device_option
 @storage_option
+@pickle_option
 @json_option
 def predict(
     model: str,
@@ -286,48 +312,45 @@ def predict(
     device: str,
     storage: str,
     store_timeout: float | None,
+    allow_pickle: bool,
     as_json: bool,
 ) -> None:
     """Predict the word after each context of an .npz file.
 
     CONTEXTS holds `inp`, whole numbers of shape (N, T), and perhaps `out`, of shape (N,): then the mean negative
-    log-likelihood of those words is given, else all log-probabilities are written, of shape (N, V). Its indices are the
-    model's own, or those of --vocabulary.
+    log-likelihood of those words is given. Without `out`, or with --output, the log-probabilities of all words are
+    written, of shape (N, V). The indices are the model's own, or those of --vocabulary.
 
     \b
     Example:
         lmsearch predict default prediction.npz --top 10
     """
-    import json
-
     from lmsearch.lm.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
     _, trained = _open(model, device, storage, store_timeout)
-    asked = read_contexts(contexts, trained.vocabulary, vocabulary)
+    asked = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
     told: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
     if asked.unknown:
-        click.echo(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
+        say(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
     if asked.next_N is not None:
         losses_N = -log_likelihoods(trained, asked)
         told["mean_negative_log_likelihood"] = float(losses_N.mean())
-    elif top is None or output is not None:
+    if output is not None or (asked.next_N is None and top is None):
         output = output or contexts.with_suffix(".log-probabilities.npy")
         write_log_probabilities(trained, asked, output)
         told["log_probabilities"] = str(output)
     if top is not None:
         told["top"] = top_words(trained, asked, top)
     if as_json:
-        click.echo(json.dumps(told, ensure_ascii=False))
+        say_json(told, indent=None)
         return
     if "mean_negative_log_likelihood" in told:
-        click.echo(
-            f"mean negative log-likelihood {told['mean_negative_log_likelihood']:.5f} nats over {told['contexts']:,}"
-        )
+        say(f"mean negative log-likelihood {told['mean_negative_log_likelihood']:.5f} nats over {told['contexts']:,}")
     if "log_probabilities" in told:
-        click.echo(f"log-probabilities of {told['contexts']:,} contexts are in {output}")
+        say(f"log-probabilities of {told['contexts']:,} contexts are in {output}")
     for number, candidates in enumerate(told.get("top", [])):
         words = ", ".join(f"{one['word']} {one['probability']:.3f}" for one in candidates["candidates"])
-        click.echo(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_told_next(candidates)}")
+        say(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_told_next(candidates)}")
 
 
 def _told_next(candidates: dict[str, Any]) -> str:
@@ -339,13 +362,13 @@ def _told_next(candidates: dict[str, Any]) -> str:
 @click.command()
 @click.argument("model")
 @click.option("--prompt", default="", help="What comes before; it is written too.")
-@click.option("--words", type=click.IntRange(min=1), default=100, show_default=True, help="How many to write.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="0: always the most probable word.")
+@click.option("--words", type=COUNT, default=100, show_default=True, help="How many to write.")
+@click.option("--temperature", type=NUMBER, default=1.0, show_default=True, help="0: always the most probable word.")
 @click.option("--top-k", type=int, default=0, help="Only the k most probable words.")
-@click.option("--top-p", type=float, default=1.0, help="Only the words that have so much probability together.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same text.")
+@click.option("--top-p", type=NUMBER, default=1.0, help="Only the words that have so much probability together.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed, the same text.")
 @click.option("--no-unk/--unk", default=True, show_default=True, help="Whether never to write <unk>.")
-@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many texts.")
+@click.option("--samples", type=COUNT, default=1, show_default=True, help="How many texts.")
 @device_option
 @storage_option
 def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
@@ -358,20 +381,22 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
         lmsearch generate default --words 60
         lmsearch generate default --prompt "the list is" --temperature 0.7 --top-k 50
     """
+    import itertools
+
     from lmsearch.lm.generate import Sampling
+    from lmsearch.text.vocabulary import EOS
 
     storage, store_timeout = options.pop("storage"), options.pop("store_timeout")
     sampling = Sampling(**options)
     _, trained = _open(model, device, storage, store_timeout)
-    given = trained.words(prompt)[:-1] if prompt.strip() else []
+    given = trained.prompt_words(prompt)
     if unknown := [word for word in given if word not in trained.vocabulary.index]:
-        click.echo(f"the model does not know {', '.join(dict.fromkeys(unknown))}: <unk> to it", err=True)
+        say(f"the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}: <unk> to it", err=True)
     for number in range(samples):
         if samples > 1:
-            click.echo(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
-        click.echo(" ".join(given), nl=False)
-        fresh = not given
-        for word in trained.generate(prompt, words, seed + number, sampling):
-            click.echo("\n" if word == "<eos>" else word if fresh else f" {word}", nl=False)
-            fresh = word == "<eos>"
-        click.echo()
+            say_lines(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
+        fresh = True
+        for word in itertools.chain(given, trained.generate(prompt, words, seed + number, sampling)):
+            say_data("\n" if word == EOS else word if fresh else f" {word}")
+            fresh = word == EOS
+        say()

@@ -1,16 +1,20 @@
 """Options that several commands share, and words that several print."""
 
 import contextlib
+import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lmsearch.cli.terminal import OutputGoneError, say
+from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
+from lmsearch.folders import absolute
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -24,6 +28,32 @@ STORE_SECONDS = 10.0  # of waiting for a store that does not answer
 WORK_STORE_SECONDS = 600.0  # the same, where trials run
 STALL_SECONDS = 600.0
 _WITHOUT_STORE = ("train",)  # commands that take no --storage
+
+
+class Number(click.ParamType["float"]):
+    """A finite number, perhaps above one bound and up to another; NaN would pass every comparison."""
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf, most: float = math.inf) -> None:
+        self.above, self.most = above, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number, or fail with what is allowed."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not math.isfinite(number) or not self.above < number <= self.most:
+            low = f" above {self.above:g}" if self.above > -math.inf else ""
+            high = f" and at most {self.most:g}" if self.most < math.inf else ""
+            self.fail(f"{value} is not a finite number{low}{high}.", param, ctx)
+        return number
+
+
+NUMBER = Number()
+COUNT = click.IntRange(1, MOST_TRIALS)
+SEED = click.IntRange(0, (1 << 63) - 1)
 
 
 def duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -88,6 +118,12 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(function)
 
 
+def warn_of_text(remarks: Iterable[str]) -> None:
+    """Say what speaks against a text."""
+    for remark in remarks:
+        say(f"warning: {remark}", err=True)
+
+
 def parse_storage(text: str) -> "URL":
     """Read --storage."""
     from lmsearch.store.url import parse_url
@@ -135,7 +171,7 @@ def workers_option(function: F) -> F:
     told = "cpu, cuda (all GPUs in turn), cuda:1, auto."
     device = click.option("--device", default="auto", show_default=True, help=told)
     told = "Processes; by default one a GPU, else one a CPU."
-    return click.option("--workers", type=click.IntRange(min=1), help=told)(device(function))
+    return click.option("--workers", type=COUNT, help=told)(device(function))
 
 
 def pickle_option(function: F) -> F:
@@ -161,11 +197,11 @@ def work_options(function: F) -> F:
         ),
         click.option(
             "--max-failures",
-            type=click.IntRange(min=1),
+            type=COUNT,
             help="Stop after so many trials in a row failed in the same way, instead of the file's number.",
         ),
         pickle_option,
-        click.option("--lease-seconds", type=click.FloatRange(min=0.1), default=30.0, hidden=True),
+        click.option("--lease-seconds", type=Number(above=0), default=30.0, hidden=True),
     )
     for option in options:
         function = option(function)
@@ -176,7 +212,7 @@ def work_words(options: Mapping[str, Any]) -> list[str]:
     """Give those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
     words = []
     if options["checkpoints"] is not None:
-        words += ["--checkpoints", str(options["checkpoints"].resolve())]
+        words += ["--checkpoints", str(absolute(options["checkpoints"], "--checkpoints"))]
     if options["store_timeout"] is not None:
         words += ["--store-timeout", f"{options['store_timeout']:g}s"]
     if options["stall"] != STALL_SECONDS:
@@ -190,6 +226,6 @@ def work_words(options: Mapping[str, Any]) -> list[str]:
 
 
 def timestamped(line: str) -> None:
-    """Print a line with the time before it, for logs; a full disk costs the line, not the worker."""
-    with contextlib.suppress(OSError):
-        click.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}")
+    """Print a line with the time before it, for logs; what nobody can read costs the line, not the search."""
+    with contextlib.suppress(OSError, OutputGoneError):
+        say(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}")

@@ -1,7 +1,6 @@
 """`lmsearch plan`."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearch.cli.options import (
+    COUNT,
     command_text,
     json_option,
     open_store,
@@ -16,11 +16,14 @@ from lmsearch.cli.options import (
     pickle_option,
     spell_seconds,
     storage_option,
+    warn_of_text,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.run import find_study_file
+from lmsearch.cli.run import check_open, find_study_file
+from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.errors import LmsearchError
+from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 @click.argument("study_file", default="default")
 @storage_option
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials, instead of the file's number.")
+@click.option("--trials", type=COUNT, help="How many trials, instead of the file's number.")
 @workers_option
 @pickle_option
 @json_option
@@ -51,6 +54,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     from lmsearch.search.plan import make_plan
     from lmsearch.spec import check_sampler, load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
+    from lmsearch.text.judgement import judge
 
     spec = load_study(find_study_file(study_file))
     if options["sampler"] is not None:
@@ -61,13 +65,15 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     with reading_bar() as progress:
         corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     check_space(spec, corpus)
+    check_open(spec, study_file)
+    warn_of_text(judge(corpus))
     trials = len(decide_tickets(spec, request, None, []).add)
 
-    def say(line: str) -> None:
+    def measuring(line: str) -> None:
         if not options["as_json"]:
-            click.echo(line, err=True)
+            say(line, err=True)
 
-    found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"], say)
+    found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"], measuring)
     connections = _connections(storage, store_timeout, found.workers)
     free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
     if options["as_json"]:
@@ -77,7 +83,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
             "disk": found.disk,
             "free_disk": free_disk,
         }
-        click.echo(json.dumps(told | {"connections": connections}, indent=2))
+        say_json(told | {"connections": connections})
         return
     _print(found, spec, devices, free_disk, connections)
     words = ["lmsearch", "run", study_file]
@@ -85,11 +91,10 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
         words += [] if options[name] is None else [f"--{name}", str(options[name])]
     words += [] if options["device"] == "auto" else ["--device", options["device"]]
     words += ["--allow-pickle"] if options["allow_pickle"] else []
-    click.echo(f"begin it with: {command_text(words, parse_storage(storage))}")
+    say(f"begin it with: {command_text(words, parse_storage(storage))}")
 
 
 def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from lmsearch.search.findings import spell_bytes
@@ -99,28 +104,28 @@ def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int,
         drawn.add_column(name, justify="left" if name == "at" else "right", overflow="fold")
     for point in found.points:
         drawn.add_row(
-            point.what,
+            shown(point.what),
             f"{point.parameters:,}",
             spell_bytes(point.memory or 0),
             f"{point.tokens_per_second:,.0f}",
             spell_seconds(point.epoch_seconds or 0.0),
         )
-    Console().print(drawn, markup=False)
+    draw(drawn)
     workers = f"{found.workers} worker{'s' if found.workers > 1 else ''} ({', '.join(sorted(set(devices)))})"
     middle = found.middle.epoch_seconds or 0.0
-    click.echo(
+    say(
         f"time         about {spell_seconds(3600 * found.hours)} on {workers}, if nothing is pruned: "
         f"{found.trials} trials of {found.epochs} epochs of {spell_seconds(middle)}"
     )
     if spec.settings.pruner != "none":
-        click.echo(f"             less with the pruner {spec.settings.pruner}, which stops what does not promise")
+        say(f"             less with the pruner {spec.settings.pruner}, which stops what does not promise")
     free = "" if found.free is None else f"; {spell_bytes(found.free)} are free"
     where = "all workers" if found.sharing == found.workers else f"the {found.sharing} workers that share a GPU"
-    click.echo(f"memory       at most {spell_bytes(found.memory)} for {where}{free}")
+    say(f"memory       at most {spell_bytes(found.memory)} for {where}{free}")
     short = "  LESS THAN THAT IS FREE" if found.disk > free_disk else ""
-    click.echo(f"disk         at most {spell_bytes(found.disk)} for checkpoints and weights; "
+    say(f"disk         at most {spell_bytes(found.disk)} for checkpoints and weights; "
                f"{spell_bytes(free_disk)} are free{short}")  # fmt: skip
-    click.echo(f"connections  {connections}")
+    say(f"connections  {connections}")
 
 
 def _connections(storage: str, store_timeout: float | None, workers: int) -> str:

@@ -1,6 +1,5 @@
 """`lmsearch report`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,9 @@ import click
 
 from lmsearch.cli.look import tell_remark, write_files
 from lmsearch.cli.options import command_text, open_store, parse_storage, storage_option
+from lmsearch.cli.terminal import say, say_data
 from lmsearch.folders import study_folder
+from lmsearch.losses import json_text
 
 
 @click.command()
@@ -60,7 +61,7 @@ def report(
     elif form == "html":
         text, place = write_report(results, command), folder / "report.html"
     else:
-        text = epochs_csv(results) if form == "csv" else json.dumps(document(results), indent=2) + "\n"
+        text = epochs_csv(results) if form == "csv" else json_text(document(results), indent=2) + "\n"
         place = Path("-")
     whole = figure is None and form == "html"
     if whole:  # first: where another store's results of this name lie, they go, and its report with them
@@ -68,7 +69,7 @@ def report(
         tell_remark(files)
     place = output or place
     if str(place) == "-":
-        click.echo(text, nl=False)
+        say_data(text)
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place, text)
@@ -76,4 +77,4 @@ def report(
         Publisher(storage=opened, command=command).publish(
             results, folder, make_figure, most_notes=len(results.record.trials)
         )
-    click.echo(place)
+    say(place)

@@ -1,7 +1,7 @@
 """`lmsearch run`."""
 
 import contextlib
-import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,26 @@ import click
 
 from lmsearch.cli.look import file_lines, tell_remark, write_files
 from lmsearch.cli.options import (
+    COUNT,
+    Number,
     command_text,
     json_option,
     open_store,
     open_store_at,
     parse_storage,
     storage_option,
+    warn_of_text,
     work_options,
     work_words,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, Setup, bearing, listen, watch, why_over
+from lmsearch.cli.searching import Keeper, Setup, listen, watch, why_over
 from lmsearch.cli.status import count_line, status_document
+from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
-from lmsearch.folders import check_name, make_folder, study_folder
+from lmsearch.folders import absolute, check_name, check_new_name, make_folder, study_folder
 from lmsearch.version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
+    from lmsearch.spec import StudySpec
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
 
@@ -43,11 +48,11 @@ if TYPE_CHECKING:
 @click.option("--name", help="The study's name; the file's name by default.")
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials the study owes altogether.")
-@click.option("--more", type=click.IntRange(min=1), help="Owe so many trials more than now.")
+@click.option("--trials", type=COUNT, help="How many trials the study owes altogether.")
+@click.option("--more", type=COUNT, help="Owe so many trials more than now.")
 @workers_option
 @click.option("--from", "source", metavar="STUDY", help="Take over the trials of another study that fit this space.")
-@click.option("--hours", type=click.FloatRange(0, 1e6, min_open=True), help="Stop after so long; nothing is lost.")
+@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after so long; nothing is lost.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only what was found.")
 @json_option
@@ -98,14 +103,17 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     from lmsearch.search.take_over import check_source
     from lmsearch.spec import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
+    from lmsearch.text.judgement import judge
 
     path = find_study_file(study_file)
-    name = options["name"] or path.stem
+    name = path.stem if options["name"] is None else options["name"]
     check_name(name)
     check_folder(study_folder(name))
     url = parse_storage(storage)
     spec = load_study(path)
     known = known_study(url, name, options["store_timeout"])
+    if known is None:
+        check_new_name(name)
     if known is not None and known.defaults != __version__:
         spec = load_study(path, known.defaults)
     request = Request(
@@ -116,14 +124,17 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     with reading_bar() as progress:
         corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     check_space(spec, corpus)
+    if known is None:
+        check_open(spec, study_file)
+    warn_of_text(judge(corpus))
     for warning in spec.warnings():
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     opened = open_store(storage, options["store_timeout"], create=True)
     source = options["source"] or ("" if known is not None else spec.settings.source)
     if source:
         check_source(opened, source, name, spec, corpus)
     try:
-        info = begin(opened, name, spec, str(path.resolve().parent), corpus, request, options["source"])
+        info = begin(opened, name, spec, str(absolute(path).parent), corpus, request, options["source"])
     except SpaceChangedError as error:
         new = ["lmsearch", "run", study_file, "--name", f"{name}-2", "--from", name]
         raise SpaceChangedError(f"{error}; start a new study from it with: {command_text(new, url)}") from error
@@ -139,6 +150,16 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
         until=time.monotonic() + 3600 * hours if hours else None,
         options=options,
     )
+
+
+def check_open(spec: "StudySpec", study_file: str) -> None:
+    """Refuse a file with nothing to search: each of its trials would be the same training with the same seed."""
+    if not spec.open:
+        raise ConfigError(
+            f"{study_file} leaves no value open, so there is nothing to search; train it with: "
+            f"lmsearch train {shlex.quote(study_file)}, or open a value, such as learning_rate = {{ low = 0.001, "
+            "high = 0.03, log = true }"
+        )
 
 
 def known_study(url: "URL", name: str, store_timeout: float | None) -> "StudyInfo | None":
@@ -164,11 +185,11 @@ def _take_over(storage: "FencedStorage", info: "StudyInfo") -> None:
     try:
         taken = complete(storage, info)
     except StudyError as error:
-        click.echo(f"warning: {info.ref.name} goes on without the trials that it was to take over: {error}", err=True)
+        say(f"warning: {info.ref.name} goes on without the trials that it was to take over: {error}", err=True)
         return
     if taken is not None and info.source is not None:
         told = f"{taken.taken} trials taken over, {taken.unfit} do not fit this space"
-        click.echo(f"from {info.source.name}: {told}", err=True)
+        say(f"from {info.source.name}: {told}", err=True)
 
 
 def _prepare_folder(storage: "FencedStorage", info: "StudyInfo", checkpoints: Path | None) -> None:
@@ -180,7 +201,7 @@ def _prepare_folder(storage: "FencedStorage", info: "StudyInfo", checkpoints: Pa
         make_folder(folder)
     files = folder if checkpoints is None else checkpoints / info.ref.name
     if others := others_in(storage, info, files):
-        click.echo(f"warning: {others_sentence(others)}", err=True)
+        say(f"warning: {others_sentence(others)}", err=True)
 
 
 def find_study_file(text: str) -> Path:
@@ -223,19 +244,19 @@ def _print_plan(setup: Setup, devices: list[str]) -> None:
     owed = [ticket for ticket in setup.tickets() if ticket.state != "done"]
     sampler = " and ".join(sorted({ticket.sampler if ticket.origin == "search" else ticket.origin for ticket in owed}))
     pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
-    click.echo(f"study    {info.ref.name} in {redact(setup.url)}")
-    click.echo(
+    say(f"study    {info.ref.name} in {redact(setup.url)}")
+    say(
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
         f"{len(corpus.vocabulary):,} words"
     )
     sizes = {point.parameters for point in space_points(spec, info.vocabulary_size)}
     spread = f"{min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "")
-    click.echo(f"model    {spread} parameters, {spec.epochs} epochs a trial")
+    say(f"model    {spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):
-        click.echo(f"{'search' if number == 0 else '':8} {path}: {value}")
+        say(f"{'search' if number == 0 else '':8} {path}: {value}")
     if owed:
         workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
-        click.echo(f"by       {sampler}, pruned by {pruner}, on {workers}")
+        say(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
 
 def _conclude(
@@ -247,14 +268,14 @@ def _conclude(
     tell_remark(files)
     keeper.end(results, interrupted=bool(received))
     if options["as_json"]:
-        click.echo(json.dumps(_document(setup, results, files), indent=2))
+        say_json(_document(setup, results, files))
     else:
         with bearing():
             _print_found(setup, results, files)
     if record.done < record.total:
         why = "interrupted" if received else why_over(setup)
         with bearing():
-            click.echo(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+            say(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
         return 128 + received[0] if received else 0
     if record.best is None:
         raise SearchFailedError(_why_none(record))
@@ -292,36 +313,38 @@ def _print_found(setup: Setup, results: "Results", files: "ResultFiles") -> None
     from lmsearch.results.advice import confirm_words
 
     record, shares = results.record, results.importances
-    click.echo()
-    click.echo(count_line(record))
+    say()
+    say(count_line(record))
     best = record.best
     if best is not None:
         config = record.info.spec.close(best.params, record.info.vocabulary_size)
         parameters = config.model.count_parameters(record.info.vocabulary_size)
-        click.echo(
+        say(
             f"best perplexity {best.perplexity:.2f}: trial {best.number} by {best.by}, epoch {best.best_epoch}, "
             f"{parameters:,} parameters"
         )
+        if best.known_perplexity is not None:
+            say(f"  of the known words alone {best.known_perplexity:.2f}")
         for path, value in best.params.items():
-            click.echo(f"  {path} = {spell_value(value)}")
+            say(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
     if shares:
-        click.echo("what mattered (share of the differences between trials)")
+        say("what mattered (share of the differences between trials)")
         for path, share in list(shares.items())[:4]:
-            click.echo(f"  {share:4.0%}  {path}")
+            say(f"  {share:4.0%}  {path}")
     if failed := record.count("failed"):
         reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
-        click.echo(f"warning: {failed} trials failed: {'; '.join(reasons)}")
-    click.echo("files")
+        say(f"warning: {failed} trials failed: {'; '.join(reasons)}")
+    say("files")
     for line in file_lines(files):
-        click.echo(line)
+        say(line)
     if files.best_config is not None:
-        click.echo("next")
+        say("next")
         if results.confirmation is None:
-            click.echo(f"  {setup.command(confirm_words(results.name))}")
-        click.echo(f"  {command_text(['lmsearch', 'report', record.info.ref.name], setup.url)}")
-        click.echo(f"  lmsearch train {files.best_config}")
-        click.echo(f"  {command_text(['lmsearch', 'dashboard'], setup.url)}")
+            say(f"  {setup.command(confirm_words(results.name))}")
+        say(f"  {command_text(['lmsearch', 'report', record.info.ref.name], setup.url)}")
+        say(f"  lmsearch train {files.best_config}")
+        say(f"  {command_text(['lmsearch', 'dashboard'], setup.url)}")
 
 
 def _print_samplers(record: "StudyRecord") -> None:
@@ -334,7 +357,7 @@ def _print_samplers(record: "StudyRecord") -> None:
     for name, trials in groups.items():
         complete = [trial.perplexity for trial in trials if trial.outcome == "complete"]
         found = f"best {min(complete):.2f}" if complete else "none complete"
-        click.echo(f"  {name}: {len(trials)} trials, {len(complete)} complete, {found}")
+        say(f"  {name}: {len(trials)} trials, {len(complete)} complete, {found}")
 
 
 def _why_none(record: "StudyRecord") -> str:

@@ -1,13 +1,13 @@
 """What the commands have in common that start workers and watch them: `run` and `confirm`."""
 
 import contextlib
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped, work_words
+from lmsearch.cli.terminal import bearing, leave_terminal, say
 from lmsearch.config import BUILT_IN_CORPORA
 from lmsearch.folders import study_folder
 from lmsearch.processes import python
@@ -90,50 +90,12 @@ def listen(signals: Any) -> None:
     def handle(number: int, frame: Any) -> None:
         signals.received.append(number)
         if number == signal.SIGHUP:
-            _leave_terminal()
+            leave_terminal()
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, handle)
-
-
-@contextlib.contextmanager
-def bearing() -> "Iterator[None]":
-    """Lose what is said where it cannot be written: on a full disk, or where the terminal's closing was ignored."""
-    import errno
-
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.EIO, errno.ENOSPC):
-            raise
-        if error.errno == errno.EIO:
-            _leave_terminal()
-
-
-def _leave_terminal() -> None:
-    """Say nothing more where the terminal is closed: each word would be an error there."""
-    import os
-
-    for descriptor in (1, 2):
-        if _is_closed_terminal(descriptor):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-
-
-def _is_closed_terminal(descriptor: int) -> bool:
-    import errno
-    import os
-    import stat
-    import termios
-
-    if not stat.S_ISCHR(os.fstat(descriptor).st_mode):
-        return False
-    try:
-        termios.tcgetattr(descriptor)
-    except termios.error as error:
-        return bool(error.args[0] != errno.ENOTTY)
-    return False
 
 
 def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
@@ -189,7 +151,7 @@ class Keeper:
         except Exception as error:
             if not self._complained:
                 self._complained = True
-                print(f"warning: notes and plots for the dashboard cannot be written: {error!r}", file=sys.stderr)
+                say(f"warning: notes and plots for the dashboard cannot be written: {error!r}", err=True)
 
     def _write(self, results: "Results", plots: bool) -> None:
         from lmsearch.results.publishing import Publisher

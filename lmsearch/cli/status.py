@@ -1,12 +1,13 @@
 """`lmsearch status`: how far a study is, and who has what."""
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmsearch.cli.options import json_option, open_store, spell_seconds, storage_option
+from lmsearch.cli.terminal import draw, say_json
+from lmsearch.escapes import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,8 +33,6 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     Example:
         lmsearch status default --watch
     """
-    from rich.console import Console
-
     from lmsearch.store.records import open_study, optuna_study, read_study
     from lmsearch.store.tickets import check_study
 
@@ -42,15 +41,14 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     cached = optuna_study(opened, study)  # reads ended trials once
     record = read_study(opened, info, cached)
     if as_json:
-        click.echo(json.dumps(status_document(record, _now(opened)), indent=2))
+        say_json(status_document(record, _now(opened)))
         return
-    console = Console()
     if not watch:
-        console.print(render_status(record, _now(opened)), end="")
+        draw(render_status(record, _now(opened)))
         return
     from rich.live import Live
 
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(auto_refresh=False) as live:
         while True:
             live.update(render_status(record, _now(opened)), refresh=True)
             if record.done == record.total:
@@ -133,7 +131,7 @@ def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableT
     from rich.text import Text
 
     held = [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)]
-    line = Text(count_line(record))
+    line = Text(shown(count_line(record)))
     if not held:
         return Group(line)
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -146,9 +144,9 @@ def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableT
         rows.add_row(
             "-" if row["trial"] is None else str(row["trial"]),
             row["state"] + (" (alone)" if row["alone"] else ""),
-            row["host"] or "",
+            shown(row["host"] or ""),
             str(row["process"] or ""),
-            row["device"] or "",
+            shown(row["device"] or ""),
             f"{row['epoch']}/{record.info.spec.epochs}",
             str(row["step"]),
             "" if speed is None or not running else f"{speed:,.0f}",

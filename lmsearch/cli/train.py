@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import device_option, json_option, pickle_option
-from lmsearch.cli.progress import reading_bar
+from lmsearch.cli.options import COUNT, device_option, json_option, pickle_option, warn_of_text
+from lmsearch.cli.progress import reading_bar, training_line
+from lmsearch.cli.terminal import say, say_json
 from lmsearch.errors import ConfigError, SearchFailedError, nearest
-from lmsearch.folders import check_name, make_folder, study_folder
+from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
 
 if TYPE_CHECKING:
     from lmsearch.config import RunConfig
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--name", help="The folder under runs/ for the models; the config's study or file by default.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Train so many models.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the config's.")
+@click.option("--seeds", type=COUNT, default=1, show_default=True, help="Train so many models.")
+@click.option("--epochs", type=COUNT, help="Instead of the config's.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Instead of the config's; again for more.")
 @click.option("--resume", is_flag=True, help="Go on where an earlier training of the same name stopped.")
 @device_option
@@ -41,17 +42,17 @@ def train(config: Path, **options: Any) -> int:
         lmsearch train runs/default/best-config.json --seeds 3 --name final
         lmsearch train runs/default/best-config.json --resume --set train.learning_rate=0.0005
     """
-    import json
 
     from lmsearch.lm.fit import begun_with
     from lmsearch.lm.train import open_device
     from lmsearch.spec import load_config
     from lmsearch.text.corpus import cache_folder, check_lengths, open_corpus
+    from lmsearch.text.judgement import judge
 
     first = load_config(config)
     told = _told_result(config)
     name = options["name"] or told.get("study") or config.stem
-    check_name(name)
+    check_new_name(name)
     closed = _changed(first, options["changes"], options["epochs"])
     if options["resume"]:  # what its file does not give is as it was when the training began
         began = begun_with(_place(study_folder(name), options["folder"], closed.train.seed))
@@ -60,7 +61,8 @@ def train(config: Path, **options: Any) -> int:
     with reading_bar() as progress:
         corpus = open_corpus(closed.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
     _warn_of_another_text(told, corpus.description, corpus.fingerprint)
-    check_lengths(corpus, closed.train.batch_size, closed.train.eval_batch_size)
+    check_lengths(corpus, closed.train)
+    warn_of_text(judge(corpus))
     session = _Session(corpus, where, study_folder(name), options["as_json"], options["folder"])
     configs = [_with_seed(closed, closed.train.seed + number) for number in range(options["seeds"])]
     starts = [session.start(one, options["resume"]) for one in configs]  # all are checked before the first begins
@@ -76,7 +78,7 @@ def train(config: Path, **options: Any) -> int:
             results.append(result)
     summary = _summary(results)
     if options["as_json"]:
-        click.echo(json.dumps(summary))
+        say_json(summary, indent=None)
         return 0
     if len(results) > 1:
         values = ", ".join(f"{result['perplexity']:.2f}" for result in results)
@@ -103,7 +105,7 @@ class _Session:
     def say(self, line: str) -> None:
         """Tell a person."""
         if not self._quiet:
-            click.echo(line)
+            say(line)
 
     def place(self, config: "RunConfig") -> "Place":
         """Give where a seed's training keeps what it makes."""
@@ -133,35 +135,51 @@ class _Session:
         import math
 
         from lmsearch.lm.fit import TrainingStoppedError, fit
-        from lmsearch.lm.train import perplexity
+        from lmsearch.losses import perplexity
         from lmsearch.results.best import config_tables
+        from lmsearch.text.judgement import unknown_share
 
         place = self.place(config)
         losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
         steps = 0 if state is None else state.progress["steps"] - state.progress["block"]
         if state is not None:
-            self.say(f"seed {config.train.seed} goes on in epoch {len(losses) + 1}")
+            done = len(losses) >= config.train.epochs
+            goes_on = "was trained to its end" if done else f"goes on in epoch {len(losses) + 1}"
+            self.say(f"seed {config.train.seed} {goes_on}")
         tables = config_tables(config, place.folder)
         make_folder(place.folder.parent)
+        tokens, epochs = len(self.corpus.train.tokens), config.train.epochs
         try:
-            for epoch in fit(config, self.corpus, self.device, place, tables, state, lambda: bool(heard)):
-                losses.append(epoch.valid_loss)
-                seconds = epoch.train_seconds or epoch.seconds
-                self.say(
-                    f"epoch {epoch.number:3}  train {epoch.train_loss:.4f}  valid {epoch.valid_loss:.4f}  perplexity "
-                    f"{epoch.valid_perplexity:8.2f}  lr {epoch.learning_rate:.4g}  "
-                    f"{1e3 * seconds / max(1, epoch.step - steps):.1f} ms/batch  {epoch.tokens / seconds:,.0f} tokens/s"
-                )
-                steps = epoch.step
+            with training_line(tokens, epochs, self._quiet) as line:
+                for epoch in fit(
+                    config, self.corpus, self.device, place, tables, state, lambda: bool(heard), line.step
+                ):
+                    line.clear()
+                    losses.append(epoch.valid_loss)
+                    seconds = epoch.train_seconds or epoch.seconds
+                    milliseconds = 1e3 * seconds / max(1, epoch.step - steps)
+                    self.say(
+                        f"epoch {epoch.number:3}  train {epoch.train_loss:.4f}  valid {epoch.valid_loss:.4f}  "
+                        f"perplexity {epoch.valid_perplexity:8.2f}  lr {epoch.learning_rate:.4g}  "
+                        f"{milliseconds:.1f} ms/batch  {epoch.tokens / seconds:,.0f} tokens/s"
+                    )
+                    steps = epoch.step
         except TrainingStoppedError:
             return None
-        finite = [loss for loss in losses if math.isfinite(loss)]
-        if not finite:
-            raise SearchFailedError(f"the training in {place.folder} diverged: no epoch has a finite loss")
-        number = losses.index(min(finite)) + 1
-        best = perplexity(min(finite))
+        number = min(range(len(losses)), key=lambda place: (math.isnan(losses[place]), losses[place])) + 1
+        best, size = perplexity(losses[number - 1]), len(self.corpus.vocabulary)
+        if not best < size:
+            raise SearchFailedError(
+                f"the training in {place.folder} diverged: no epoch is better than a guess among {size:,} words "
+                f"(perplexity {size:,}); lower train.learning_rate"
+            )
         self.say(f"best perplexity {best:.4f} in epoch {number}; its model is {place.folder}")
-        return {"seed": config.train.seed, "perplexity": best, "epoch": number, "model": str(place.folder)}
+        known = (read_document(place.folder / "metrics.json") or {}).get("valid_known_loss")
+        result = {"seed": config.train.seed, "perplexity": best, "epoch": number, "model": str(place.folder)}
+        if isinstance(known, float) and unknown_share(self.corpus, self.corpus.valid):
+            result["known_perplexity"] = perplexity(known)
+            self.say(f"perplexity of the known words alone {result['known_perplexity']:.4f}")
+        return result
 
 
 def _place(folder: Path, model: Path | None, seed: int) -> "Place":
@@ -265,7 +283,7 @@ def _told_result(config: Path) -> dict[str, Any]:
 def _warn_of_another_text(told: dict[str, Any], description: str, fingerprint: str) -> None:
     corpus = told.get("corpus")
     if isinstance(corpus, dict) and corpus and corpus.get("fingerprint") != fingerprint:
-        click.echo(
+        say(
             f"warning: this config was found on {corpus.get('description')} (fingerprint "
             f"{corpus.get('fingerprint')}), here is {description} (fingerprint {fingerprint}): "
             "perplexities cannot be compared",

@@ -1,13 +1,14 @@
 """`lmsearch trials` and `show`."""
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from lmsearch.cli.options import command_text, json_option, open_store, parse_storage, storage_option
-from lmsearch.config import spell_value
+from lmsearch.cli.options import COUNT, command_text, json_option, open_store, parse_storage, storage_option
+from lmsearch.cli.terminal import draw, say, say_json, say_lines
+from lmsearch.config import MOST_TRIALS, spell_value
+from lmsearch.escapes import shown
 
 if TYPE_CHECKING:
     from lmsearch.results.reading import Results
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("study")
 @click.option("--sort", default="trial", show_default=True, metavar="NAME", help="A searched value, or perplexity, …")
 @click.option("--where", metavar="CONDITION", help='Only some, such as "model.tie_weights == true and epochs > 3".')
-@click.option("--limit", type=click.IntRange(min=1), help="The first so many.")
+@click.option("--limit", type=COUNT, help="The first so many.")
 @storage_option
 @json_option
 def trials(
@@ -51,10 +52,10 @@ def trials(
     found = [trial for trial in results.record.trials if condition is None or condition(trial)]
     found = sort_trials(found, sort)[:limit]
     if as_json:
-        click.echo(json.dumps([trial_document(trial) for trial in found], indent=2))
+        say_json([trial_document(trial) for trial in found])
         return
     if not found:
-        click.echo(f"{study} has {len(results.record.trials)} trials, none of them such")
+        say(f"{study} has {len(results.record.trials)} trials, none of them such")
         return
     _print_table(found, paths)
 
@@ -67,31 +68,31 @@ def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
     for name in ("trial", "outcome", "by", "perplexity", "epochs", *paths):
         left = name in ("outcome", "by")
         # A dotted name breaks after its dot, and so two lines of head serve for long names.
-        table.add_column(name.replace(".", ".\n"), justify="left" if left else "right", no_wrap=True)
+        table.add_column(shown(name).replace(".", ".\n"), justify="left" if left else "right", no_wrap=True)
     for trial in found:
         table.add_row(
             str(trial.number),
             trial.outcome,
-            trial.by,
+            shown(trial.by),
             f"{trial.perplexity:.2f}" if trial.curve else "",
             str(len(trial.curve)),
-            *(spell_value(trial.params[path]) if path in trial.params else "" for path in paths),
+            *(shown(spell_value(trial.params[path])) if path in trial.params else "" for path in paths),
         )
     # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
     console = Console(width=None if sys.stdout.isatty() else 10_000)
     if Console(width=10_000).measure(table).maximum <= console.width:
-        console.print(table)
+        draw(table, console)
         return
     for trial in found:  # wider than the terminal: a paragraph each
         reached = f", {trial.perplexity:.2f} in {len(trial.curve)} epochs" if trial.curve else ""
-        click.echo(f"trial {trial.number} ({trial.by}): {trial.outcome}{reached}")
+        say(f"trial {trial.number} ({trial.by}): {trial.outcome}{reached}")
         values = ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
-        click.echo(click.wrap_text(values, console.width, initial_indent="  ", subsequent_indent="  "))
+        say_lines(click.wrap_text(shown(values), console.width, initial_indent="  ", subsequent_indent="  "))
 
 
 @click.command()
 @click.argument("study")
-@click.argument("trial", type=click.IntRange(min=0))
+@click.argument("trial", type=click.IntRange(0, MOST_TRIALS))
 @storage_option
 @json_option
 def show(study: str, trial: int, storage: str, store_timeout: float | None, as_json: bool) -> None:
@@ -113,35 +114,37 @@ def show(study: str, trial: int, storage: str, store_timeout: float | None, as_j
         raise StudyError(f"{study} has no trial {trial}; {there}")
     found = results.record.trials[trial]
     if as_json:
-        click.echo(json.dumps(trial_document(found) | {"traceback": found.traceback or None}, indent=2))
+        say_json(trial_document(found) | {"traceback": found.traceback or None})
         return
     _print_trial(results, found)
     if found.outcome == "failed":
-        click.echo(f"try it again with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
+        say(f"try it again with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
 
 
 def _print_trial(results: "Results", trial: "TrialRecord") -> None:
     from lmsearch.cli.live import spark
 
     reached = f", perplexity {trial.perplexity:.2f} in epoch {trial.best_epoch}" if trial.curve else ""
-    click.echo(f"trial {trial.number} of {results.name}, by {trial.by or 'another program'}: {trial.outcome}{reached}")
+    say(f"trial {trial.number} of {results.name}, by {trial.by or 'another program'}: {trial.outcome}{reached}")
     if trial.reason and trial.reason != trial.outcome:
-        click.echo(f"  {trial.reason}")
+        say(f"  {trial.reason}")
     if trial.origin_trial:
-        click.echo(f"  from {trial.origin_trial}")
+        say(f"  from {trial.origin_trial}")
     for path, value in trial.params.items():
-        click.echo(f"  {path} = {spell_value(value)}")
+        say(f"  {path} = {spell_value(value)}")
     if trial.parameters:
-        click.echo(f"  {trial.parameters:,} parameters")
+        say(f"  {trial.parameters:,} parameters")
     if trial.epochs:
-        click.echo(f"epoch  train    valid    perplexity  seconds  tokens/s   {spark(list(trial.curve.values()))}")
+        say(f"epoch  train    valid    perplexity  seconds  tokens/s   {spark(list(trial.curve.values()))}")
     for row in trial.epochs:
         perplexity = trial.curve.get(row.epoch, float("nan"))
-        click.echo(
+        say(
             f"{row.epoch:5}  {row.train_loss:7.4f}  {row.valid_loss:7.4f}  {perplexity:10.2f}  {row.seconds:7.1f}  "
             f"{row.tokens / max(row.seconds, 1e-9):8,.0f}"
         )
     if trial.traceback and trial.traceback != trial.reason:
-        click.echo(trial.traceback.rstrip())
+        say_lines(trial.traceback)
     if trial.sample:
-        click.echo(f"its model wrote: {trial.sample}")
+        say_lines(f"its model wrote: {trial.sample}")
+    if trial.known_perplexity is not None:
+        say(f"perplexity of the known words alone: {trial.known_perplexity:.2f}")

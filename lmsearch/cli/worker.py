@@ -16,7 +16,7 @@ from lmsearch.cli.options import (
     work_options,
     work_words,
 )
-from lmsearch.folders import study_folder
+from lmsearch.folders import absolute, study_folder
 
 
 @click.command()
@@ -48,7 +48,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         device=options["device"],
         folder=study_folder(study),
         cache=cache_folder(),
-        corpus=None if corpus is None else str(corpus.resolve()),
+        corpus=None if corpus is None else str(absolute(corpus, "the corpus")),
         until=until,
         parent_pipe=options["parent_pipe"],
         lease_seconds=options["lease_seconds"],

@@ -61,7 +61,9 @@ def shuffled_articles(text: Text, rng: np.random.Generator) -> npt.NDArray[np.in
 class EvaluationBlocks:
     """A text of N tokens as columns that give each of its N - 1 predictions exactly once.
 
-    Neighbouring columns overlap by one token; what stands beyond the end in the last ones has weight 0.
+    Before its own part each column but the first reads the `context` tokens that stand before it, so that it begins
+    with the states that these leave. Neighbouring columns overlap by one token more; what is read as context, and what
+    stands beyond the end in the last columns, has weight 0.
     """
 
     inputs_TB: Tensor
@@ -69,32 +71,55 @@ class EvaluationBlocks:
     weights_TB: Tensor
     predictions: int
     bptt: int
+    context: int  # rows that are read before the predictions begin
 
     def __len__(self) -> int:
-        return (len(self.inputs_TB) + self.bptt - 1) // self.bptt
+        return self.context_blocks + _parts(len(self.inputs_TB) - self.context, self.bptt)
+
+    @property
+    def context_blocks(self) -> int:
+        """Count the blocks in which nothing is predicted; the first column begins after them."""
+        return _parts(self.context, self.bptt)
 
     def block(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give inputs, targets and weights of one block of at most `bptt` rows."""
-        rows = slice(number * self.bptt, (number + 1) * self.bptt)
+        if number < self.context_blocks:
+            first, end = number * self.bptt, self.context
+        else:
+            first, end = self.context + (number - self.context_blocks) * self.bptt, len(self.inputs_TB)
+        rows = slice(first, min(first + self.bptt, end))
         return self.inputs_TB[rows], self.targets_TB[rows], self.weights_TB[rows]
 
 
-def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int) -> EvaluationBlocks:
-    """Lay a text of at least two tokens out for evaluation; see `EvaluationBlocks`."""
+def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int, context: int = 0) -> EvaluationBlocks:
+    """Lay a text of at least two tokens out for evaluation; see `EvaluationBlocks`.
+
+    With a `context` a column has at least twice as many predictions of its own: a short text gets fewer columns.
+    """
     predictions = len(tokens_N) - 1
-    rows = -(-predictions // batch_size)
+    columns = max(1, min(batch_size, predictions // (2 * context))) if context else batch_size
+    context = context if columns > 1 else 0
+    rows = _parts(predictions, columns)
     places_TB = (
-        torch.arange(rows, device=tokens_N.device)[:, None]
-        + torch.arange(batch_size, device=tokens_N.device)[None, :] * rows
+        torch.arange(-context, rows, device=tokens_N.device)[:, None]
+        + torch.arange(columns, device=tokens_N.device)[None, :] * rows
     )
-    within_TB = places_TB.clamp(max=predictions - 1)
+    within_TB = places_TB.clamp(min=0, max=predictions - 1)
+    weights_TB = (places_TB < predictions).to(torch.float64)
+    weights_TB[:context] = 0
     return EvaluationBlocks(
         inputs_TB=tokens_N[within_TB],
         targets_TB=tokens_N[within_TB + 1],
-        weights_TB=(places_TB < predictions).to(torch.float64),
+        weights_TB=weights_TB,
         predictions=predictions,
         bptt=bptt,
+        context=context,
     )
+
+
+def _parts(rows: int, size: int) -> int:
+    """Count the parts of at most `size` rows."""
+    return -(-rows // size)
 
 
 def to_device(tokens: npt.NDArray[np.int32], device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from lmsearch.files import replace_file
 from lmsearch.formats import DamagedError, known_version, seal, unseal
 from lmsearch.lm.model_folder import save_model
 from lmsearch.lm.optimizers import improves
-from lmsearch.lm.train import Epoch, TrainState, train
+from lmsearch.lm.train import Epoch, Step, TrainState, train
 from lmsearch.text.corpus import Corpus
 from lmsearch.version import __version__
 
@@ -48,11 +49,12 @@ def fit(
     tables: dict[str, Any],
     state: TrainState | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    tell: Callable[[Step], None] = lambda step: None,
 ) -> Iterator[Epoch]:
     """Train a model, giving each epoch; `place` then holds the model of the best so far, and the state.
 
     `tables` is the config as the folder shall have it, its corpus named from there. Where `stopped` says so, the
-    state is saved at the next step and `TrainingStoppedError` raised.
+    state is saved at the next step and `TrainingStoppedError` raised; `tell` hears of each step.
     """
     losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
     began = __version__ if state is None else writer_of(state)
@@ -64,7 +66,8 @@ def fit(
             if improves(losses, event.valid_loss):
                 metrics = {
                     "valid_loss": event.valid_loss,
-                    "perplexity": event.valid_perplexity,
+                    "valid_known_loss": event.valid_known_loss if math.isfinite(event.valid_known_loss) else None,
+                    "perplexity": event.valid_perplexity if math.isfinite(event.valid_perplexity) else None,
                     "epoch": event.number,
                     "corpus": corpus.fingerprint,
                     "digest": config.digest(corpus.fingerprint),
@@ -76,6 +79,8 @@ def fit(
         elif stopped():
             _save(place, event.state(), origin | changed)
             raise TrainingStoppedError
+        else:
+            tell(event)
         if stopped():
             raise TrainingStoppedError
 

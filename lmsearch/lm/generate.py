@@ -1,5 +1,6 @@
 """Text sampled from a model."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from lmsearch.errors import ConfigError
 from lmsearch.lm.model import LanguageModel, States
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
+
+_COLDEST = 1e-6  # below it the most probable word has all the probability, and logits divided by it overflow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +24,8 @@ class Sampling:
     no_unk: bool = True  # never `<unk>`
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"the temperature must be at least 0, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"the temperature must be a number of at least 0, got {self.temperature}")
         if self.top_k < 0:
             raise ConfigError(f"top-k must be at least 1, or 0 for all words, got {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -60,7 +63,7 @@ def generate(
 
 
 def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLDEST:
         return logits_V.argmax()
     scaled_V = logits_V / sampling.temperature
     if sampling.top_k and sampling.top_k < len(scaled_V):

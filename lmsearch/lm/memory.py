@@ -32,7 +32,7 @@ def begin_measuring(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with contextlib.suppress(OSError):  # then it counts from the start of the process
-            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the high-water mark
 
 
 def peak_memory(device: torch.device) -> int:
@@ -40,7 +40,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else 1024 * peak

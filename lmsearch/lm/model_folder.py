@@ -15,6 +15,7 @@ from lmsearch.folders import LOOKS, check_replaceable, read_document
 from lmsearch.formats import check_stamp, stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.trained import TrainedModel
+from lmsearch.losses import json_text
 from lmsearch.spec import load_config
 from lmsearch.text.vocabulary import Vocabulary
 
@@ -35,9 +36,9 @@ def save_model(
     draft.mkdir(parents=True)
     try:
         replace_file(draft / "model.safetensors", safetensors.torch.save(weights))
-        replace_file(draft / "config.json", json.dumps(stamp("config") | config, indent=2) + "\n")
+        replace_file(draft / "config.json", json_text(stamp("config") | config, indent=2) + "\n")
         replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
-        replace_file(draft / "metrics.json", json.dumps(stamp("model") | metrics, indent=2) + "\n")
+        replace_file(draft / "metrics.json", json_text(stamp("model") | metrics, indent=2) + "\n")
         if (folder / LOOKS).exists():  # these stay, whatever is trained
             shutil.copyfile(folder / LOOKS, draft / LOOKS)
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,9 +58,9 @@ def load_model(folder: Path) -> TrainedModel:
     check_stamp("model", f"the model {folder}", read_document(folder / "metrics.json") or {})
     config = load_config(folder / "config.json")
     try:
-        vocabulary = Vocabulary(tuple(json.loads((folder / "vocabulary.json").read_text())))
+        vocabulary = Vocabulary(tuple(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))))
         weights = safetensors.torch.load((folder / "model.safetensors").read_bytes())
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         model = LanguageModel(config.model, len(vocabulary))
         model.set_weights(weights)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:

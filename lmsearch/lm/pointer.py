@@ -6,6 +6,7 @@ the model's own. Attention on the last `window` places is softmax(theta * h_t . 
 Shapes: N predictions of a text, H features, V vocabulary.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class ReadText:
 
     features_NH: Tensor
     targets_N: Tensor  # the word that follows each place
-    vocabulary_N: Tensor  # the model's own probability of it
+    losses_N: Tensor  # the model's own loss at it, in nats, in double precision
 
 
 @torch.no_grad()
@@ -47,14 +48,14 @@ def read_text(trained: TrainedModel, tokens: npt.NDArray[np.int32]) -> ReadText:
     model = trained.model.eval()
     tokens_N = torch.from_numpy(tokens.astype(np.int64)).to(trained.device)
     states = model.initial_states(1)
-    features, probabilities = [], []
+    features, losses = [], []
     for start in range(0, len(tokens_N) - 1, _READ):
         block = tokens_N[start : start + _READ + 1][:, None]
         found = model.features(block[:-1], states)
         states = found.states
         features.append(found.raw_TBH[:, 0])
-        probabilities.append(model.losses(found.raw_TBH, block[1:])[:, 0].neg().exp())
-    return ReadText(torch.cat(features), tokens_N[1:], torch.cat(probabilities))
+        losses.append(model.losses(found.raw_TBH, block[1:])[:, 0].double())
+    return ReadText(torch.cat(features), tokens_N[1:], torch.cat(losses))
 
 
 @torch.no_grad()
@@ -81,14 +82,16 @@ def _attention(text: ReadText, rows: slice, window: int, theta: float) -> tuple[
 
 def mixed_loss(text: ReadText, cache_N: Tensor, weight: float) -> float:
     """Give the mean loss (nats) of the mixture; where nothing lies behind, the model is alone."""
-    mixed = torch.where(_has_past(text), weight * cache_N + (1 - weight) * text.vocabulary_N, text.vocabulary_N)
-    return float(-mixed.double().clamp_min(1e-45).log().mean())
+    # In logarithms, since the model's own probability may be smaller than any number.
+    cache = (weight * cache_N.double()).log()
+    mixed = torch.logaddexp(cache, math.log1p(-weight) - text.losses_N)
+    return float(torch.where(_has_past(text), -mixed, text.losses_N).mean())
 
 
 def best_weight(text: ReadText, cache_N: Tensor) -> float:
     """Give the weight with the lowest loss: the loss is convex in it, so its slope is halved down to its zero."""
     past = _has_past(text)
-    cache, own = cache_N[past].double(), text.vocabulary_N[past].double().clamp_min(1e-45)
+    cache, own = cache_N[past].double(), text.losses_N[past].neg().exp().clamp_min(1e-300)
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2

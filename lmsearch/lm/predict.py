@@ -25,14 +25,21 @@ class Contexts:
     unknown: int  # indices of words that the model does not know
 
 
-def read_contexts(path: Path, words: Vocabulary, vocabulary: Path | None = None) -> Contexts:
+def read_contexts(
+    path: Path, words: Vocabulary, vocabulary: Path | None = None, allow_pickle: bool = False
+) -> Contexts:
     """Read `inp` (N, T) and perhaps `out` (N,) of an .npz file; raises `ConfigError` where they are not that.
 
     `vocabulary` is a vocab.npy that lists the words by the file's indices; without it they are the model's own.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise ConfigError(f"{path} is one array; contexts come in an .npz file, with `inp` and perhaps `out`")
+        with stored:
             arrays = {name: stored[name] for name in ("inp", "out") if name in stored}
+    except ConfigError:
+        raise
     except (OSError, ValueError, EOFError, AttributeError) as error:
         raise ConfigError(f"{path} is not a readable .npz file: {error}") from error
     except Exception as error:  # of zipfile and zlib, for a file that is damaged
@@ -46,7 +53,7 @@ def read_contexts(path: Path, words: Vocabulary, vocabulary: Path | None = None)
         raise ConfigError(
             f"`out` in {path} must be whole numbers of shape ({len(inp)},), it is {out.dtype} of {out.shape}"
         )
-    table = np.arange(len(words)) if vocabulary is None else _table(vocabulary, words)
+    table = np.arange(len(words)) if vocabulary is None else _table(vocabulary, words, allow_pickle)
     for part in (inp, out):
         if part is not None:
             check_indices(part, len(table))
@@ -55,9 +62,9 @@ def read_contexts(path: Path, words: Vocabulary, vocabulary: Path | None = None)
     return Contexts(contexts_NT=known[inp], next_N=None if out is None else known[out], unknown=unknown)
 
 
-def _table(path: Path, words: Vocabulary) -> npt.NDArray[np.int64]:
+def _table(path: Path, words: Vocabulary, allow_pickle: bool) -> npt.NDArray[np.int64]:
     """Give the model's index of each word that another vocabulary lists, -1 where it knows none."""
-    return np.array([words.index.get(word, -1) for word in read_words(path)], dtype=np.int64)
+    return np.array([words.index.get(word, -1) for word in read_words(path, allow_pickle)], dtype=np.int64)
 
 
 def log_likelihoods(model: TrainedModel, asked: Contexts) -> npt.NDArray[np.float64]:

@@ -28,7 +28,9 @@ from lmsearch.lm.batches import (
 from lmsearch.lm.evaluate import EvaluationState, begin_evaluation, evaluate_blocks
 from lmsearch.lm.model import LanguageModel, States
 from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, make_optimizer, should_average
+from lmsearch.losses import perplexity
 from lmsearch.text.corpus import Corpus
+from lmsearch.text.vocabulary import UNK
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Epoch:
     state: Callable[[], TrainState]
     weights: Callable[[], dict[str, Tensor]]  # those that were evaluated, on the CPU
     train_seconds: float = 0.0  # of `seconds`, without the evaluation
+    valid_known_loss: float = math.nan  # over the words that are not `<unk>`
 
     @property
     def valid_perplexity(self) -> float:
@@ -82,11 +85,6 @@ class Epoch:
 
 Event = Step | Epoch
 Trainer = Callable[[RunConfig, Corpus, torch.device, TrainState | None], Iterator[Event]]
-
-
-def perplexity(loss: float) -> float:
-    """Give exp(loss), infinite where that is not a number or overflows."""
-    return math.exp(loss) if loss < 700 else math.inf  # nan < 700 is false
 
 
 def open_device(name: str) -> torch.device:
@@ -147,8 +145,12 @@ class _Run:
         self.seconds = 0.0
         self.train_seconds = 0.0
         self._valid = evaluation_blocks(
-            to_device(corpus.valid.tokens, device), config.train.eval_batch_size, config.train.bptt
+            to_device(corpus.valid.tokens, device),
+            config.train.eval_batch_size,
+            config.train.bptt,
+            config.train.eval_context,
         )
+        self._unknown = corpus.vocabulary.index.get(UNK, -1)
         self._train_tokens = to_device(corpus.train.tokens, device)
         self._begin_epoch()
 
@@ -224,7 +226,7 @@ class _Run:
         """Evaluate what is left of this epoch's validation."""
         assert self.evaluation is not None
         started = time.perf_counter()
-        for _ in evaluate_blocks(self._evaluated(), self._valid, self.evaluation):
+        for _ in evaluate_blocks(self._evaluated(), self._valid, self.evaluation, self._unknown):
             self.seconds += time.perf_counter() - started
             yield self._event()
             started = time.perf_counter()
@@ -235,7 +237,8 @@ class _Run:
         self.seconds += self._wait_for_device()
         number, tokens, rate = self.epoch, self.tokens, self.rate.learning_rate
         train_loss = float(self.train_total) / self.train_rows
-        valid_loss = float(self.evaluation.total) / self._valid.predictions
+        found = self.evaluation.losses(self._valid.predictions)
+        valid_loss = found.loss
         evaluated = self._evaluated()
         self._adjust(valid_loss)
         self.valid_losses.append(valid_loss)
@@ -253,6 +256,7 @@ class _Run:
             state=self.state,
             weights=lambda: {name: tensor.cpu().clone() for name, tensor in evaluated.weights().items()},
             train_seconds=train_seconds,
+            valid_known_loss=found.known_loss,
         )
 
     def _wait_for_device(self) -> float:
@@ -336,6 +340,8 @@ class _Run:
         if self.evaluation is not None:
             tensors |= _name_states("evaluation", self.evaluation.states)
             tensors["evaluation_total"] = self.evaluation.total
+            tensors["evaluation_known_total"] = self.evaluation.known_total
+            tensors["evaluation_known"] = self.evaluation.known
         if self.generator is not None:
             tensors["generator"] = self.generator.get_state()
         return TrainState(
@@ -368,8 +374,14 @@ class _Run:
         self.train_rows, self.train_total = progress["train_rows"], tensors["train_total"]
         self.states = _read_states("states", tensors)
         if progress["evaluation_block"] is not None:
+            total = tensors["evaluation_total"]
             self.evaluation = EvaluationState(
-                progress["evaluation_block"], _read_states("evaluation", tensors), tensors["evaluation_total"]
+                progress["evaluation_block"],
+                _read_states("evaluation", tensors),
+                total,
+                # Those of lmsearch 0.2.0 and before lack the two: the known words' loss of this epoch is not known.
+                tensors.get("evaluation_known_total", torch.full_like(total, math.nan)),
+                tensors.get("evaluation_known", torch.zeros_like(total, dtype=torch.int64)),
             )
         if self.generator is not None:
             self._restore_generator(self.generator, tensors["generator"])

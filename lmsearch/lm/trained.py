@@ -8,7 +8,6 @@ Shapes: N words or contexts, T time, V vocabulary.
 """
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.generate import Sampling, generate
 from lmsearch.lm.model import LanguageModel
+from lmsearch.losses import perplexity
 from lmsearch.text.lines import NORMALIZE
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
 
@@ -35,13 +35,19 @@ class TextResult:
     """What a model makes of a text of N tokens: N - 1 predictions, each exact over the whole vocabulary."""
 
     loss: float  # nats per predicted token
+    known_loss: float  # the same over the predictions of words that the model knows; NaN where there are none
     tokens: int  # with one `<eos>` a line
-    unknown: int  # of these, words that the model does not know; it predicts `<unk>` for each
+    unknown: int  # of these, `<unk>`: words that the model does not know, and those that are `<unk>` in the text
 
     @property
     def perplexity(self) -> float:
-        """Give exp(loss)."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        """Give exp(loss), over all tokens."""
+        return perplexity(self.loss)
+
+    @property
+    def known_perplexity(self) -> float:
+        """Give exp(known_loss), over the words that the model knows."""
+        return perplexity(self.known_loss)
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,11 @@ class TrainedModel:
     def log_probabilities(self, words: Sequence[str]) -> npt.NDArray[np.float64]:
         """Give the natural logarithm of each word's probability after those before it, the first after an `<eos>`.
 
-        Of shape (N,). A word that the model does not know has the probability of `<unk>`.
+        Of shape (N,). A word that the model does not know has the probability of `<unk>`. Raises `ConfigError` for a
+        text in place of its words, which `words` gives.
         """
+        if isinstance(words, str):
+            raise ConfigError("log_probabilities takes a list of words; give model.words(text)")
         tokens_N = self._encoded([EOS, *words])
         self.model.eval()
         states = self.model.initial_states(1)
@@ -89,16 +98,17 @@ class TrainedModel:
         """Give the exact perplexity of a text's lines; raises `CorpusError` where they have fewer than two tokens."""
         split = NORMALIZE[self.config.data.normalize]
         words = itertools.chain.from_iterable((*split(line), EOS) for line in lines)
-        tokens = np.fromiter((self.vocabulary.index.get(word, -1) for word in words), np.int64)
-        unknown = tokens < 0
-        tokens[unknown] = self.vocabulary.index[UNK]
-        if len(tokens) < 2:
-            raise CorpusError("the text has fewer than two tokens, so there is nothing to predict")
-        return TextResult(self.loss(tokens), len(tokens), int(unknown.sum()))
+        unknown = self.vocabulary.index[UNK]
+        return self.measure(np.fromiter((self.vocabulary.index.get(word, unknown) for word in words), np.int64))
 
-    def loss(self, tokens: npt.NDArray[np.integer[Any]]) -> float:
-        """Give the mean loss (nats) over the N - 1 predictions of a text of N of the model's tokens."""
-        return evaluate(self.model, torch.from_numpy(tokens.astype(np.int64)).to(self.device), 1, _BLOCK)
+    def measure(self, tokens_N: npt.NDArray[np.integer[Any]]) -> TextResult:
+        """Give the same of a text of N of the model's tokens."""
+        if len(tokens_N) < 2:
+            raise CorpusError("the text has fewer than two tokens, so there is nothing to predict")
+        unknown = self.vocabulary.index[UNK]
+        tokens = torch.from_numpy(tokens_N.astype(np.int64)).to(self.device)
+        found = evaluate(self.model, tokens, 1, _BLOCK, unknown=unknown)
+        return TextResult(found.loss, found.known_loss, len(tokens_N), int((tokens_N == unknown).sum()))
 
     def perplexity(self, text: str) -> float:
         """Give the perplexity of a text: of each of its tokens but the first, after those before it."""
@@ -125,8 +135,12 @@ class TrainedModel:
         self, prompt: str = "", words: int = 100, seed: int = 0, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """Give words that the model writes after a prompt, each its next input; `<eos>` is the end of a line."""
-        given = NORMALIZE[self.config.data.normalize](prompt)
+        given = self.prompt_words(prompt)
         return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, given), words)
+
+    def prompt_words(self, prompt: str) -> list[str]:
+        """Give the words of a prompt as the model reads them: those of a text whose last line has not ended."""
+        return self.words(prompt)[:-1] if prompt.strip() else []
 
     def _encoded(self, words: Sequence[str]) -> Tensor:
         return torch.tensor(self.vocabulary.encode(words), device=self.device)

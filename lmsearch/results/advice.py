@@ -219,6 +219,8 @@ def verdict(results: Results) -> list[str]:
         f"Trial {winner.number} (by {winner.by or 'another program'}) has the best validation perplexity, "
         f"{winner.perplexity:.2f} in epoch {winner.best_epoch}{parameters}."
     ]
+    if winner.known_perplexity is not None:
+        told[0] += f" Of the words that it knows alone, without <unk>, it is {winner.known_perplexity:.2f}."
     if results.confirmation is None:
         rivals = sum(
             trial.outcome == "complete" and trial.perplexity < 1.01 * winner.perplexity for trial in record.trials

@@ -20,6 +20,7 @@ import filelock
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
 from lmsearch.errors import ConfigError, StudyError
+from lmsearch.escapes import cell
 from lmsearch.files import draft_of, remove_tree, replace_file
 from lmsearch.folders import (
     KEY,
@@ -40,6 +41,7 @@ from lmsearch.folders import (
     read_document,
 )
 from lmsearch.formats import stamp
+from lmsearch.losses import json_text, perplexity
 from lmsearch.results.reading import Confirmation, Results
 from lmsearch.results.statistics import Interval
 from lmsearch.store.belonging import config_digest
@@ -137,7 +139,7 @@ def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     if best is None:
         return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
     config = best_config(results, folder, command)
-    replace_file(folder / "best-config.json", json.dumps(config, indent=2) + "\n")
+    replace_file(folder / "best-config.json", json_text(config, indent=2) + "\n")
     model = _renew_model(record.info, best, folder)
     host, _, _ = best.model.partition(":")
     return ResultFiles(
@@ -238,7 +240,7 @@ def trials_csv(record: StudyRecord) -> str:
             trial.started.isoformat() if trial.started else "",
             trial.ended.isoformat() if trial.ended else "",
         ]
-        writer.writerow([*cells, *(trial.params.get(path, "") for path in paths), trial.reason])
+        writer.writerow(map(cell, [*cells, *(trial.params.get(path, "") for path in paths), trial.reason]))
     return output.getvalue()
 
 
@@ -325,7 +327,7 @@ def _has_weights_of(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
     if metrics.get("digest", wanted := config_digest(info, best.params)) != wanted:
         return False
     loss = metrics.get("valid_loss")
-    return isinstance(loss, float) and loss < 700 and math.isclose(math.exp(loss), best.perplexity, rel_tol=1e-9)
+    return isinstance(loss, float) and math.isclose(perplexity(loss), best.perplexity, rel_tol=1e-9)
 
 
 def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -> None:
@@ -338,11 +340,11 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
         for name in MODEL_FILES:
             shutil.copyfile(source / name, draft / name)
         config = stamp("config") | config_tables(info.spec.close(best.params, info.vocabulary_size), target)
-        replace_file(draft / "config.json", json.dumps(config, indent=2) + "\n")
+        replace_file(draft / "config.json", json_text(config, indent=2) + "\n")
         metrics = json.loads((draft / "metrics.json").read_text(encoding="utf-8")) | stamp("model")
         metrics |= {"study": info.ref.name, "study_key": info.ref.key, "trial": best.number}
         metrics |= {"perplexity": best.perplexity, "digest": config_digest(info, best.params)}
-        replace_file(draft / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        replace_file(draft / "metrics.json", json_text(metrics, indent=2) + "\n")
         for name, content in kept.items():
             replace_file(draft / name, content)
         if target.exists():
@@ -361,4 +363,4 @@ def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, 
     found = next((place for place in places if is_best_model(place, info, trial)), None)
     if found is None:
         return {}
-    return {name: (found / name).read_text() for name in (LOOKS, POINTER) if (found / name).is_file()}
+    return {name: (found / name).read_text(encoding="utf-8") for name in (LOOKS, POINTER) if (found / name).is_file()}

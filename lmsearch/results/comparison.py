@@ -14,7 +14,7 @@ from lmsearch.errors import StudyError, nearest
 from lmsearch.results.advice import best_so_far, ended_in_order
 from lmsearch.results.figures import PALETTE, new_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
-from lmsearch.store.records import StudyRecord, lmsearch_studies, open_study, read_study, readable_studies
+from lmsearch.store.records import StudyInfo, StudyRecord, lmsearch_studies, open_study, read_study, readable_studies
 from lmsearch.store.storage import FencedStorage
 
 
@@ -67,13 +67,20 @@ def _check_comparable(one: StudyRecord, other: StudyRecord) -> None:
     if one.info.fingerprint != other.info.fingerprint:
         raise StudyError(
             f"{names} cannot be compared: the one is on {one.info.corpus} (fingerprint {one.info.fingerprint}), the "
-            f"other on {other.info.corpus} (fingerprint {other.info.fingerprint})"
+            f"other on {other.info.corpus} (fingerprint {other.info.fingerprint}){_other_words(one.info, other.info)}"
         )
     if one.info.spec.epochs != other.info.spec.epochs:
         raise StudyError(
             f"{names} cannot be compared: trials of the one have {one.info.spec.epochs} epochs, of the other "
             f"{other.info.spec.epochs}"
         )
+
+
+def _other_words(one: StudyInfo, other: StudyInfo) -> str:
+    """Say where one text is read with two vocabularies, which the fingerprints alone do not tell."""
+    if one.corpus != other.corpus or one.vocabulary_size == other.vocabulary_size:
+        return ""
+    return f": their vocabularies differ, {one.vocabulary_size:,} and {other.vocabulary_size:,} words"
 
 
 def budgets(groups: Sequence[Group]) -> list[int]:

@@ -1,7 +1,6 @@
 """Looks at a test split, each written down: beside the model, and in the study that found it."""
 
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import filelock
 from lmsearch.errors import StudyError
 from lmsearch.files import replace_file
 from lmsearch.folders import LOOKS
+from lmsearch.losses import json_text, perplexity
 from lmsearch.store.opening import creating
 from lmsearch.store.records import open_study
 from lmsearch.store.storage import FencedStorage
@@ -25,14 +25,14 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
     """
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "perplexity": math.exp(loss),
+        "perplexity": perplexity(loss),
         "loss": loss,
         "tokens": tokens,
         "corpus": fingerprint,
     } | how
     with filelock.FileLock(folder / ".looks.lock"):
         looks = [*read_looks(folder), look]
-        replace_file(folder / LOOKS, json.dumps(looks, indent=2) + "\n")
+        replace_file(folder / LOOKS, json_text(looks, indent=2) + "\n")
     return look, len(looks)
 
 

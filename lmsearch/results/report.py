@@ -9,6 +9,7 @@ from typing import Any
 
 from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
+from lmsearch.escapes import cell
 from lmsearch.results.advice import (
     Command,
     Edge,
@@ -100,7 +101,8 @@ def _verdict(results: Results, command: Command) -> Section:
         rows = [(path, spell_value(winner.params[path])) for path in record.info.spec.open if path in winner.params]
         tables.append(Table(title="the best configuration", head=("searched value", "best"), rows=rows))
     counts = ", ".join(f"{record.count(outcome)} {outcome}" for outcome in OUTCOMES if record.count(outcome))
-    words = [*verdict(results), f"{record.done} of {record.total} trials have ended: {counts or 'none has begun'}."]
+    words = [*(f"About the text: {remark}." for remark in record.info.remarks), *verdict(results)]
+    words += [f"{record.done} of {record.total} trials have ended: {counts or 'none has begun'}."]
     words += [edge_sentence(edge) + "." for edge in edges(record)]
     following = "\n".join(command(words) for words in next_commands(results))
     return Section(id="verdict", words=words, tables=tables, code=[f"# what to try next\n{following}"])
@@ -303,6 +305,7 @@ def document(results: Results) -> dict[str, Any]:
         "total": results.record.total,
         "done": results.record.done,
         "verdict": verdict(results),
+        "remarks": list(results.record.info.remarks),
         "best": None if results.winner is None else results.winner.number,
         "confirmation": None
         if again is None
@@ -322,6 +325,7 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
         "by": trial.by,
         "perplexity": _finite(trial.perplexity),
         "best_epoch": trial.best_epoch,
+        "known_perplexity": trial.known_perplexity,
         "params": trial.params,
         "parameters": trial.parameters,
         "reason": trial.reason,
@@ -357,5 +361,5 @@ def epochs_csv(results: Results) -> str:
             for row in trial.epochs
         ]
         for row in rows or [[""] * len(figures)]:
-            writer.writerow([*shared, *row])
+            writer.writerow(map(cell, [*shared, *row]))
     return output.getvalue()

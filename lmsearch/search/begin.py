@@ -21,6 +21,7 @@ from lmsearch.store.tickets import (
     purge_strays,
 )
 from lmsearch.text.corpus import Corpus, check_lengths
+from lmsearch.text.judgement import judge
 
 
 class SpaceChangedError(StudyError):
@@ -60,8 +61,9 @@ def begin(
     change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
     close_ended(storage, info.ref)
     asked = info.source if source is None else Source(name=source, key="", taken=False)
-    if (info.spec.text, info.folder, info.source) != (spec.text, folder, asked):
-        info = replace(info, spec=spec, folder=folder, source=asked)
+    remarks = tuple(judge(corpus))
+    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, asked, remarks):
+        info = replace(info, spec=spec, folder=folder, source=asked, remarks=remarks)
         store_info(storage, info)
     return info
 
@@ -86,6 +88,7 @@ def _find_or_create(
                 corpus.fingerprint,
                 len(corpus.vocabulary),
                 source=Source(name=source, key="", taken=False) if source else None,
+                remarks=tuple(judge(corpus)),
             )
         _check_same(before, spec, corpus)
         if not is_copy(storage, before):
@@ -99,7 +102,7 @@ def check_space(spec: StudySpec, corpus: Corpus) -> None:
     spec.check_ends(len(corpus.vocabulary))
     for point in spec.ends():
         config: RunConfig = spec.close(point, len(corpus.vocabulary))
-        check_lengths(corpus, config.train.batch_size, config.train.eval_batch_size)
+        check_lengths(corpus, config.train)
 
 
 def check_request(spec: StudySpec, request: Request) -> None:

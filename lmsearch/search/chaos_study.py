@@ -35,7 +35,7 @@ epochs = 4
 
 def write_inputs(folder: Path, trials: int) -> None:
     """Write the study and its text, in which each word hints at the next, so that there is something to learn."""
-    (folder / "chaos.toml").write_text(_STUDY.format(trials=trials))
+    (folder / "chaos.toml").write_text(_STUDY.format(trials=trials), encoding="utf-8")
     rng = random.Random(0)
     words = [f"word{number}" for number in range(40)]
     for split, lines in (("train", 900), ("valid", 100), ("test", 100)):
@@ -47,4 +47,4 @@ def write_inputs(folder: Path, trials: int) -> None:
                 line.append(words[at])
             text.append(" ".join(line))
         (folder / "corpus").mkdir(exist_ok=True)
-        (folder / "corpus" / f"{split}.txt").write_text("\n".join(text) + "\n")
+        (folder / "corpus" / f"{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")

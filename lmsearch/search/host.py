@@ -44,7 +44,10 @@ def is_running(process: int) -> bool:
     except PermissionError:
         return True
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except (OSError, IndexError):
         return True
 
@@ -75,12 +78,12 @@ def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path
 
 def read_control_group(controller: str, name: str, control: Path, root: Path) -> str:
     """Read a file of this process's control group; "" where there is none."""
-    lines = control.read_text().splitlines() if control.is_file() else []
+    lines = control.read_text(encoding="utf-8").splitlines() if control.is_file() else []
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if controller in controllers.split(","):
             # Inside a container the group's own folder may be the root of what is mounted.
             for place in (root / controller / group.lstrip("/") / name, root / controller / name):
                 if place.is_file():
-                    return place.read_text().strip()
+                    return place.read_text(encoding="utf-8").strip()
     return ""

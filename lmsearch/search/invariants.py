@@ -141,7 +141,11 @@ def epochs_trained_twice(logs: Path) -> int:
 
 def tracebacks(logs: Path) -> list[str]:
     """Name the logs that hold a traceback: a worker that left without a sentence."""
-    return [f"a traceback in {path.name}" for path in sorted(logs.glob("*.log")) if _TRACEBACK in path.read_text()]
+    return [
+        f"a traceback in {path.name}"
+        for path in sorted(logs.glob("*.log"))
+        if _TRACEBACK in path.read_text(encoding="utf-8", errors="replace")
+    ]
 
 
 def _texts(logs: Path) -> list[str]:

@@ -94,7 +94,7 @@ def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
     """Give the bytes that new processes may have; None where the system does not say."""
     if not meminfo.is_file():
         return None
-    found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
     return None if found is None else 1024.0 * int(found[1])
 
 

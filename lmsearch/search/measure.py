@@ -64,10 +64,12 @@ def measure(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str
 def _evaluate(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[tuple[int, int], float]:
     """Evaluate a few blocks; give how many of how many, and the seconds."""
     model = LanguageModel(config.model, len(corpus.vocabulary)).to(device)
-    blocks = evaluation_blocks(to_device(corpus.valid.tokens, device), config.train.eval_batch_size, config.train.bptt)
+    train = config.train
+    tokens_N = to_device(corpus.valid.tokens, device)
+    blocks = evaluation_blocks(tokens_N, train.eval_batch_size, train.bptt, train.eval_context)
     began = time.perf_counter()
     done = 0
-    for done, _ in enumerate(evaluate_blocks(model, blocks, begin_evaluation(model, blocks)), 1):
+    for done, _ in enumerate(evaluate_blocks(model, blocks, begin_evaluation(model, blocks), -1), 1):
         if done >= _BLOCKS:
             break
     _wait(device)

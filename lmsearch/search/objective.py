@@ -5,7 +5,8 @@ from pathlib import Path
 
 import optuna
 
-from lmsearch.lm.train import Epoch, open_device, perplexity, train
+from lmsearch.lm.train import Epoch, open_device, train
+from lmsearch.losses import perplexity
 from lmsearch.search.begin import check_space
 from lmsearch.search.strategies import suggest
 from lmsearch.spec import load_study

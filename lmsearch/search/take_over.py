@@ -18,7 +18,7 @@ from lmsearch.store.tables import FROM
 from lmsearch.text.corpus import Corpus
 
 _TAKEN = (TrialState.COMPLETE, TrialState.PRUNED)
-_MUST_AGREE = ("data.", "train.epochs", "train.eval_batch_size")
+_MUST_AGREE = ("data.", "train.epochs", "train.eval_batch_size", "train.eval_context")
 _CONSTRAINTS = "constraints:"  # where Optuna keeps them among a trial's system attributes
 
 

@@ -20,6 +20,7 @@ from lmsearch.lm.generate import sample_text
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
+from lmsearch.losses import perplexity
 from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
 from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, remove_checkpoint
@@ -340,6 +341,7 @@ class _OneTrial:
             "trial": self.trial.number,
             "digest": self.digest,
             "valid_loss": event.valid_loss,
+            "valid_known_loss": _finite(event.valid_known_loss),
             "epoch": event.number,
             "corpus": corpus.fingerprint,
         }
@@ -349,7 +351,7 @@ class _OneTrial:
 
     def _report(self, row: EpochRow, progress: Progress, key: str | None) -> None:
         size = len(self.runner.corpus.vocabulary)
-        value = float(size) if self._diverged(row) else math.exp(row.valid_loss)
+        value = float(size) if self._diverged(row) else perplexity(row.valid_loss)
         with self.runner.storage.reporting(row, progress, key):
             if row.epoch in self.reported:
                 # Trained again, since no checkpoint had it; Optuna's report would pass over it, and over the new file.
@@ -380,7 +382,10 @@ class _OneTrial:
             else:
                 sample = sample_text(trained.model, trained.vocabulary, _SAMPLE_WORDS)
                 self.trial.set_user_attr("sample", sample)
-        return self._end("complete", value=math.exp(min(row.valid_loss for row in self.rows)))
+                known = trained.metrics.get("valid_known_loss")
+                if isinstance(known, float) and known != trained.metrics["valid_loss"]:  # else no word is unknown
+                    self.trial.set_user_attr("known_perplexity", perplexity(known))
+        return self._end("complete", value=perplexity(min(row.valid_loss for row in self.rows)))
 
     def _fail(self, error: Exception) -> str:
         return self._failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
@@ -402,6 +407,10 @@ class _OneTrial:
             keep_best_models(self.runner)
         self.runner.say(f"trial {self.trial.number}: {outcome}")
         return outcome
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def keep_best_models(runner: TrialRunner) -> None:

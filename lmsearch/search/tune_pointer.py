@@ -43,5 +43,5 @@ def tune(text: ReadText, trials: int, seed: int, tell: Callable[[int, float], No
     constants = CacheConstants(
         window=best.params["window"], theta=best.params["theta"], weight=best.user_attrs["weight"]
     )
-    without = float(-text.vocabulary_N.double().log().mean())
+    without = float(text.losses_N.mean())
     return Tuned(constants=constants, loss=study.best_value, loss_without=without, trials=trials)

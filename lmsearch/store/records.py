@@ -62,6 +62,7 @@ class StudyInfo:
     home_id: int  # the study's id when this was written; another one than `ref.id` in a copy
     defaults: str = __version__  # the lmsearch version whose defaults hold for settings that the file does not give
     source: Source | None = None
+    remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
 
     @property
     def confirms(self) -> str:
@@ -106,6 +107,7 @@ class TrialRecord:
     ended: datetime | None
     ticket: Ticket | None
     epochs: tuple[EpochRow, ...] = ()
+    known_perplexity: float | None = None  # of the words that are not <unk>, in the best epoch
 
     @property
     def perplexity(self) -> float:
@@ -260,6 +262,7 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         home_id=_field(stored, "study_id", name) if "study_id" in stored else study._study_id,
         defaults=defaults,
         source=_source(stored, name),
+        remarks=_remarks(stored),
     )
 
 
@@ -296,6 +299,11 @@ def _source(stored: Mapping[str, Any], name: str) -> Source | None:
     return Source(name=kept["name"], key=key, taken=kept.get("taken") is True)
 
 
+def _remarks(stored: Mapping[str, Any]) -> tuple[str, ...]:
+    kept = stored.get("remarks")
+    return tuple(remark for remark in kept if isinstance(remark, str)) if isinstance(kept, list) else ()
+
+
 def open_study(storage: FencedStorage, name: str) -> StudyInfo:
     """Open a study; raises `StudyError` where there is none of that name, with the nearest."""
     info = find_study(storage, name)
@@ -316,6 +324,7 @@ def create_study(
     vocabulary_size: int,
     source: Source | None = None,
     defaults: str = __version__,
+    remarks: tuple[str, ...] = (),
 ) -> StudyInfo:
     """Create a study, or finish a creation that was cut short. The caller holds the creation lock.
 
@@ -342,6 +351,7 @@ def create_study(
                 home_id=ref.id,
                 defaults=defaults,
                 source=source,
+                remarks=remarks,
             )
             for model, attribute, value in (
                 (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
@@ -372,6 +382,7 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
         "corpus": info.corpus,
         "fingerprint": info.fingerprint,
         "vocabulary_size": info.vocabulary_size,
+        "remarks": list(info.remarks),
     }
     found: dict[str, Any] = json.loads(json.dumps(stored, default=str))
     return found
@@ -410,6 +421,7 @@ def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[Epo
         reason=_text(attrs, "reason"),
         traceback=_text(attrs, "traceback"),
         sample=_text(attrs, "sample"),
+        known_perplexity=known if isinstance(known := attrs.get("known_perplexity"), float) else None,
         parameters=parameters if isinstance(parameters := attrs.get("parameters"), int) else None,
         model=model if "\0" not in (model := _text(attrs, "model")) else "",
         origin_trial=_text(attrs, FROM),

@@ -214,7 +214,7 @@ def _boot_id() -> str:
     with _boot_lock:
         if not _boot:
             path = Path("/proc/sys/kernel/random/boot_id")
-            _boot.append(path.read_text().strip() if path.exists() else _mac_boot_id())
+            _boot.append(path.read_text(encoding="utf-8").strip() if path.exists() else _mac_boot_id())
         return _boot[0]
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lmsearch.errors import StoreError
+from lmsearch.folders import absolute
 from lmsearch.store.outages import is_crowded
 from lmsearch.store.watchdog import WatchedConnection
 
@@ -58,7 +59,7 @@ def parse_url(text: str) -> URL:
         case "sqlite":
             if not url.database or url.database == ":memory:":
                 raise StoreError(f"the storage {_hide(text)!r} names no file; write {examples}")
-            return url.set(database=str(Path(url.database).expanduser().resolve()))
+            return url.set(database=str(absolute(url.database, "the store")))
         case "postgres" | "postgresql" | "postgresql+psycopg":
             if not url.database:
                 raise StoreError(f"the storage {redact(url)!r} names no database; write {examples}")

@@ -147,10 +147,14 @@ def _load(path: Path, allow_pickle: bool) -> Any:
         raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:
         if not allow_pickle and "pickle" in str(error):
+            cure = "read it with --allow-pickle, if you trust where it comes from"
+            if any(path.parent.glob("*train.npy")):
+                cure = (
+                    "turn the corpus into safe arrays once, if you trust where it comes from: "
+                    f"lmsearch data convert {path.parent} NEW-FOLDER --allow-pickle"
+                )
             raise CorpusError(
-                f"{path} holds Python objects, which only pickle can read, and pickle can run code. Turn the corpus "
-                f"into safe arrays once, if you trust where it comes from: "
-                f"lmsearch data convert {path.parent} NEW-FOLDER --allow-pickle"
+                f"{path} holds Python objects, which only pickle can read, and pickle can run code; {cure}"
             ) from error
         raise CorpusError(f"{path} is not a whole NumPy array: {error}") from error
     if not isinstance(loaded, np.ndarray):

@@ -8,7 +8,7 @@ import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from lmsearch.config import DataConfig
+from lmsearch.config import DataConfig, TrainConfig
 from lmsearch.errors import CorpusError
 from lmsearch.files import replace_file, sync_folder
-from lmsearch.folders import make_folder, read_document
+from lmsearch.folders import absolute, make_folder, read_document
 from lmsearch.formats import FORMATS, check_stamp, stamp
 from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.readers import PythonDocs, Reader, TextFile, open_reader
@@ -41,6 +41,15 @@ class Text:
     article_starts: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """What the tokens do not tell of the train split."""
+
+    lost: int = 0  # characters, but for spaces, that the normaliser dropped
+    characters: int = 0  # of how many; 0 where it drops none
+    own_eos: int = 0  # words of the text itself that are `<eos>`
+
+
 @dataclass(frozen=True)
 class Corpus:
     """An encoded corpus. Two corpora with the same fingerprint are the same to every model."""
@@ -52,6 +61,7 @@ class Corpus:
     valid: Text
     test: Text | None
     shuffle_articles: bool = False  # each epoch, where the config does not say
+    facts: TextFacts = TextFacts()
 
 
 def _untold(what: str, done: int, total: int | None) -> None:
@@ -61,7 +71,12 @@ def _untold(what: str, done: int, total: int | None) -> None:
 def cache_folder() -> Path:
     """Give the folder for encoded corpora: LMSEARCH_CACHE, else the user's cache folder."""
     named = os.environ.get("LMSEARCH_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("lmsearch"))
+    if named:
+        return absolute(named, "LMSEARCH_CACHE =")
+    try:
+        return Path(platformdirs.user_cache_dir("lmsearch"))
+    except RuntimeError as error:  # a user without a home
+        raise CorpusError("there is no home folder to keep encoded texts in; name one in LMSEARCH_CACHE") from error
 
 
 def open_corpus(
@@ -107,18 +122,19 @@ def open_corpus(
     return replace(opened, shuffle_articles=shuffled)
 
 
-def check_lengths(corpus: Corpus, batch_size: int, eval_batch_size: int) -> None:
+def check_lengths(corpus: Corpus, train: TrainConfig) -> None:
     """Refuse a corpus too short for its batches: train needs three rows, valid one prediction a column."""
-    rows = len(corpus.train.tokens) // batch_size
+    rows = len(corpus.train.tokens) // train.batch_size
     if rows < 3:
         raise CorpusError(
-            f"the train split has {len(corpus.train.tokens)} tokens, too few for train.batch_size = {batch_size};"
-            f" it needs at least {3 * batch_size}"
+            f"the train split has {len(corpus.train.tokens)} tokens, too few for train.batch_size = {train.batch_size};"
+            f" it needs at least {3 * train.batch_size}"
         )
-    if len(corpus.valid.tokens) <= eval_batch_size:
+    # With a context, a short split has fewer columns.
+    if not train.eval_context and len(corpus.valid.tokens) <= train.eval_batch_size:
         raise CorpusError(
             f"the valid split has {len(corpus.valid.tokens)} tokens, too few for "
-            f"train.eval_batch_size = {eval_batch_size}; it needs more than that"
+            f"train.eval_batch_size = {train.eval_batch_size}; it needs more than that"
         )
 
 
@@ -127,10 +143,11 @@ def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, prog
     draft.mkdir()
     try:
         if isinstance(reader, ArrayFolder):
-            vocabulary = _copy_arrays(reader, draft)
+            vocabulary, facts = _copy_arrays(reader, draft), TextFacts()
         else:
-            counts = _count(reader, progress)
+            counts, facts = _count(reader, progress)
             vocabulary = build_vocabulary(counts, config.min_count, config.max_vocabulary)
+            _check_words(reader, counts, vocabulary)
             for split in reader.splits():
                 total = counts.total() if split == "train" else None
                 _encode_split(reader, split, vocabulary, draft, progress, total)
@@ -139,6 +156,7 @@ def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, prog
             "words": vocabulary.words,
             "fingerprint": fingerprint,
             "splits": reader.splits(),
+            "facts": asdict(facts),
         }
         replace_file(draft / "meta.json", json.dumps(meta))
         shutil.rmtree(folder, ignore_errors=True)
@@ -152,25 +170,51 @@ def _copy_arrays(reader: ArrayFolder, draft: Path) -> Vocabulary:
     vocabulary = reader.vocabulary()
     for split in reader.splits():
         tokens, starts = reader.text(split, len(vocabulary))
-        if split == "train" and len(np.unique(tokens)) < 2:
+        if split == "train" and len({vocabulary.words[token] for token in np.unique(tokens)} - {EOS, UNK}) < 2:
             raise CorpusError(f"the train split of {reader.describe()} has fewer than two words")
+        _check_tokens(reader, split, len(tokens))
         np.save(draft / f"{split}.npy", tokens)
         np.save(draft / f"{split}.articles.npy", starts)
     return vocabulary
 
 
-def _count(reader: Reader, progress: Progress) -> Counter[str]:
+def _count(reader: Reader, progress: Progress) -> tuple[Counter[str], TextFacts]:
     counts: Counter[str] = Counter()
-    done = told = 0
-    for _, words in reader.lines("train"):
-        counts.update(words)
-        done += len(words)
+    done = told = lines = lost = characters = 0
+    for line in reader.lines("train"):
+        counts.update(line.words)
+        done += len(line.words)
+        lines += line.ends
+        lost += line.lost
+        characters += line.characters
         if done - told >= _TOLD_EACH:
             progress("counting words", done, None)
             told = done
-    if len(counts.keys() - {EOS, UNK}) < 2:
-        raise CorpusError(f"the train split of {reader.describe()} has fewer than two words")
-    return counts
+    return counts, TextFacts(lost=lost, characters=characters, own_eos=counts[EOS] - lines)
+
+
+def _check_words(reader: Reader, counts: Counter[str], vocabulary: Vocabulary) -> None:
+    """Refuse a train split of which the model would know fewer than two words beside `<unk>` and `<eos>`."""
+    if len(set(vocabulary.words) - {EOS, UNK}) > 1:
+        return
+    different = len(counts.keys() - {EOS, UNK})
+    told = f"the train split of {reader.describe()} has fewer than two words"
+    if different > 1:
+        told += (
+            f" that occur often enough: of {different:,} different ones all but {len(vocabulary) - 2} are <unk> by "
+            "data.min_count. Words are what stands between spaces: put spaces between them, or lower data.min_count"
+        )
+    raise CorpusError(told)
+
+
+def _check_tokens(reader: Reader | ArrayFolder, split: str, tokens: int) -> None:
+    """Refuse a split in which there is nothing to predict."""
+    if tokens > 1:
+        return
+    has = "is empty" if tokens == 0 else "has 1 token, so there is nothing to predict"
+    shares = "; give data.split other shares" if isinstance(reader, TextFile) else ""
+    without = ", or test none (0)" if shares and split == "test" else ""
+    raise CorpusError(f"the {split} split of {reader.describe()} {has}{shares}{without}")
 
 
 def _encode_split(
@@ -180,10 +224,10 @@ def _encode_split(
     piece, starts, done = array("i"), array("q"), 0
     with (draft / f"{split}.npy").open("wb") as file:
         _write_header(file, 0)
-        for begins, words in reader.lines(split):
-            if begins:
+        for line in reader.lines(split):
+            if line.begins:
                 starts.append(done + len(piece))
-            piece.extend(vocabulary.encode(words))
+            piece.extend(vocabulary.encode(line.words))
             if len(piece) >= _TOLD_EACH:
                 piece.tofile(file)
                 done, piece = done + len(piece), array("i")
@@ -192,8 +236,7 @@ def _encode_split(
         done += len(piece)
         file.seek(0)
         _write_header(file, done)
-    if not done:
-        raise CorpusError(f"the {split} split of {reader.describe()} is empty")
+    _check_tokens(reader, split, done)
     np.save(draft / f"{split}.articles.npy", np.asarray(starts, dtype=np.int64))
 
 
@@ -224,11 +267,14 @@ def load_cached(folder: Path, description: str) -> Corpus | None:
     try:
         texts = {split: _read_split(folder, split) for split in meta["splits"] if split in ("train", "valid", "test")}
         vocabulary = Vocabulary(tuple(meta["words"]))
+        facts = TextFacts(**meta["facts"])
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
     if not {"train", "valid"} <= texts.keys() or _fingerprint(vocabulary, texts) != meta.get("fingerprint"):
         return None
-    return Corpus(description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"))
+    return Corpus(
+        description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"), facts=facts
+    )
 
 
 def _fingerprint(vocabulary: Vocabulary, texts: dict[str, Text]) -> str:

@@ -41,6 +41,9 @@ def tutorial_words(line: str) -> list[str]:
 NORMALIZE: dict[str, Words] = {"none": str.split, "basic": basic_words, "tutorial": tutorial_words}
 """How, by what `data.normalize` names."""
 
+LOSSY = ("tutorial",)
+"""Those that drop characters: what they leave of a text is counted."""
+
 
 class Headings:
     """Tells where articles begin in the way of WikiText: at ` = Title = ` after a blank line, and at the start."""

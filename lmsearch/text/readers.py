@@ -6,26 +6,41 @@ import hashlib
 import itertools
 import platform
 import re
+import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, NamedTuple, Protocol, cast
 
 from lmsearch.config import BUILT_IN_CORPORA, DataConfig
 from lmsearch.errors import ConfigError, CorpusError, nearest
 from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.fetch import DATASETS, fetched
-from lmsearch.text.lines import NORMALIZE, Headings
+from lmsearch.text.lines import LOSSY, NORMALIZE, Headings
 from lmsearch.text.vocabulary import EOS
 
 SPLITS = ("train", "valid", "test")
 
 _SUFFIXES = (".txt", ".tokens", ".txt.gz", ".tokens.gz")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = {b"\xff\xfe": "UTF-16LE", b"\xfe\xff": "UTF-16BE"}
 _LONGEST_PIECE = 1 << 20  # bytes of a line that are held at once
+_SPACE = re.compile(
+    rb"[\t\x0b\x0c\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80"
+)
+"""What `str.split` takes for a space, as UTF-8."""
 
-Line = tuple[bool, list[str]]
-"""Whether an article begins here, and the words of one paragraph with `<eos>` at its end, or part of a long one."""
+_OTHER_NAMES = {"valid": ("val", "dev", "validation"), "train": ("training",), "test": ("testing",)}
+
+
+class Line(NamedTuple):
+    """One paragraph with `<eos>` at its end, or part of a long one."""
+
+    begins: bool  # whether an article does, here
+    words: list[str]
+    ends: bool = True  # whether the last of `words` is the `<eos>` of the line's end
+    lost: int = 0  # how many of its characters, but for spaces, `normalize` drops
+    characters: int = 0  # of how many; 0 where none can be lost
 
 
 class Reader(Protocol):
@@ -85,7 +100,8 @@ def _refuse(data: DataConfig, what: str, *names: str) -> None:
     """Refuse settings that would do nothing to this text."""
     usual = DataConfig(corpus=data.corpus)
     for name in names:
-        if getattr(data, name) != getattr(usual, name):
+        given = getattr(data, name)
+        if given != getattr(usual, name) and (name, given) != ("min_count", 1):  # 1 does nothing to any text
             raise ConfigError(f"data.{name} does nothing to {what}; leave it out")
 
 
@@ -133,7 +149,7 @@ def _split_topics(topics: dict[str, str]) -> dict[str, list[Line]]:
     for article in articles:
         share = before / total
         split = "valid" if share < 0.1 else "test" if share < 0.2 else "train"
-        split_lines[split] += [(number == 0, [*words, EOS]) for number, words in enumerate(article)]
+        split_lines[split] += [Line(number == 0, [*words, EOS]) for number, words in enumerate(article)]
         before += sum(len(words) + 1 for words in article)
     return split_lines
 
@@ -166,7 +182,18 @@ class TextFolder:
         self._files = {split: file for split in SPLITS if (file := self._find(split))}
         for split in ("train", "valid"):
             if split not in self._files:
-                raise CorpusError(f"the corpus {folder} has no {split}.txt or {split}.tokens")
+                raise CorpusError(self._without(split))
+
+    def _without(self, split: str) -> str:
+        """Say which file is missing, and which ones there are."""
+        names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
+        meant = [name for name in names if name.lower().split(".")[0] in (*_OTHER_NAMES[split], split)]
+        hint = f"; rename {meant[0]} to {split}.txt" if meant else ""
+        found = f"it has {', '.join(names[:10])}{' …' if len(names) > 10 else ''}" if names else "it has no files"
+        return (
+            f"the corpus {self.folder} has no {split}.txt ({split}.tokens, NAME.{split}.txt and .gz of these are read, "
+            f"too); {found}{hint}"
+        )
 
     def _find(self, split: str) -> Path | None:
         try:
@@ -196,8 +223,8 @@ class TextFolder:
 
     def lines(self, split: str) -> Iterator[Line]:
         """Give the lines of one file, blank ones too."""
-        for _, begins, words in _read(self._files[split], self._data):
-            yield begins, words
+        for _, line in _read(self._files[split], self._data):
+            yield line
 
 
 class TextFile:
@@ -228,8 +255,8 @@ class TextFile:
         number = self.splits().index(split)
         starts: list[int | None] = [*self._find_starts(), None]
         first, end = starts[number] or 0, starts[number + 1]
-        for offset, begins, words in _read(self.path, self._data, first, end):
-            yield begins or offset == first, words
+        for offset, line in _read(self.path, self._data, first, end):
+            yield line._replace(begins=line.begins or offset == first)
 
     def _find_starts(self) -> list[int]:
         """Find where the splits begin: where their shares of the bytes do, at the next line or article."""
@@ -240,19 +267,32 @@ class TextFile:
             targets = [share * size for share in itertools.accumulate(self._data.split)][: len(self.splits()) - 1]
             starts = [0]
             by_articles = self._data.articles == "headings"
-            for offset, begins, _ in _read(self.path, self._data, words=False):
-                if targets and offset >= targets[0] and (begins or not by_articles):
+            for offset, line in _read(self.path, self._data, words=False):
+                if targets and offset >= targets[0] and (line.begins or not by_articles):
                     starts.append(offset)
                     del targets[0]
             if targets:
                 unit = "articles" if by_articles else "lines"
-                raise CorpusError(f"{self.path} has too few {unit} to be cut into {', '.join(self.splits())}")
+                raise CorpusError(
+                    f"{self.path} has too few {unit} to be cut into {', '.join(self.splits())}"
+                    f"{'' if by_articles else _why_few_lines(self.path)}; or give a folder with a file for each split"
+                )
             self._starts = starts
         return self._starts
 
 
 def _open(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():  # a pipe could be read once, and some devices have no end
+        raise CorpusError(f"{path} is not a file; a text is read several times, so put it into one")
     return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _why_few_lines(path: Path) -> str:
+    with _open(path) as file:
+        first = file.read(_LONGEST_PIECE)
+    if b"\r" in first and b"\n" not in first:
+        return ": its lines end in CR alone, as on old Macs; convert it with: tr '\\r' '\\n'"
+    return ""
 
 
 def _hash(path: Path) -> tuple[str, int]:
@@ -260,6 +300,8 @@ def _hash(path: Path) -> tuple[str, int]:
     total, size = hashlib.sha256(), 0
     with _readable(path), _open(path) as file:
         while chunk := file.read(1 << 20):
+            if b"\0" in chunk:
+                raise CorpusError(_why_zeros(path, size + chunk.index(b"\0")))
             total.update(chunk)
             size += len(chunk)
     return total.hexdigest(), size
@@ -278,13 +320,13 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _read(
     path: Path, data: DataConfig, first: int = 0, end: int | None = None, words: bool = True
-) -> Iterator[tuple[int, bool, list[str]]]:
-    """Give the byte at which each piece begins, whether an article does, and its words (none where not asked for)."""
+) -> Iterator[tuple[int, Line]]:
+    """Give each piece with the byte at which it begins, and with its words unless they are not asked for."""
     split = NORMALIZE[data.normalize]
     headings = Headings() if data.articles == "headings" else None
     offset, ended = 0, True
     with _readable(path), _open(path) as file:
-        for raw, ends in _pieces(file):
+        for raw, ends in _pieces(path, file):
             start, offset, begun, ended = offset, offset + len(raw), ended, ends
             if end is not None and start >= end:
                 return
@@ -292,12 +334,22 @@ def _read(
                 continue
             if not words and headings is None:
                 if begun:
-                    yield start, False, []
+                    yield start, Line(False, [])
                 continue
-            line = _decode(path, raw, start)
-            titled = headings is not None and begun and ends and headings.begins(line)
+            text = _decode(path, raw, start)
+            titled = headings is not None and begun and ends and headings.begins(text)
             begins = start == 0 or titled
-            yield start, begins, [*split(line), *[EOS] * ends] if words else []
+            if not words:
+                yield start, Line(begins, [])
+                continue
+            found = split(text)
+            lost, characters = _count_lost(text, found) if data.normalize in LOSSY else (0, 0)
+            yield start, Line(begins, [*found, *[EOS] * ends], ends, lost, characters)
+
+
+def _count_lost(text: str, words: list[str]) -> tuple[int, int]:
+    characters = sum(map(len, text.split()))
+    return characters - sum(map(len, words)), characters
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -311,23 +363,55 @@ def text_lines(path: Path) -> Iterator[str]:
 
 def _decode(path: Path, raw: bytes, start: int) -> str:
     content = raw.removeprefix(_BYTE_ORDER_MARK) if start == 0 else raw
+    if b"\0" in content:
+        raise CorpusError(_why_zeros(path, start + len(raw) - len(content) + content.index(b"\0")))
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         position = start + len(raw) - len(content) + error.start
-        raise CorpusError(f"{path} is not UTF-8: byte {position} cannot be read") from error
+        guess = _UTF16_MARKS.get(raw[:2], "ISO-8859-1") if start == 0 else "ISO-8859-1"
+        raise CorpusError(
+            f"{path} is not UTF-8: byte {position} cannot be read; if it is {guess}, convert it with: "
+            f"{_iconv(guess, path)}"
+        ) from error
 
 
-def _pieces(file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
+def _iconv(encoding: str, path: Path) -> str:
+    source = shlex.quote(str(path))
+    return f"iconv -f {encoding} -t UTF-8 {source} > {shlex.quote(path.stem + '-utf8' + path.suffix)}"
+
+
+def _why_zeros(path: Path, position: int) -> str:
+    """Say what a file that is no text probably is."""
+    with _readable(path), _open(path) as file:
+        first = file.read(512)
+    if first[257:262] == b"ustar":
+        return f"{path} is a tar archive; unpack it, and name a file or the folder"
+    zeros = [first[offset:64:2].count(0) for offset in (0, 1)]
+    guess = _UTF16_MARKS.get(first[:2], "UTF-16BE" if zeros[0] > zeros[1] else "UTF-16LE")
+    if max(zeros) > 8 and min(zeros) < max(zeros) / 2:
+        return f"{path} is {guess}, not UTF-8; convert it with: {_iconv(guess, path)}"
+    return f"{path} is not a text: byte {position} is zero"
+
+
+def _pieces(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
     """Give a file's lines, a very long one in pieces that end at a space, and whether the line ends there."""
     held, ended = b"", True
     while part := file.readline(_LONGEST_PIECE):
-        held += part
         if part.endswith(b"\n"):
-            yield held, True
+            yield held + part, True
             held, ended = b"", True
-        elif len(held) >= _LONGEST_PIECE and (cut := held.rfind(b" ") + 1):
-            yield held[:cut], False
-            held, ended = held[cut:], False
+            continue
+        held += part
+        if len(held) < _LONGEST_PIECE:
+            continue
+        cut = max((found.end() for found in _SPACE.finditer(held)), default=0)
+        if not cut:
+            raise CorpusError(
+                f"{path} has more than {_LONGEST_PIECE >> 20} MiB without a space, and words are what stands between "
+                "spaces: put spaces between the words first"
+            )
+        yield held[:cut], False
+        held, ended = held[cut:], False
     if held or not ended:
         yield held, True

@@ -29,13 +29,16 @@ class Vocabulary:
         return [index.get(word, unknown) for word in words]
 
 
-def build_vocabulary(counts: Counter[str], min_count: int, max_vocabulary: int) -> Vocabulary:
+def build_vocabulary(counts: Counter[str], min_count: int | None, max_vocabulary: int) -> Vocabulary:
     """Keep the words that occur often enough, in order of appearance.
 
     `counts` holds the train split's words in that order. `<unk>` and `<eos>` are always kept, `<unk>` in front
-    unless the text has it itself; `max_vocabulary` (0: no limit) counts them and keeps the most frequent
+    unless the text has it itself. Where `min_count` is None it is 1 if the text has `<unk>`, so that a model learns
+    what stands for unknown words, else 2. `max_vocabulary` (0: no limit) counts them and keeps the most frequent
     words, of equally frequent ones the earlier.
     """
+    if min_count is None:
+        min_count = 1 if counts[UNK] else 2
     kept = [word for word, count in counts.items() if count >= min_count or word in (UNK, EOS)]
     if UNK not in counts:
         kept.insert(0, UNK)

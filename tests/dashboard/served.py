@@ -68,7 +68,7 @@ def served(url: str, log: Path, *words: str, **environment: str) -> Iterator[Ser
     """Serve a store until the end of the block; what the server says goes to the file `log`."""
     port = free_port()
     command = [sys.executable, "-m", "lmsearch.cli.main", "dashboard", "--port", str(port), *words]
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         server = subprocess.Popen(
             command,
             env=dict(os.environ) | {"LMSEARCH_STORAGE": url, "PYTHONUNBUFFERED": "1"} | environment,
@@ -77,8 +77,8 @@ def served(url: str, log: Path, *words: str, **environment: str) -> Iterator[Ser
         )
     try:
         end = time.monotonic() + 60
-        while (line := re.search(r"http.*\n", log.read_text())) is None:
-            assert server.poll() is None and time.monotonic() < end, log.read_text()
+        while (line := re.search(r"http.*\n", log.read_text(encoding="utf-8"))) is None:
+            assert server.poll() is None and time.monotonic() < end, log.read_text(encoding="utf-8")
             time.sleep(0.05)
         yield Served(port=port, said=line[0])
     finally:
@@ -90,7 +90,7 @@ def listening_addresses(port: int) -> set[str]:
     """Give the local addresses, as the kernel writes them, that somebody listens on at a port."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
+        for line in Path(table).read_text(encoding="utf-8").splitlines()[1:]:
             address, _, hexadecimal = line.split()[1].partition(":")
             if line.split()[3] == "0A" and int(hexadecimal, 16) == port:
                 found.add(address)

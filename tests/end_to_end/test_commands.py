@@ -100,7 +100,7 @@ def test_the_best_model_is_that_of_the_best_trial(searched: Path, cli: Cli) -> N
             "import torch; trained = load_model(Path(sys.argv[1]))\n"
             "corpus = open_corpus(trained.config.data, cache_folder())\n"
             "tokens = to_device(corpus.valid.tokens, torch.device('cpu')); torch.set_num_threads(1)\n"
-            "print(repr(math.exp(evaluate(trained.model, tokens, 4, 8))))",
+            "print(repr(math.exp(evaluate(trained.model, tokens, 4, 8).loss)))",
             str(folder),
         ],
         capture_output=True,
@@ -319,7 +319,7 @@ def test_a_full_disk_behind_what_is_said_costs_the_words_and_not_the_search(
     searched: Path, words: list[str], code: int
 ) -> None:
     """The exit code tells the truth: of a search, how it ended; of a command that only tells, that it could not."""
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         command = [sys.executable, "-m", "lmsearch.cli.main", *words]
         said = subprocess.run(command, cwd=searched, stdout=full, stderr=full, check=False)
     assert said.returncode == code
@@ -378,7 +378,11 @@ def test_the_dashboard_answers_on_loopback_only(searched: Path) -> None:
                 assert time.monotonic() < end
                 time.sleep(0.2)
         assert [study["study_name"] for study in studies] == ["tiny"]
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if " 0A " in line]
+        listening = [
+            line.split()[1]
+            for line in Path("/proc/net/tcp").read_text(encoding="utf-8").splitlines()[1:]
+            if " 0A " in line
+        ]
         assert [address.split(":")[0] for address in listening if int(address.split(":")[1], 16) == port] == [
             "0100007F"
         ]

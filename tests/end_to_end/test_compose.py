@@ -163,11 +163,11 @@ def own_postgres(postgres: str) -> Iterator[str]:
         create_database(postgres, "lmsearch", "template1")
         connection.execute("ALTER DATABASE lmsearch OWNER TO lmsearch")
         (path,) = connection.execute("SHOW hba_file").fetchone() or ("",)
-        rules = Path(path).read_text()
-        Path(path).write_text(f"local all lmsearch scram-sha-256\n{rules}")
+        rules = Path(path).read_text(encoding="utf-8")
+        Path(path).write_text(f"local all lmsearch scram-sha-256\n{rules}", encoding="utf-8")
         connection.execute("SELECT pg_reload_conf()")
         yield postgres.partition("host=")[2]
-        Path(path).write_text(rules)
+        Path(path).write_text(rules, encoding="utf-8")
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("DROP DATABASE lmsearch WITH (FORCE)")
         connection.execute("DROP ROLE lmsearch")
@@ -204,7 +204,7 @@ class Host:
         words = [self._here(word) for word in words or self._services[service]["command"]]
         search = self._folder / "search"
         search.mkdir(exist_ok=True)
-        with log.open("a") as output:
+        with log.open("a", encoding="utf-8") as output:
             return subprocess.Popen(
                 words, cwd=search, env=self.environment(service) | environment, stdout=output, stderr=subprocess.STDOUT
             )
@@ -213,7 +213,7 @@ class Host:
         """Start it again whenever it fails, as `restart: on-failure` does."""
         end = time.monotonic() + 120
         while self.start(service, log).wait(timeout=120) != 0:
-            assert time.monotonic() < end, log.read_text()
+            assert time.monotonic() < end, log.read_text(encoding="utf-8")
             time.sleep(0.5)
 
     def is_healthy(self, service: str, **environment: str) -> bool:

@@ -25,9 +25,11 @@ def valid_perplexity(model: Path, text: Path) -> float:
     """Compute a model's perplexity in the columns that the search evaluates in, from its weights alone."""
     trained = load(model)
     tokens = [
-        token for line in text.read_text().splitlines() for token in trained.vocabulary.encode([*line.split(), "<eos>"])
+        token
+        for line in text.read_text(encoding="utf-8").splitlines()
+        for token in trained.vocabulary.encode([*line.split(), "<eos>"])
     ]
-    return float(torch.tensor(evaluate(trained.model, torch.tensor(tokens), 4, 512)).exp())
+    return float(torch.tensor(evaluate(trained.model, torch.tensor(tokens), 4, 512).loss).exp())
 
 
 def test_a_name_means_the_stores_best_trial_also_after_others_have_added_to_it(cli: Cli, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_trained_model_says_there_what_it_says_here(cuda: torch.device) -> Non
 
 def _said(trained: TrainedModel, tokens: Any) -> Iterator[Any]:
     yield trained.log_probabilities([f"w{n % 10}" for n in range(40)])
-    yield trained.loss(tokens)
+    yield trained.measure(tokens).loss
     yield next(trained.next_word(np.arange(10).reshape(2, 5)))
     yield cache_probabilities(read_text(trained, tokens), 20, 0.5).cpu().numpy()
 

@@ -64,7 +64,7 @@ def test_i1_batchify_lays_contiguous_parts_side_by_side_and_drops_the_tail() -> 
 def test_i1_every_line_ends_in_eos_blank_ones_too(tmp_path: Any) -> None:
     folder = write_corpus(tmp_path)
     (folder / "train.txt").write_text("a b\n\na\n")
-    assert [words for _, words in TextFolder(folder, DataConfig(corpus="x")).lines("train")] == [
+    assert [words for _, words, *_ in TextFolder(folder, DataConfig(corpus="x")).lines("train")] == [
         ["a", "b", "<eos>"],
         ["<eos>"],
         ["a", "<eos>"],
@@ -425,7 +425,7 @@ def test_i14_evaluation_at_batch_size_1_is_the_plain_loop(batch_size: int, bptt:
             states = features.states
             log_probabilities = model.decoder(features.raw_TBH[0, 0]).log_softmax(0)
             total -= log_probabilities[tokens[t + 1]].item()
-    assert evaluate(model, tokens, batch_size, bptt) == pytest.approx(total / 59, rel=1e-12)
+    assert evaluate(model, tokens, batch_size, bptt).loss == pytest.approx(total / 59, rel=1e-12)
 
 
 def test_i14_the_mean_is_over_the_predictions_not_over_the_rows() -> None:
@@ -434,7 +434,7 @@ def test_i14_the_mean_is_over_the_predictions_not_over_the_rows() -> None:
         for parameter in model.parameters():
             parameter.zero_()
     tokens = torch.randint(0, 12, (37,))
-    assert evaluate(model, tokens, 5, 4) == pytest.approx(math.log(12), rel=1e-14)
+    assert evaluate(model, tokens, 5, 4).loss == pytest.approx(math.log(12), rel=1e-14)
 
 
 # I15: going on.

@@ -14,7 +14,8 @@ from lmsearch.lm.fit import Place, fit
 from lmsearch.lm.generate import generate, sample_text
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.model_folder import load_model
-from lmsearch.lm.train import TrainState, open_device, perplexity, train
+from lmsearch.lm.train import TrainState, open_device, train
+from lmsearch.losses import perplexity
 from lmsearch.text.vocabulary import EOS, UNK
 from tests.factories import make_corpus, make_run
 
@@ -31,7 +32,7 @@ def test_a_saved_model_has_the_perplexity_of_its_best_epoch(tmp_path: Path, tied
     losses = fit_small(tmp_path / "model", model__tie_weights=tied, train__epochs=4, train__learning_rate=0.1)
     trained = load_model(tmp_path / "model")
     tokens = to_device(make_corpus().valid.tokens, CPU)
-    assert evaluate(trained.model, tokens, 3, 7) == min(losses)
+    assert evaluate(trained.model, tokens, 3, 7, trained.config.train.eval_context).loss == min(losses)
     assert trained.metrics["perplexity"] == math.exp(min(losses))
     assert trained.config == make_run(model__tie_weights=tied, train__epochs=4, train__learning_rate=0.1)
     assert trained.vocabulary == make_corpus().vocabulary

@@ -51,7 +51,7 @@ def test_the_cache_is_its_formula_and_the_mixture_sums_to_one(trained: TrainedMo
         mixture = next_word_with_cache(trained, text, place, constants)
         assert float(mixture.sum()) == pytest.approx(1.0, abs=1e-5) and float(mixture.min()) >= 0
         weight = 0.3 if place else 0.0
-        own = float(text.vocabulary_N[place])
+        own = math.exp(-float(text.losses_N[place]))
         assert float(mixture[target]) == pytest.approx(weight * shares[target] + (1 - weight) * own, abs=1e-5)
 
 
@@ -59,8 +59,8 @@ def test_a_text_is_read_once_as_it_is_evaluated(trained: TrainedModel) -> None:
     tokens = make_corpus(tokens=1_500).train.tokens
     text = read_text(trained, tokens)
     assert len(text.targets_N) == 1_499 and text.features_NH.shape == (1_499, 6)
-    loss = float(-text.vocabulary_N.double().log().mean())
-    assert loss == pytest.approx(trained.loss(tokens), rel=1e-6)
+    loss = float(text.losses_N.mean())
+    assert loss == pytest.approx(trained.measure(tokens).loss, rel=1e-6)
     assert mixed_loss(text, torch.zeros(1_499), 0.0) == pytest.approx(loss, rel=1e-6)
 
 

@@ -233,6 +233,6 @@ def test_a_password_reaches_no_log_file_error_or_command_line(
 
 def _command_line(process: int) -> str:
     try:
-        return Path(f"/proc/{process}/cmdline").read_text()
+        return Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -28,6 +28,7 @@ from lmsearch.store.records import open_study, read_study
 from lmsearch.store.schema import read_format
 from lmsearch.store.tables import METADATA
 from lmsearch.store.url import parse_url
+from lmsearch.version import __version__
 from tests.conftest import create_database, new_name
 
 HERE = Path(__file__).parent
@@ -192,7 +193,7 @@ def test_an_old_config_that_lacks_a_setting_has_what_its_version_did(
     info = open_study(storage := open_storage(parse_url(old.url), write=True), "tiny")
     storage.engine.dispose()
     assert "min_count" not in info.spec.text and info.spec.data.min_count == 3
-    assert load_study(old.folder / "tiny.toml").data.min_count == 1  # for a new study
+    assert load_study(old.folder / "tiny.toml").data.min_count is None  # for a new study
     # The same file is no other space to the study that was begun with it, and what is made from it says so.
     assert load_study(old.folder / "tiny.toml", info.defaults).data.min_count == 3
     assert "min_count = 3" in info.spec.text_from(old.folder)
@@ -233,7 +234,7 @@ def test_a_migration_that_is_killed_leaves_the_old_store(old: Old, monkeypatch: 
     assert killed.returncode == -9, killed.stderr
     assert old.rows() == before
     open_storage(parse_url(old.url), write=True).engine.dispose()
-    assert old.rows()["lmsearch_format"][1:] == [(2, "0.2.0")]
+    assert old.rows()["lmsearch_format"][1:] == [(2, __version__)]
 
 
 @LAST

@@ -47,7 +47,7 @@ def test_articles_are_shuffled_by_default_only_where_there_are_many() -> None:
 
 
 def test_a_config_survives_its_tables() -> None:
-    config = make_run(model__num_layers=2)
+    config = make_run(model__num_layers=2, data__min_count=2)
     tables = config.as_tables()
     flat = {f"{section}.{name}": value for section, table in tables.items() for name, value in table.items()}
     assert set(flat) == set(FIELD_TYPES)

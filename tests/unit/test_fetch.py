@@ -125,7 +125,7 @@ def test_where_the_first_mirror_fails_the_second_is_asked(
 
 @pytest.mark.parametrize(
     ("first", "told"),
-    [(b"", "404"), (GOOD[:50], "what came is not the file: its hash is another")],
+    [(b"", "404 Client Error"), (GOOD[:50], "what came is not the file: its hash is another")],
     ids=["404", "wrong hash"],
 )
 def test_where_no_mirror_has_it_each_is_named_with_its_reason_and_nothing_is_left(

@@ -29,7 +29,7 @@ TITLED = " = One = \n\n a b c \n = = Part = = \n d e \n\n = Two = \n\n f g h i \
 
 
 def opened(path: Path, **options: Any) -> Corpus:
-    return open_corpus(DataConfig(corpus=str(path), **options), path.parent / "cache")
+    return open_corpus(DataConfig(corpus=str(path), **{"min_count": 1} | options), path.parent / "cache")
 
 
 def words_of(corpus: Corpus, text: Text | None) -> str:

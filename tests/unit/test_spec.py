@@ -23,6 +23,7 @@ from lmsearch.spec import (
     parse_study,
     parse_value,
 )
+from lmsearch.version import __version__
 from tests.factories import TINY_STUDY, make_spec, write_study
 
 
@@ -52,9 +53,9 @@ def changed(old: str, new: str) -> str:
         (changed('corpus = "corpus"', ""), "data.corpus is missing"),
         (changed("format = 1", "format = "), "not valid TOML"),
         (TINY_STUDY + "[sampler]\nn_startup_trials = 3\n", "unknown key sampler.n_startup_trials for the sampler 'random'"),
-        (changed('"none"', '"asha"') + "[pruner]\nmin_resource = 0\n", "pruner.min_resource must be at least 1, got 0"),
+        (changed('"none"', '"asha"') + "[pruner]\nmin_resource = 0\n", "pruner.min_resource must be at least 1 and at most 1,000,000,000, got 0"),
         (changed('"none"', '"asha"') + "[pruner]\nreduction_factor = 1\n", "pruner.reduction_factor must be at least 2"),
-        (changed("trials = 3", "trials = 3\nhours = inf"), "study.hours = inf"),
+        (changed("trials = 3", "trials = 3\nhours = inf"), "study.hours must be at most 1,000,000, got inf"),
         (changed('corpus = "corpus"', 'corpus = "a\\u0000b"'), "is not a path"),
         (changed("epochs = 3", "epochs = " + "9" * 5000), "not valid TOML"),
         (changed("epochs = 3", "epochs = " + "[" * 3000), "not valid TOML"),
@@ -179,7 +180,7 @@ def test_a_closed_config_is_read_from_json_beside_what_the_search_says_of_it(tmp
     spec = make_spec(tmp_path)
     config = spec.close(next(spec.ends()), 10)
     tables: dict[str, object] = {**config.as_tables()}
-    tables |= {"result": {"perplexity": 3}, "provenance": {}}
+    tables |= {"result": {"perplexity": 3}, "provenance": {}, "format": 2, "lmsearch": __version__}
     (tmp_path / "best-config.json").write_text(json.dumps(tables))
     assert load_config(tmp_path / "best-config.json") == config
 
@@ -204,7 +205,7 @@ def random_point(opened: dict[str, OpenValue], rng: random.Random) -> dict[str, 
 
 @pytest.mark.parametrize("path", brought_studies().values(), ids=lambda path: path.stem)
 def test_every_study_that_travels_with_lmsearch_is_valid_everywhere(path: Path) -> None:
-    assert path.read_text().startswith("# ") and "?" in path.read_text().splitlines()[0]
+    assert path.read_text(encoding="utf-8").startswith("# ") and "?" in path.read_text(encoding="utf-8").splitlines()[0]
     spec = load_study(path)
     rng = random.Random(0)
     points = [*spec.ends(), *(random_point(dict(spec.open), rng) for _ in range(20))]

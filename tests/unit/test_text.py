@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmsearch.config import DataConfig
+from lmsearch.config import DataConfig, TrainConfig
 from lmsearch.errors import CorpusError
 from lmsearch.text.corpus import Corpus, Text, cache_folder, check_lengths, open_corpus
 from lmsearch.text.readers import SPLITS, PythonDocs, TextFolder
@@ -19,8 +19,9 @@ COUNTED = {"3.11.7": (68_584, 10_745, 15_537, 1_622)}
 """Tokens of train, valid and test, and words at min_count = 3, as they were counted elsewhere."""
 
 
-def open_folder(folder: Path, **options: int) -> Corpus:
-    return open_corpus(DataConfig(corpus=str(folder), **options), folder / "cache")  # type: ignore[arg-type]
+def open_folder(folder: Path, min_count: int | None = 1, max_vocabulary: int = 0) -> Corpus:
+    config = DataConfig(corpus=str(folder), min_count=min_count, max_vocabulary=max_vocabulary)
+    return open_corpus(config, folder / "cache")
 
 
 def words_of(corpus: Corpus, text: Text | None) -> list[str]:
@@ -36,13 +37,13 @@ def test_the_embedded_corpus_is_what_was_counted_and_leaks_nothing() -> None:
     assert 0.09 < sizes[1] / total < 0.2 and 0.05 < sizes[2] / total < 0.2 and sizes[0] > 0.6 * total
     assert COUNTED.get(platform.python_version(), (*sizes, len(corpus.vocabulary))) == (*sizes, len(corpus.vocabulary))
     assert platform.python_version() in corpus.description
-    paragraphs = Counter(" ".join(words) for split in SPLITS for _, words in PythonDocs().lines(split))
+    paragraphs = Counter(" ".join(words) for split in SPLITS for _, words, *_ in PythonDocs().lines(split))
     assert set(paragraphs.values()) == {1}
     assert len(corpus.train.article_starts) > 40 and corpus.train.article_starts[0] == 0
 
 
 def test_its_tokens_are_words_and_single_marks() -> None:
-    words = {word for _, line in PythonDocs().lines("train") for word in line}
+    words = {word for _, line, *_ in PythonDocs().lines("train") for word in line}
     assert all(word.replace("_", "a").isalnum() or len(word) == 1 for word in words - {"<eos>"})
 
 
@@ -84,7 +85,8 @@ def test_line_ends_and_byte_order_marks_of_other_systems_change_nothing(tmp_path
         ({"train.txt": b"", "valid.txt": b"a\n"}, "fewer than two words"),
         ({"train.txt": b"a a a\n", "valid.txt": b"a\n"}, "fewer than two words"),
         ({"train.txt": b"a b\n", "valid.txt": b""}, "the valid split of .* is empty"),
-        ({"train.txt": b"a b\n"}, "has no valid.txt or valid.tokens"),
+        ({"train.txt": b"a b\n"}, "has no valid.txt .*; it has train.txt$"),
+        ({"train.txt": b"a b\n", "dev.txt": b"a"}, "it has dev.txt, train.txt; rename dev.txt to valid.txt"),
         ({"train.txt": b"a b\n", "train.tokens": b"a", "valid.txt": b"a"}, "has both train.tokens and train.txt"),
     ],
 )  # fmt: skip
@@ -148,13 +150,14 @@ def test_changed_text_and_changed_options_are_other_corpora(tmp_path: Path) -> N
 
 def test_a_split_too_short_for_its_batch_is_refused_with_the_numbers() -> None:
     corpus = make_corpus(tokens=100)
-    check_lengths(corpus, 33, 49)
+    check_lengths(corpus, TrainConfig(batch_size=33, eval_batch_size=49, eval_context=0))
+    check_lengths(corpus, TrainConfig(batch_size=33, eval_batch_size=50))  # a short split has fewer columns
     with pytest.raises(
         CorpusError, match="train split has 100 tokens, too few for train.batch_size = 34.*at least 102"
     ):
-        check_lengths(corpus, 34, 10)
+        check_lengths(corpus, TrainConfig(batch_size=34))
     with pytest.raises(CorpusError, match="valid split has 50 tokens, too few for train.eval_batch_size = 50"):
-        check_lengths(corpus, 10, 50)
+        check_lengths(corpus, TrainConfig(batch_size=10, eval_batch_size=50, eval_context=0))
 
 
 def test_the_reader_names_what_a_split_lacks(tmp_path: Path) -> None:
