@@ -122,10 +122,11 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     Example:
         lmsearch test default
     """
-    from lmsearch.results.looks import add_look
+    from lmsearch.results.looks import add_look, read_looks
 
     folder, trained = _open(model, device, storage, store_timeout)
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
+    read_looks(folder)  # one that cannot be read is told of before the split is looked at
     found = trained.measure(tokens)
     loss = found.loss
     known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
@@ -218,13 +219,14 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.folders import POINTER
     from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
     from lmsearch.losses import json_text, perplexity
-    from lmsearch.results.looks import add_look
+    from lmsearch.results.looks import add_look, read_looks
     from lmsearch.search.tune_pointer import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"])
     corpus = _same_corpus(folder, trained, options)
-    if with_test:
-        _test_split(corpus)  # refused before the search
+    if with_test:  # refused before the search
+        _test_split(corpus)
+        read_looks(folder)
     said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
     text = read_text(trained, corpus.valid.tokens)
@@ -362,7 +364,7 @@ def _told_next(candidates: dict[str, Any]) -> str:
 @click.command()
 @click.argument("model")
 @click.option("--prompt", default="", help="What comes before; it is written too.")
-@click.option("--words", type=COUNT, default=100, show_default=True, help="How many to write.")
+@click.option("--words", type=click.IntRange(min=1), default=100, show_default=True, help="How many to write.")
 @click.option("--temperature", type=NUMBER, default=1.0, show_default=True, help="0: always the most probable word.")
 @click.option("--top-k", type=int, default=0, help="Only the k most probable words.")
 @click.option("--top-p", type=NUMBER, default=1.0, help="Only the words that have so much probability together.")

@@ -134,7 +134,7 @@ class _Session:
         """Train one model to its end and give its result; None where it was stopped."""
         import math
 
-        from lmsearch.lm.fit import TrainingStoppedError, fit
+        from lmsearch.lm.fit import TrainingStoppedError, alone, fit
         from lmsearch.losses import perplexity
         from lmsearch.results.best import config_tables
         from lmsearch.text.judgement import unknown_share
@@ -150,7 +150,7 @@ class _Session:
         make_folder(place.folder.parent)
         tokens, epochs = len(self.corpus.train.tokens), config.train.epochs
         try:
-            with training_line(tokens, epochs, self._quiet) as line:
+            with alone(place), training_line(tokens, epochs, self._quiet) as line:
                 for epoch in fit(
                     config, self.corpus, self.device, place, tables, state, lambda: bool(heard), line.step
                 ):

@@ -1,5 +1,6 @@
 """One model trained to its end, its best epoch kept on disk, and its state, so that it can be gone on with."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors
 import torch
 
@@ -83,6 +85,21 @@ def fit(
             tell(event)
         if stopped():
             raise TrainingStoppedError
+
+
+@contextlib.contextmanager
+def alone(place: Place) -> Iterator[None]:
+    """Let no other process train in a place; raises `ConfigError` where one does."""
+    lock = filelock.FileLock(place.folder.with_name(f".{place.folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ConfigError(f"another process trains in {place.folder}; give this training another --name") from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:

@@ -7,17 +7,19 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
+from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
 from lmsearch.files import draft_of, replace_file, sync_folder
-from lmsearch.folders import LOOKS, check_replaceable, read_document
+from lmsearch.folders import LOOKS, MODEL_FILES, check_replaceable
 from lmsearch.formats import check_stamp, stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.trained import TrainedModel
 from lmsearch.losses import json_text
 from lmsearch.spec import load_config
-from lmsearch.text.vocabulary import Vocabulary
+from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
 
 
 def save_model(
@@ -55,15 +57,55 @@ def load(folder: str | Path, device: str = "cpu") -> TrainedModel:
 
 def load_model(folder: Path) -> TrainedModel:
     """Load a model folder; raises `ConfigError` where it is not one, and `NewerFormatError`."""
-    check_stamp("model", f"the model {folder}", read_document(folder / "metrics.json") or {})
-    config = load_config(folder / "config.json")
     try:
-        vocabulary = Vocabulary(tuple(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))))
+        for name in MODEL_FILES:
+            if (folder / name).exists() and not (folder / name).is_file():
+                raise ConfigError(f"{folder} is not a whole model folder: {name} is no file")
+        metrics = _read_json(folder / "metrics.json", dict)
+        check_stamp("model", f"the model {folder}", metrics)
+        config = load_config(folder / "config.json")
+        vocabulary = _read_vocabulary(folder / "vocabulary.json")
         weights = safetensors.torch.load((folder / "model.safetensors").read_bytes())
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        model = LanguageModel(config.model, len(vocabulary))
-        model.set_weights(weights)
+        model = _build(config, vocabulary, weights)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder} is not a whole model folder: {error}") from error
-    model.eval()  # no dropout, unless somebody asks for it
     return TrainedModel(model, vocabulary, config, metrics)
+
+
+def _build(config: RunConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> LanguageModel:
+    """Make the model of a config with these weights, which are looked at before it takes any memory."""
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in LanguageModel(config.model, len(vocabulary)).weights().items()}
+    for name, shape in wanted.items():
+        if name not in weights:
+            raise ValueError(f"the weights lack {name}")
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} is of shape {tuple(weights[name].shape)}, and its config wants {tuple(shape)}")
+        if not weights[name].is_floating_point() or not bool(weights[name].isfinite().all()):
+            raise ValueError(f"{name} has values that are no finite numbers")
+    model = LanguageModel(config.model, len(vocabulary))
+    model.set_weights(weights)
+    model.eval()  # no dropout, unless somebody asks for it
+    return model
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path.name} is no {'object' if kind is dict else 'list'}")
+    return found
+
+
+def _read_vocabulary(path: Path) -> Vocabulary:
+    words = _read_json(path, list)
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{path.name} has something in it that is no word")
+    if len(set(words)) < len(words):
+        raise ValueError(f"{path.name} has a word twice")
+    for word in (UNK, EOS):
+        if word not in words:
+            raise ValueError(f"{path.name} has no {word}")
+    return Vocabulary(tuple(words))

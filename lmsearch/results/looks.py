@@ -7,7 +7,7 @@ from typing import Any
 
 import filelock
 
-from lmsearch.errors import StudyError
+from lmsearch.errors import ConfigError, StudyError
 from lmsearch.files import replace_file
 from lmsearch.folders import LOOKS
 from lmsearch.losses import json_text, perplexity
@@ -39,9 +39,15 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
 def read_looks(folder: Path) -> list[dict[str, Any]]:
     """Give the looks that were taken with a model."""
     try:
-        looks: list[dict[str, Any]] = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
+        looks = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{folder / LOOKS} cannot be read: {error}; it says when the test split was looked at"
+        ) from error
+    if not isinstance(looks, list) or not all(isinstance(look, dict) for look in looks):
+        raise ConfigError(f"{folder / LOOKS} is no list of looks at the test split")
     return looks
 
 

@@ -35,8 +35,8 @@ def open_storage(
         try:
             if create:
                 urls.check_place(url, create)
-                with urls.creation_lock(url):
-                    if _format_of(url) is None:
+                with urls.creation_lock(url, patience):
+                    if _own_format(url) is None:
                         # Optuna's checks open a second connection inside the first.
                         FencedStorage(url, create=True, connections=2).engine.dispose()
             return _opened(url, write or create, connections, patience)
@@ -57,7 +57,7 @@ def creating(storage: FencedStorage) -> Iterator[None]:
     """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
     with contextlib.ExitStack() as held:
         # A connection of its own: the lock of PostgreSQL ends with it, whatever becomes of this process.
-        storage.persist(lambda again: held.enter_context(urls.creation_lock(storage.place)))
+        storage.persist(lambda again: held.enter_context(urls.creation_lock(storage.place, storage.patience)))
         yield
 
 
@@ -66,8 +66,8 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
     found = _format_of(url)
     if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
-        with urls.creation_lock(url):
-            found = _format_of(url)
+        with urls.creation_lock(url, patience):
+            found = _own_format(url)
         if found is None:
             raise StoreError(
                 f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing"
@@ -83,6 +83,17 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
         else:
             storage.read_as(found.number)
     return storage
+
+
+def _own_format(url: URL) -> schema.StoreFormat | None:
+    """Return the same; raises `StoreError` for a database of another program."""
+    engine = sa.create_engine(url, **urls.engine_options(url, 1))
+    try:
+        with engine.connect() as connection:
+            schema.check_own(connection, urls.redact(url))
+            return schema.read_format(connection)
+    finally:
+        engine.dispose()
 
 
 def _format_of(url: URL) -> schema.StoreFormat | None:

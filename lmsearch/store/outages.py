@@ -17,6 +17,17 @@ _CROWDED_WORDS = ("too many", "connection slots")
 _PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "terminating", *_CROWDED_WORDS)
 """What a server says that will take a connection later; other refusals (no such database, wrong password) stay."""
 
+_SETTLED = (
+    "no password supplied",
+    "invalid ",
+    "not found",
+    "does not support SSL",
+    "SSL was required",
+    "certificate",
+    "has group or world access",
+)
+"""What libpq says, without a code, of a URL or a file that no waiting makes right."""
+
 _SQLITE_PASSING = (
     "SQLITE_BUSY",
     "SQLITE_LOCKED",
@@ -111,6 +122,8 @@ def _server_may_answer(cause: BaseException) -> bool:
         return state.startswith(_TRANSIENT_CLASSES)
     if "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
         return _refused_with(cause, _PASSING_REFUSALS)
+    if any(word in str(cause) for word in _SETTLED):
+        return False
     return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from optuna.storages._rdb import models
 
 from lmsearch.errors import StoreError
 from lmsearch.formats import FIRST, FORMATS, check_number
@@ -43,6 +44,32 @@ def read_format(connection: sa.Connection) -> StoreFormat | None:
         raise StoreError(f"its table {_VERSION_TABLE} says {str(found)[:40]!r}, which is no format")
     version = connection.execute(sa.select(FORMAT.c.lmsearch).where(FORMAT.c.format == int(found))).scalar()
     return StoreFormat(number=int(found), version=str(version))
+
+
+def check_own(connection: sa.Connection, place: str) -> None:
+    """Raise `StoreError` for a database that belongs to another program: what stands in it is looked at, not changed.
+
+    Optuna's tables may be there without ours, from a study of Optuna's own or from a creation that was cut short.
+    """
+    inspector = sa.inspect(connection)
+    there = set(inspector.get_table_names())
+    foreign = [
+        name
+        for name, table in models.BaseModel.metadata.tables.items()
+        if name in there and not {key.name for key in table.primary_key} <= _columns(inspector, name)
+    ]
+    if "alembic_version" in there and "version_info" not in there:
+        foreign.append("alembic_version")
+    if foreign:
+        schema = ", or a schema: ?options=-csearch_path%3DNAME" if connection.engine.name == "postgresql" else ""
+        raise StoreError(
+            f"the database {place} belongs to another program (its table {foreign[0]} is not Optuna's); give lmsearch "
+            f"one of its own{schema}"
+        )
+
+
+def _columns(inspector: Any, table: str) -> set[str]:
+    return {column["name"] for column in inspector.get_columns(table)}
 
 
 def format_query() -> Any:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from lmsearch.errors import StoreError
+from lmsearch.errors import StoreError, StoreGoneError, nearest
 from lmsearch.folders import absolute
-from lmsearch.store.outages import is_crowded
+from lmsearch.store.outages import Outage, Patience, is_crowded
 from lmsearch.store.watchdog import WatchedConnection
 
 _LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is heard between
@@ -36,7 +37,11 @@ _KEEPALIVES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
     "application_name": "lmsearch",
+    "client_encoding": "utf8",  # a database made under LANG=C says SQL_ASCII, and gives bytes
 }
+
+_PREPARE = {"prepare_threshold": None}
+"""No prepared statements: behind a pooler the next transaction may run on another server connection."""
 
 _SERVER_SETTINGS = (
     "idle_in_transaction_session_timeout = '25s'",
@@ -51,21 +56,40 @@ def parse_url(text: str) -> URL:
     """Read a storage URL (SQLite or PostgreSQL); a relative SQLite path begins in the working folder."""
     examples = "sqlite:///runs/lmsearch.db or postgresql://user@host/database"
     try:
+        text.encode()
         url = make_url(text)
         url.port  # noqa: B018  (a port that is no number is found here)
     except (ArgumentError, ValueError) as error:
         raise StoreError(f"{_hide(text)!r} is not a storage URL; write {examples}") from error
+    lost = text.count("@") > 1 and "@" not in "".join(map(str, url.query.values()))  # a ? began what is no option
+    if lost or any("@" in part for part in (url.host, url.database, *url.query) if part):
+        raise StoreError(
+            "the storage URL has an @ too many: in a user's name or a password write %40 for @, %2F for /, %3A for :"
+        )
     match url.drivername:
-        case "sqlite":
+        case "sqlite" | "sqlite+pysqlite":
             if not url.database or url.database == ":memory:":
                 raise StoreError(f"the storage {_hide(text)!r} names no file; write {examples}")
-            return url.set(database=str(absolute(url.database, "the store")))
-        case "postgres" | "postgresql" | "postgresql+psycopg":
+            if url.query:
+                raise StoreError("a SQLite storage URL has no options; in a file's name write %3F for a question mark")
+            return url.set(database=str(absolute(url.database, "the store")), drivername="sqlite")
+        case "postgres" | "postgresql" | "postgresql+psycopg" | "postgresql+psycopg2":
             if not url.database:
                 raise StoreError(f"the storage {redact(url)!r} names no database; write {examples}")
+            _check_options(url)
             return url.set(drivername="postgresql+psycopg")
         case other:
             raise StoreError(f"the storage {other}:// is not supported; write {examples}")
+
+
+def _check_options(url: URL) -> None:
+    """Refuse what PostgreSQL's own client library does not know; psycopg would take some of it for its arguments."""
+    known = [option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()]
+    for name in url.query:
+        if name not in known:
+            hint = nearest(name, known)
+            hint = hint if "did you mean" in hint else ", which PostgreSQL's client library does not know"
+            raise StoreError(f"the storage URL has an option {name!r}{hint}")
 
 
 def redact(url: URL) -> str:
@@ -108,7 +132,7 @@ def engine_options(url: URL, connections: int) -> dict[str, Any]:
 def _connect_postgresql(url: URL) -> WatchedConnection:
     dialect: Any = PGDialect_psycopg
     words, named = dialect(dbapi=psycopg).create_connect_args(url)
-    connection = WatchedConnection.connect(*words, **{**_KEEPALIVES, **named})
+    connection = WatchedConnection.connect(*words, **{**_KEEPALIVES, **_PREPARE, **named})
     connection.execute("; ".join(f"SET {setting}" for setting in _SERVER_SETTINGS))  # one round trip
     connection.commit()
     return connection
@@ -144,26 +168,62 @@ def check_place(url: URL, create: bool) -> None:
 
 
 @contextlib.contextmanager
-def creation_lock(url: URL) -> Iterator[None]:
-    """Hold the one lock under which schema, studies and their tickets are created."""
+def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
+    """Hold the one lock under which schema, studies and their tickets are created.
+
+    Raises `StoreGoneError` where another process holds it for longer than `patience` allows, and `StoreError` where no
+    file of a lock can be made.
+    """
+    waits = _Waits(url, patience)
     if url.get_backend_name() == "sqlite":
-        with filelock.FileLock(f"{url.database}.lock"):
+        place = Path(f"{url.database}.lock")
+        try:
+            place.touch()  # filelock would ask again for ever
+        except OSError as error:
+            raise StoreError(f"the store {redact(url)} cannot be used: {place}: {error.strerror}") from error
+        lock = filelock.FileLock(place)
+        while True:
+            try:
+                lock.acquire(timeout=_LOCK_LOOK_SECONDS)
+            except filelock.Timeout as error:
+                waits.once_more(error)
+            else:
+                break
+        try:
             yield
+        finally:
+            lock.release()
         return
-    engine = sa.create_engine(
-        url,
-        poolclass=sa.pool.NullPool,
-        creator=functools.partial(_connect_postgresql, url),
-        isolation_level="AUTOCOMMIT",
-    )
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool, creator=functools.partial(_connect_postgresql, url))
     try:
         with engine.connect() as connection:
-            # Asked again and again: a call that waits for the lock cannot be told from one that gets no answer.
-            while not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_PARENT_LOCK))).scalar_one():
+            # A lock of the transaction: one of the session would stay with a pooler's connection. Asked again and
+            # again: a call that waits for the lock cannot be told from one that gets no answer.
+            while True:
+                connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+                if connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_PARENT_LOCK))).scalar_one():
+                    break
+                connection.rollback()
+                waits.once_more(None)
                 time.sleep(_LOCK_LOOK_SECONDS)
             yield  # closing the connection gives the lock back
     finally:
         engine.dispose()
+
+
+class _Waits:
+    """Waiting for another process, within one patience."""
+
+    def __init__(self, url: URL, patience: Patience) -> None:
+        self._outage = Outage()
+        self._reason = f"the store {redact(url)} cannot be used: another process is creating something in it"
+        self._patience = patience
+
+    def once_more(self, error: BaseException | None) -> None:
+        """Take note of an attempt in vain; raises `StoreGoneError` where there have been too many."""
+        self._outage.note(error or TimeoutError(), self._reason)
+        if not self._patience(self._outage):
+            raise StoreGoneError(self._reason) from error
 
 
 def explain(url: URL, error: BaseException) -> str:
@@ -172,8 +232,8 @@ def explain(url: URL, error: BaseException) -> str:
     cause = getattr(cause, "orig", None) or cause
     line = str(cause).strip().splitlines()
     reason = line[0].strip() if line else type(cause).__name__
-    if url.password:
-        reason = reason.replace(str(url.password), "***")
+    if url.password:  # but not where it is part of a word of the message
+        reason = re.sub(rf"(?<!\w){re.escape(str(url.password))}(?!\w)", "***", reason)
     if is_crowded(error):
         reason += "; a worker needs one connection: raise the server's max_connections, or start fewer workers"
     return f"the store {redact(url)} cannot be used: {reason}"

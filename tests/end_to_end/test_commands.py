@@ -100,7 +100,7 @@ def test_the_best_model_is_that_of_the_best_trial(searched: Path, cli: Cli) -> N
             "import torch; trained = load_model(Path(sys.argv[1]))\n"
             "corpus = open_corpus(trained.config.data, cache_folder())\n"
             "tokens = to_device(corpus.valid.tokens, torch.device('cpu')); torch.set_num_threads(1)\n"
-            "print(repr(math.exp(evaluate(trained.model, tokens, 4, 8).loss)))",
+            "print(repr(math.exp(evaluate(trained.model, tokens, 4, 8, 200).loss)))",
             str(folder),
         ],
         capture_output=True,

@@ -315,7 +315,7 @@ def test_what_is_written_depends_on_the_seed_alone_and_the_word_written_is_the_n
     several = cli(*words, "--samples", "2", "--seed", "3").stdout
     assert "sample 1, seed 3:" in several and texts[0].strip() in several and texts[2].strip() in several
     unknown = cli("generate", folder, "--words", "3", "--prompt", "word1 strange")
-    assert unknown.returncode == 0 and "does not know strange: <unk> to it" in unknown.stderr
+    assert unknown.returncode == 0 and "does not know 'strange': <unk> to it" in unknown.stderr
     for option, value in (("--temperature", "-1"), ("--top-p", "0"), ("--top-k", "-2")):
         assert cli("generate", folder, option, value).returncode == 2
 

@@ -22,14 +22,14 @@ ONE = TINY_STUDY.replace("trials = 3", "trials = 1").replace("epochs = 3", "epoc
 
 
 def valid_perplexity(model: Path, text: Path) -> float:
-    """Compute a model's perplexity in the columns that the search evaluates in, from its weights alone."""
+    """Compute a model's perplexity from its weights alone, from the first token to the last."""
     trained = load(model)
     tokens = [
         token
         for line in text.read_text(encoding="utf-8").splitlines()
         for token in trained.vocabulary.encode([*line.split(), "<eos>"])
     ]
-    return float(torch.tensor(evaluate(trained.model, torch.tensor(tokens), 4, 512).loss).exp())
+    return float(torch.tensor(evaluate(trained.model, torch.tensor(tokens), 1, 512).loss).exp())
 
 
 def test_a_name_means_the_stores_best_trial_also_after_others_have_added_to_it(cli: Cli, tmp_path: Path) -> None:
@@ -126,7 +126,9 @@ def test_a_module_in_the_working_folder_is_not_imported(cli: Cli, tmp_path: Path
 
 
 def test_trials_failed_by_hand_end_no_search(cli: Cli, tmp_path: Path) -> None:
-    write_study(tmp_path, TINY_STUDY.replace("trials = 3", "trials = 7").replace("epochs = 3", "epochs = 40"), "s.toml")
+    write_study(
+        tmp_path, TINY_STUDY.replace("trials = 3", "trials = 7").replace("epochs = 3", "epochs = 120"), "s.toml"
+    )
     log = (tmp_path / "log").open("w")
     command = [sys.executable, "-P", "-m", "lmsearch.cli.main", "run", "s.toml", "--workers", "2"]
     search = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
@@ -173,7 +175,7 @@ def test_confirm_and_doctor_leave_what_a_person_put_beside(cli: Cli, tmp_path: P
     (encoded,) = [path for path in (tmp_path / "corpora").iterdir() if len(path.name) == 32 and path.is_dir()]
     (encoded / "train.npy").write_bytes(b"damaged")
     looked = cli("doctor", **here)
-    assert f"--repair would remove: {encoded.relative_to(tmp_path)}" in looked.stdout and encoded.exists()
+    assert f"--repair would remove: {encoded}" in looked.stdout and encoded.exists()
     repaired = cli("doctor", "--repair", **here)
-    assert repaired.returncode == 0 and f"to be removed: {encoded.relative_to(tmp_path)}" in repaired.stdout
+    assert repaired.returncode == 0 and f"to be removed: {encoded}" in repaired.stdout
     assert [path.read_text() for path in theirs] == ["mine"] * 3

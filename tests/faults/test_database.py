@@ -182,7 +182,7 @@ def test_row_6_a_search_that_begins_notices_a_peer_that_never_answers(
     began = time.monotonic()
     with contextlib.ExitStack() as held:
         if moment == "while it waits for the lock":
-            held.enter_context(creation_lock(parse_url(postgres_url)))
+            held.enter_context(creation_lock(parse_url(postgres_url), WaitUpTo(30.0)))
             timer = threading.Timer(1.0, setattr, (proxy, "mode", Mode.SWALLOW))
             timer.start()
         else:

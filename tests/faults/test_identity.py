@@ -19,7 +19,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import TrialState, create_trial
 
 from lmsearch.errors import LmsearchError, StudyError
-from lmsearch.formats import NewerFormatError, seal
+from lmsearch.formats import FORMATS, NewerFormatError, seal
 from lmsearch.results.best import find_weights, write_results
 from lmsearch.results.publishing import artifact_id, find_artifact
 from lmsearch.results.reading import read
@@ -33,6 +33,7 @@ from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open
 from lmsearch.store.schema import read_format
 from lmsearch.store.tables import DONE, OPEN, TICKET, StudyRef
 from lmsearch.store.url import parse_url
+from lmsearch.version import __version__
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, make_spec, write_study
@@ -152,7 +153,8 @@ def test_a_worker_leaves_with_one_sentence_where_the_stores_format_has_risen(bur
     raise_format(bureau)
     assert worker.wait(60) == 2
     last = bureau.said_by_hand().strip().splitlines()[-1]
-    assert last.endswith("the store is of format 9 (lmsearch 3.0.0 wrote it), and lmsearch 0.2.0 reads up to format 2; "
+    assert last.endswith(f"the store is of format 9 (lmsearch 3.0.0 wrote it), and lmsearch {__version__} reads up to format "
+                         f"{FORMATS['store']}; "
                          "it is left as it is: use lmsearch 3.0.0 or later")  # fmt: skip
     with bureau.storage.engine.connect() as connection:
         rows = connection.execute(sa.select(TICKET.c.state, TICKET.c.deaths)).all()
@@ -178,12 +180,14 @@ def test_a_checkpoint_of_a_later_lmsearch_is_left_and_its_trial_too(sqlite_burea
     checkpoints = sorted((bureau.folder / "runs/tiny/checkpoints").glob("*.checkpoint"))
     contents = [path.read_bytes() for path in checkpoints]
     for path in checkpoints:
-        path.write_bytes(path.read_bytes().replace(b"lmsearch-checkpoint-2 0.2.0", b"lmsearch-checkpoint-3 0.3.0"))
+        path.write_bytes(
+            path.read_bytes().replace(f"lmsearch-checkpoint-2 {__version__}".encode(), b"lmsearch-checkpoint-3 9.0.0")
+        )
     newer = [path.read_bytes() for path in checkpoints]
     (waiting,) = [ticket for ticket in bureau.tickets() if ticket.trial_id is not None]
     worker = bureau.start_worker()
     assert worker.wait(60) == 2
-    assert bureau.said_by_hand().strip().splitlines()[-1].endswith("use lmsearch 0.3.0 or later")
+    assert bureau.said_by_hand().strip().splitlines()[-1].endswith("use lmsearch 9.0.0 or later")
     (now,) = [ticket for ticket in bureau.tickets() if ticket.trial_id is not None]
     assert (now.state, now.checkpoint, now.epoch, now.deaths) == (OPEN, waiting.checkpoint, waiting.epoch, 0)
     assert [path.read_bytes() for path in checkpoints] == newer

@@ -109,7 +109,7 @@ def test_a_store_that_is_just_being_made_is_waited_for(
         opened.append(time.monotonic() - began)
 
     looker = threading.Thread(target=look)
-    with urls.creation_lock(url):
+    with urls.creation_lock(url, WaitUpTo(30.0)):
         engine = sa.create_engine(url, **urls.engine_options(url, 1))
         BaseModel.metadata.create_all(engine)  # Optuna's tables, and neither its revision nor ours
         engine.dispose()
