@@ -14,9 +14,10 @@ from lmsearch.config import DataConfig
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.launch import Launcher, Signals, Snapshot
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import StudyRecord, read_study
+from lmsearch.store.records import StudyRecord
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import list_tickets
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus

@@ -35,8 +35,9 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
     Example:
         lmsearch studies --storage postgresql://me@db.example/lmsearch
     """
-    from lmsearch.store.records import read_study, readable_studies
+    from lmsearch.store.records import readable_studies
     from lmsearch.store.tickets import present
+    from lmsearch.store.trials import read_study
 
     opened = open_store(storage, store_timeout)
     infos, unreadable = readable_studies(opened)
@@ -67,10 +68,10 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     """
     from lmsearch.results.advice import confirmation_sentence
     from lmsearch.results.best import best_config, require_winner
-    from lmsearch.results.reading import read
+    from lmsearch.results.reading import read_best
 
     url = parse_storage(storage)
-    results = read(study, open_store(storage, store_timeout))
+    results = read_best(study, open_store(storage, store_timeout))
     found = require_winner(results)
     command = command_text(["lmsearch", "best", study], url)
     files = write_files(results, study_folder(results.name), command, url)

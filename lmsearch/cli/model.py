@@ -68,12 +68,12 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
     import socket
 
     from lmsearch.results.best import find_weights, is_best_model, require_winner
-    from lmsearch.results.reading import read
+    from lmsearch.results.reading import read_best
 
     url = parse_storage(storage)
     opened = open_store(storage, store_timeout)
     try:
-        results = read(name, opened)
+        results = read_best(name, opened)
     finally:
         opened.engine.dispose()
     best, info = require_winner(results), results.record.info

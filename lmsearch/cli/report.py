@@ -75,6 +75,6 @@ def report(
     replace_file(place, text)
     if whole:
         Publisher(storage=opened, command=command).publish(
-            results, folder, make_figure, most_notes=len(results.record.trials)
+            results, folder, make_figure, most_notes=min(1_000, len(results.record.trials))
         )
     say(place)

@@ -33,13 +33,13 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     Example:
         lmsearch status default --watch
     """
-    from lmsearch.store.records import open_study, optuna_study, read_study
-    from lmsearch.store.tickets import check_study
+    from lmsearch.store.records import open_study
+    from lmsearch.store.trials import StudyReader
 
     opened = open_store(storage, store_timeout)
     info = open_study(opened, study)
-    cached = optuna_study(opened, study)  # reads ended trials once
-    record = read_study(opened, info, cached)
+    reader = StudyReader(opened, info)
+    record = reader.read()
     if as_json:
         say_json(status_document(record, _now(opened)))
         return
@@ -54,11 +54,7 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
             if record.done == record.total:
                 return
             time.sleep(_WATCH_SECONDS)
-            try:
-                record = read_study(opened, info, cached)
-            except KeyError:  # what Optuna raises where the study is gone
-                check_study(opened, info.ref)
-                raise
+            record = reader.read()
 
 
 def _now(storage: "FencedStorage") -> tuple[float, str]:

@@ -1,17 +1,17 @@
 """`lmsearch trials` and `show`."""
 
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from lmsearch.cli.options import COUNT, command_text, json_option, open_store, parse_storage, storage_option
-from lmsearch.cli.terminal import draw, say, say_json, say_lines
+from lmsearch.cli.terminal import say, say_json, say_lines
 from lmsearch.config import MOST_TRIALS, spell_value
 from lmsearch.escapes import shown
 
 if TYPE_CHECKING:
-    from lmsearch.results.reading import Results
     from lmsearch.store.records import TrialRecord
 
 
@@ -41,53 +41,65 @@ def trials(
         lmsearch trials default --sort perplexity --limit 10
         lmsearch trials default --sort perplexity --where "model.tie_weights == true"
     """
-    from lmsearch.results.reading import read
-    from lmsearch.results.report import trial_document
-    from lmsearch.results.where import check_name, parse_condition, sort_trials
+    from lmsearch.results.documents import trial_document
+    from lmsearch.results.where import check_name, needs_epochs, parse_condition, sort_trials
+    from lmsearch.store.records import open_study
+    from lmsearch.store.trials import read_study
 
-    results = read(study, open_store(storage, store_timeout))
-    paths = list(results.record.info.spec.open)
+    opened = open_store(storage, store_timeout)
+    info = open_study(opened, study)
+    paths = list(info.spec.open)
     check_name(sort, paths)
     condition = parse_condition(where, paths) if where is not None else None
-    found = [trial for trial in results.record.trials if condition is None or condition(trial)]
+    record = read_study(opened, info, epochs=as_json or needs_epochs(sort, where))
+    found = [trial for trial in record.trials if condition is None or condition(trial)]
     found = sort_trials(found, sort)[:limit]
     if as_json:
         say_json([trial_document(trial) for trial in found])
         return
     if not found:
-        say(f"{study} has {len(results.record.trials)} trials, none of them such")
+        say(f"{study} has {len(record.trials)} trials, none of them such")
         return
     _print_table(found, paths)
 
 
 def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("trial", "outcome", "by", "perplexity", "epochs", *paths):
-        left = name in ("outcome", "by")
-        # A dotted name breaks after its dot, and so two lines of head serve for long names.
-        table.add_column(shown(name).replace(".", ".\n"), justify="left" if left else "right", no_wrap=True)
-    for trial in found:
-        table.add_row(
+    head = ("trial", "outcome", "by", "perplexity", "epochs", *paths)
+    rows = [
+        [
             str(trial.number),
             trial.outcome,
             shown(trial.by),
             f"{trial.perplexity:.2f}" if trial.curve else "",
             str(len(trial.curve)),
             *(shown(spell_value(trial.params[path])) if path in trial.params else "" for path in paths),
-        )
+        ]
+        for trial in found
+    ]
+    # A dotted name breaks after its dot, and so two lines of head serve for long names.
+    parts = [shown(name).partition(".") for name in head]
+    heads = [[first + dot for first, dot, _ in parts], [last for _, _, last in parts]]
+    widths = [max(len(row[place]) for row in (*heads, *rows)) for place in range(len(head))]
+    lines = [_line(row, widths) for row in (*heads, *rows)]
     # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
-    if Console(width=10_000).measure(table).maximum <= console.width:
-        draw(table, console)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    if sum(widths) + 2 * len(widths) - 2 <= width:
+        say_lines("\n".join(lines))
         return
     for trial in found:  # wider than the terminal: a paragraph each
         reached = f", {trial.perplexity:.2f} in {len(trial.curve)} epochs" if trial.curve else ""
         say(f"trial {trial.number} ({trial.by}): {trial.outcome}{reached}")
         values = ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
-        say_lines(click.wrap_text(shown(values), console.width, initial_indent="  ", subsequent_indent="  "))
+        say_lines(click.wrap_text(shown(values), width, initial_indent="  ", subsequent_indent="  "))
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    """Write a row: outcome and by to the left, numbers to the right."""
+    padded = (
+        cell.ljust(width) if place in (1, 2) else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join(padded).rstrip()
 
 
 @click.command()
@@ -103,29 +115,31 @@ def show(study: str, trial: int, storage: str, store_timeout: float | None, as_j
         lmsearch show default 12
     """
     from lmsearch.errors import StudyError
-    from lmsearch.results.reading import read
-    from lmsearch.results.report import trial_document
+    from lmsearch.results.documents import trial_document
+    from lmsearch.store.records import open_study
+    from lmsearch.store.trials import count_trials, read_trial
 
     url = parse_storage(storage)
-    results = read(study, open_store(storage, store_timeout))
-    count = len(results.record.trials)
-    if trial >= count:
+    opened = open_store(storage, store_timeout)
+    info = open_study(opened, study)
+    found = read_trial(opened, info, trial)
+    if found is None:
+        count = count_trials(opened, info.ref)
         there = f"there are 0 to {count - 1}" if count else "it has none yet"
         raise StudyError(f"{study} has no trial {trial}; {there}")
-    found = results.record.trials[trial]
     if as_json:
         say_json(trial_document(found) | {"traceback": found.traceback or None})
         return
-    _print_trial(results, found)
+    _print_trial(study, found)
     if found.outcome == "failed":
         say(f"try it again with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
 
 
-def _print_trial(results: "Results", trial: "TrialRecord") -> None:
+def _print_trial(study: str, trial: "TrialRecord") -> None:
     from lmsearch.cli.live import spark
 
     reached = f", perplexity {trial.perplexity:.2f} in epoch {trial.best_epoch}" if trial.curve else ""
-    say(f"trial {trial.number} of {results.name}, by {trial.by or 'another program'}: {trial.outcome}{reached}")
+    say(f"trial {trial.number} of {study}, by {trial.by or 'another program'}: {trial.outcome}{reached}")
     if trial.reason and trial.reason != trial.outcome:
         say(f"  {trial.reason}")
     if trial.origin_trial:

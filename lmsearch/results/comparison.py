@@ -14,8 +14,9 @@ from lmsearch.errors import StudyError, nearest
 from lmsearch.results.advice import best_so_far, ended_in_order
 from lmsearch.results.figures import PALETTE, new_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
-from lmsearch.store.records import StudyInfo, StudyRecord, lmsearch_studies, open_study, read_study, readable_studies
+from lmsearch.store.records import StudyInfo, StudyRecord, lmsearch_studies, open_study, readable_studies
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.trials import read_study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,27 @@ _INK = "#808080"  # legible on white and on black; the report gives each theme i
 _GRID = "rgba(128,128,128,0.22)"
 _LABELLED = 10  # curves that have a colour of their own
 _HOVERED_POINTS = 20_000  # of all curves together: beyond, only the ten best tell their configuration
+MOST_DRAWN = 1_500  # trials as points of one figure
+_MOST_CURVES = 300  # of one kind
 _CELLS = 40  # of a contour, along each axis
 _LEAST_CONTOUR = 10
+
+
+def sample(trials: Sequence[TrialRecord], most: int = MOST_DRAWN) -> list[TrialRecord]:
+    """Give all of a few trials; of many a fixed sample: the best ones, and others at even distances."""
+    if len(trials) <= most:
+        return list(trials)
+    best = sorted(trials, key=lambda trial: trial.perplexity)[: most // 10]
+    chosen = {trial.number for trial in best}
+    left = [trial for trial in trials if trial.number not in chosen]
+    count = most - len(best)
+    chosen |= {left[place * len(left) // count].number for place in range(count)}
+    return [trial for trial in trials if trial.number in chosen]
+
+
+def _told(name: str, drawn: int, of: int) -> str:
+    """Give the name of a group in a legend, with how many of it are drawn where these are not all."""
+    return name if drawn == of else f"{name} ({drawn:,} of {of:,} drawn)"
 
 
 def history(results: Results) -> go.Figure:
@@ -70,8 +89,7 @@ def history(results: Results) -> go.Figure:
     complete = [trial for trial in trials if trial.outcome == "complete"]
     if complete:
         figure.add_scatter(
-            x=[trial.number for trial in complete],
-            y=best_so_far(complete),
+            **_steps([trial.number for trial in complete], best_so_far(complete)),
             mode="lines",
             line={"shape": "hv", "color": _BEST, "width": 2},
             name="best so far",
@@ -97,7 +115,9 @@ def curves(results: Results) -> go.Figure:
     axes: list[tuple[list[float | None], list[float | None], list[float | None]]] = []
     for ones, name, colour, width in groups:
         if ones:
-            axes.append(_add_curves(figure, ones, name, colour, width, results if told else None))
+            drawn = sample(ones, _MOST_CURVES)
+            named = _told(name, len(drawn), len(ones))
+            axes.append(_add_curves(figure, drawn, named, colour, width, results if told else None))
     for rank, trial in reversed(list(enumerate(labelled, 1))):
         is_winner = winner is not None and trial.number == winner.number
         colour = _BEST if is_winner else _shade(rank)
@@ -155,7 +175,7 @@ def _add_curves(
         name=name,
         text=texts,
         hovertemplate="%{x}: <b>%{y:.2f}</b><br>%{text}<extra></extra>",
-        opacity=0.7 if name == "stopped" else 1.0,
+        opacity=0.7 if name.startswith("stopped") else 1.0,
     )
     return epochs, seconds, tokens
 
@@ -189,7 +209,9 @@ def parallel(results: Results) -> go.Figure:
     logs = [math.log(trial.perplexity) for trial in trials]
     low, high = min(logs), max(*logs, min(logs) + 1e-9)
     ranked = sorted(trials, key=lambda trial: trial.perplexity)
-    groups = [(ranked[_LABELLED:], "complete", "#a8a8a8", 1.0)] if ranked[_LABELLED:] else []
+    others = sample(ranked[_LABELLED:], _MOST_CURVES)
+    named = _told("complete", len(others), len(ranked[_LABELLED:]))
+    groups = [(others, named, "#a8a8a8", 1.0)] if others else []
     best = reversed(list(enumerate(ranked[:_LABELLED], 1)))
     winner = None if results.winner is None else results.winner.number
     groups += [([t], f"trial {t.number}", _BEST if t.number == winner else _shade(rank), 2.5) for rank, t in best]
@@ -207,7 +229,7 @@ def parallel(results: Results) -> go.Figure:
             name=name,
             text=[told for trial in ones for told in [hover(trial, results)] * (len(opened) + 2)],
             hovertemplate="%{text}<extra></extra>",
-            opacity=0.5 if name == "complete" else 1.0,
+            opacity=0.5 if name.startswith("complete") else 1.0,
         )
     ends = [_spelled_ends(value) for value in opened.values()]
     ends.append((f"{math.exp(low):.2f}", f"{math.exp(high):.2f}"))
@@ -261,7 +283,7 @@ def contour(results: Results) -> go.Figure:
     opened = results.record.info.spec.open
     paths = [path for path in results.importances if not isinstance(opened[path], Choice)][:2]
     _need(len(paths) == 2, "fewer than two searched numbers have a known importance")
-    complete = _complete_with(results, paths)
+    complete = sample(_complete_with(results, paths))
     _need(len(complete) >= _LEAST_CONTOUR, f"fewer than {_LEAST_CONTOUR} trials are complete, too few for a surface")
     across, up = (opened[path] for path in paths)
     assert not isinstance(across, Choice) and not isinstance(up, Choice)
@@ -309,10 +331,11 @@ def samplers(results: Results) -> go.Figure:
             groups.setdefault(trial.by or "another program", []).append(trial)
     _need(len(groups) > 1, "one sampler has made all complete trials")
     figure = new_figure("", PERPLEXITY)
-    for (name, trials), colour in zip(groups.items(), itertools.cycle(PALETTE), strict=False):
+    for (name, all_trials), colour in zip(groups.items(), itertools.cycle(PALETTE), strict=False):
+        trials = sample(all_trials)
         figure.add_box(
             y=[trial.perplexity for trial in trials],
-            name=f"{name} ({len(trials)})",
+            name=f"{name} ({len(all_trials)})",
             boxpoints="all",
             jitter=0.4,
             pointpos=0,
@@ -343,13 +366,14 @@ def _frontier(results: Results, title: str, cost: Callable[[TrialRecord], float 
     _need(trials, "no complete trial has a known cost")
     figure = new_figure(title, PERPLEXITY)
     costs = [cost(trial) or 0.0 for trial in trials]
+    drawn = sample(trials)
     figure.add_scatter(
-        x=costs,
-        y=[trial.perplexity for trial in trials],
+        x=[cost(trial) or 0.0 for trial in drawn],
+        y=[trial.perplexity for trial in drawn],
         mode="markers",
-        name="complete",
+        name=_told("complete", len(drawn), len(trials)),
         marker={"color": COLOURS["complete"], "size": 7},
-        text=[hover(trial, results) for trial in trials],
+        text=[hover(trial, results) for trial in drawn],
         hovertemplate="%{text}<br>" + title + " %{x:,.0f}<extra></extra>",
     )
     best: list[tuple[float, float]] = []
@@ -437,8 +461,7 @@ def budget(results: Results) -> go.Figure:
     for name, colour in zip(groups, PALETTE, strict=False):
         path = best_so_far(ended_in_order(record, name))
         figure.add_scatter(
-            x=[n for n, value in enumerate(path, 1) if math.isfinite(value)],
-            y=[value for value in path if math.isfinite(value)],
+            **_steps(range(1, len(path) + 1), path),
             mode="lines",
             line={"shape": "hv", "color": colour, "width": 2.5},
             name=f"{name}, as it ran",
@@ -458,12 +481,18 @@ def pruning(results: Results) -> go.Figure:
     figure = new_figure("epoch", "lowest perplexity so far")
     others: list[float | None] = []
     epochs: list[float | None] = []
-    for trial in results.record.trials:
-        if trial.outcome == "complete" and trial.number != winner.number:
-            epochs += [*trial.curve, None]
-            others += [*(lowest_by(trial, epoch) for epoch in trial.curve), None]
+    rivals = [t for t in results.record.trials if t.outcome == "complete" and t.number != winner.number]
+    drawn = sample(rivals, _MOST_CURVES)
+    for trial in drawn:
+        epochs += [*trial.curve, None]
+        others += [*(lowest_by(trial, epoch) for epoch in trial.curve), None]
     figure.add_scatter(
-        x=epochs, y=others, mode="lines", line={"color": "#a8a8a8", "width": 1}, name="complete", hoverinfo="skip"
+        x=epochs,
+        y=others,
+        mode="lines",
+        line={"color": "#a8a8a8", "width": 1},
+        name=_told("complete", len(drawn), len(rivals)),
+        hoverinfo="skip",
     )
     figure.add_scatter(
         x=[one.epoch for one in found],
@@ -501,15 +530,17 @@ def timeline(results: Results) -> go.Figure:
         lane = next((n for n, until in enumerate(free) if until <= trial.started), len(free))
         free[lane : lane + 1] = [trial.ended]
         lanes.append(lane + 1)
+    drawn = {trial.number for trial in sample(trials)}
     for outcome, colour in COLOURS.items():
-        ones = [(t, lane) for t, lane in zip(trials, lanes, strict=True) if t.outcome == outcome]
+        all_ones = [(t, lane) for t, lane in zip(trials, lanes, strict=True) if t.outcome == outcome]
+        ones = [(t, lane) for t, lane in all_ones if t.number in drawn]
         if ones:
             figure.add_bar(
                 base=[t.started for t, _ in ones],
                 x=[1e3 * (t.ended - t.started).total_seconds() for t, _ in ones if t.ended and t.started],
                 y=[lane for _, lane in ones],
                 orientation="h",
-                name=outcome,
+                name=_told(outcome, len(ones), len(all_ones)),
                 marker={"color": colour, "line": {"color": "rgba(255,255,255,0.7)", "width": 1}},
                 text=[hover(t, results) + _pace(t) for t, _ in ones],
                 textposition="none",
@@ -550,12 +581,12 @@ def figure_names(results: Results) -> list[str]:
 
 def make_figure(results: Results, name: str) -> go.Figure:
     """Make a figure by its name; raises `NothingToShowError`, and `ConfigError` for a name that there is not."""
-    if name in FIGURES:
-        return FIGURES[name](results)
-    if name not in figure_names(results):
-        known = figure_names(results)
-        raise ConfigError(f"there is no figure {name!r}{nearest(name, known)}")
-    return one_slice(results, name.removeprefix("slice-"))
+    if name not in results.figures:
+        if name not in (known := figure_names(results)):
+            raise ConfigError(f"there is no figure {name!r}{nearest(name, known)}")
+        made = FIGURES[name](results) if name in FIGURES else one_slice(results, name.removeprefix("slice-"))
+        results.figures[name] = made
+    return results.figures[name]
 
 
 def hover(trial: TrialRecord, results: Results) -> str:
@@ -572,14 +603,15 @@ def _add_by_outcome(
     figure: go.Figure, trials: Sequence[TrialRecord], results: Results, high: float, x: Callable[[TrialRecord], Value]
 ) -> None:
     """Add the trials' perplexities as points, each outcome in its colour; what is above `high` is drawn there."""
+    drawn = sample(trials)
     for outcome, colour in COLOURS.items():
-        ones = [trial for trial in trials if trial.outcome == outcome]
+        ones = [trial for trial in drawn if trial.outcome == outcome]
         if ones:
             figure.add_scatter(
                 x=[x(trial) for trial in ones],
                 y=[min(trial.perplexity, high) for trial in ones],
                 mode="markers",
-                name=outcome,
+                name=_told(outcome, len(ones), sum(trial.outcome == outcome for trial in trials)),
                 marker={
                     "color": colour,
                     "symbol": SYMBOLS[outcome],
@@ -640,6 +672,16 @@ def _shade(rank: int) -> str:
     light = 0.75 * (rank - 1) / _LABELLED
     parts = [round(channel + light * (225 - channel)) for channel in (31, 98, 158)]
     return "#" + "".join(f"{part:02x}" for part in parts)
+
+
+def _steps(places: Sequence[float], values: Sequence[float]) -> dict[str, list[float]]:
+    """Give the places at which a falling line steps, and its end."""
+    kept = [
+        (place, value)
+        for number, (place, value) in enumerate(zip(places, values, strict=True))
+        if math.isfinite(value) and (number in (0, len(values) - 1) or value != values[number - 1])
+    ]
+    return {"x": [place for place, _ in kept], "y": [value for _, value in kept]}
 
 
 def _need(there: Iterable[object] | object, reason: str) -> None:

@@ -71,12 +71,11 @@ class Publisher:
     def _write_trial_notes(self, study: optuna.Study, results: Results, most: int) -> None:
         told = self.storage.get_study_system_attrs(study._study_id)
         written = 0
-        ids = {trial.number: trial._trial_id for trial in study.get_trials(deepcopy=False)}
         for trial in results.record.trials:
             note = trial_note(trial)
-            if not note or f"dashboard:{ids[trial.number]}:note_ver" in told or written >= most:
+            if not note or f"dashboard:{trial.id}:note_ver" in told or written >= most:
                 continue
-            optuna_dashboard.save_note(Trial(study, ids[trial.number]), note)
+            optuna_dashboard.save_note(Trial(study, trial.id), note)
             written += 1
 
     def _write_plots(self, study: optuna.Study, results: Results, draw: Draw) -> None:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Any
 
@@ -22,12 +22,11 @@ from lmsearch.store.records import (
     confirmation_name,
     find_study,
     open_study,
-    read_epochs,
-    read_study,
     without_seed,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, Ticket
+from lmsearch.store.trials import read_epochs, read_study
 from lmsearch.store.url import parse_url
 
 
@@ -105,6 +104,7 @@ class Results:
     confirmation: Confirmation | None = None
     importances: dict[str, float]  # the most important first; empty where too few trials are complete
     looks: tuple[dict[str, Any], ...] = ()
+    figures: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made so far
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -116,6 +116,12 @@ class Results:
     def name(self) -> str:
         """Give the study's name."""
         return self.record.info.ref.name
+
+
+def read_best(study: str, storage: FencedStorage) -> Results:
+    """Read what tells a study's best trial, without what each epoch gave and what mattered. Raises `StudyError`."""
+    record = read_study(storage, open_study(storage, study))
+    return Results(record=record, confirmation=read_confirmation(storage, record), importances={})
 
 
 def read(study: str, storage: str | URL | FencedStorage) -> Results:
@@ -132,7 +138,7 @@ def complete(storage: FencedStorage, record: StudyRecord) -> Results:
     return Results(
         record=record,
         confirmation=read_confirmation(storage, record),
-        importances=importances(storage, record),
+        importances=importances(record),
         looks=tuple(study_looks(storage, record.info.ref.id)),
     )
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,11 @@ from lmsearch.results.advice import (
     verdict,
 )
 from lmsearch.results.best import confirmation_document, source_commit, versions
-from lmsearch.results.figures import make_figure
+from lmsearch.results.documents import trial_document
+from lmsearch.results.figures import MOST_DRAWN, make_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
-from lmsearch.store.records import OUTCOMES, TrialRecord
+from lmsearch.store.records import OUTCOMES
 
 _SHOWN_TRIALS = 20
 
@@ -173,9 +173,20 @@ def _progress(results: Results) -> Section:
     return Section(
         id="progress",
         title="What happened",
-        words=list(pruning_sentences(results)),
+        words=[*_sampled(results), *pruning_sentences(results)],
         plots=_plots(results, captions),
     )
+
+
+def _sampled(results: Results) -> list[str]:
+    """Say so where the figures do not draw every trial."""
+    count = len(results.record.trials)
+    if count <= MOST_DRAWN:
+        return []
+    return [
+        f"Of {count:,} trials each figure draws a fixed sample: the best ones, and others at even distances. What is "
+        "computed, and the data behind this page, is of all of them."
+    ]
 
 
 def _what_matters(results: Results) -> Section:
@@ -315,34 +326,6 @@ def document(results: Results) -> dict[str, Any]:
         "looks": list(results.looks),
         "trials": [trial_document(trial) for trial in results.record.trials],
     }
-
-
-def trial_document(trial: TrialRecord) -> dict[str, Any]:
-    """Give a trial as plain values; what is not finite is None."""
-    return {
-        "trial": trial.number,
-        "outcome": trial.outcome,
-        "by": trial.by,
-        "perplexity": _finite(trial.perplexity),
-        "best_epoch": trial.best_epoch,
-        "known_perplexity": trial.known_perplexity,
-        "params": trial.params,
-        "parameters": trial.parameters,
-        "reason": trial.reason,
-        "from": trial.origin_trial or None,
-        "started": trial.started.isoformat() if trial.started else None,
-        "ended": trial.ended.isoformat() if trial.ended else None,
-        "epochs": [
-            {"perplexity": _finite(trial.curve.get(row.epoch, math.nan))}
-            | {name: _finite(value) for name, value in asdict(row).items()}
-            for row in trial.epochs
-        ],
-        "sample": trial.sample or None,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def epochs_csv(results: Results) -> str:

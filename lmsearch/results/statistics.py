@@ -4,12 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy.special import betainc, stdtrit
 
 LEVEL = 0.95  # of intervals and comparisons over seeds
 BAND_LEVEL = 0.5  # of the band around the typical best of a budget
+
+
+def _special() -> Any:
+    """Give SciPy's special functions, which take a tenth of a second to load."""
+    import scipy.special
+
+    return scipy.special
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ def compare(values: Sequence[Sequence[float]], level: float = LEVEL, looks: int 
 
 def _quantile(freedom: int, level: float) -> float:
     """Give the number of standard errors on each side of a mean that hold `level` of Student's distribution."""
-    return float(stdtrit(freedom, (1 + level) / 2))
+    return float(_special().stdtrit(freedom, (1 + level) / 2))
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class Draws:
 
         def is_above(rank: int) -> float:
             """Give the probability that the value of this rank is above the quantile."""
-            return 1 - float(betainc(rank, count - rank + 1, share))
+            return 1 - float(_special().betainc(rank, count - rank + 1, share))
 
         if is_above(1) > side + 1e-9:
             return None

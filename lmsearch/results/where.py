@@ -53,6 +53,11 @@ def field_of(trial: TrialRecord, name: str) -> Any:
     return FIELDS[name](trial) if name in FIELDS else trial.params.get(name)
 
 
+def needs_epochs(*texts: str | None) -> bool:
+    """Whether a name or a condition asks for what only a trial's epochs tell."""
+    return any(re.search(r"\bseconds\b", text or "") for text in texts)
+
+
 def check_name(name: str, paths: Sequence[str]) -> None:
     """Refuse a name that is neither a field nor one of the study's searched values. Raises `ConfigError`."""
     if name not in FIELDS and name not in paths:

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import optuna
-
 from lmsearch.errors import StudyError
 from lmsearch.processes import python
 from lmsearch.search.chaos_study import write_inputs
@@ -40,10 +38,11 @@ from lmsearch.search.invariants import (
 from lmsearch.search.manage import delete
 from lmsearch.search.proxy import Mode, Proxy, server_address
 from lmsearch.store import url as urls
-from lmsearch.store.records import StudyInfo, StudyRecord, find_study, optuna_study, read_study
+from lmsearch.store.records import StudyInfo, StudyRecord, find_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import ask_to_stop, leases
+from lmsearch.store.trials import StudyReader
 
 _LEASE_SECONDS = 5.0
 _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: they notice at once, and end under load
@@ -110,7 +109,7 @@ class Chaos:
         self._threads: list[threading.Thread] = []
         self._store_free_at = 0.0  # monotonic: until then the store is left alone
         self._calm_at = 0.0  # monotonic: when all that was done so far is undone
-        self._study: optuna.Study | None = None
+        self._reader: StudyReader | None = None
         self._over = threading.Event()
         url = options.storage.place
         self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
@@ -214,9 +213,9 @@ class Chaos:
         info = find_study(self._storage, self.name)
         if info is None:
             return None
-        if self._study is None:
-            self._study = optuna_study(self._storage, self.name)  # a cache of ended trials
-        return read_study(self._storage, info, self._study, epochs)
+        if self._reader is None:
+            self._reader = StudyReader(self._storage, info)
+        return self._reader.read(epochs)
 
     def _workers(self) -> list[int]:
         """Give the processes that are at work on a trial."""

@@ -20,12 +20,12 @@ from lmsearch.store.records import (
     confirmation_name,
     create_study,
     find_study,
-    read_study,
     store_info,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_strays
+from lmsearch.store.trials import read_study
 
 _HIGHEST_SEED = (1 << 31) - 1
 

@@ -22,10 +22,11 @@ from lmsearch.search.logs import ended_by_faulthandler, last_words
 from lmsearch.store import url as urls
 from lmsearch.store.backup import write_back
 from lmsearch.store.outages import Outage
-from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, read_study
+from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE
 from lmsearch.store.tickets import check_study, close_ended, release_worker
+from lmsearch.store.trials import StudyReader
 
 _TICK = 0.25  # seconds between looks at the children
 _LOOK = 1.0  # seconds between snapshots of the store
@@ -121,7 +122,7 @@ class Launcher:
         self._oom_seen = oom_kills()
         self._oom_at = -_OOM_SECONDS  # monotonic: when the count last rose
         self._oom_rises = 0  # that no death of ours has answered yet
-        self._study = optuna_study(storage, info.ref.name)
+        self._reader = StudyReader(storage, info)
         self._began = time.monotonic()
         self._error: LmsearchError | None = None
         self._passed_on = 0
@@ -173,7 +174,7 @@ class Launcher:
     def _read(self) -> StudyRecord:
         try:
             close_ended(self.storage, self.info.ref)
-            record = read_study(self.storage, self.info, self._study)
+            record = self._reader.read()
         except KeyError:  # what Optuna raises where the study is gone
             check_study(self.storage, self.info.ref)
             raise

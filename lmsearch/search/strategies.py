@@ -6,12 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
@@ -79,15 +73,6 @@ def make_pruner(spec: StudySpec, name: str) -> BasePruner:
     """Build a pruner, with the file's options where it is the one that the file names."""
     options = spec.pruner_options if name == spec.settings.pruner else {}
     return PRUNERS[name](options, spec.epochs)
-
-
-def distribution(value: OpenValue) -> BaseDistribution:
-    """Give an open value as Optuna knows it."""
-    if isinstance(value, Choice):
-        return CategoricalDistribution(value.choices)
-    if isinstance(value.low, float):
-        return FloatDistribution(value.low, value.high, log=value.log, step=value.step)
-    return IntDistribution(int(value.low), int(value.high), log=value.log, step=int(value.step or 1))
 
 
 def suggest(trial: optuna.Trial, spec: StudySpec) -> dict[str, Value]:

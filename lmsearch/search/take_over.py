@@ -9,12 +9,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.search.strategies import distribution
 from lmsearch.spec import StudySpec, space_differences
+from lmsearch.store.distributions import distribution
 from lmsearch.store.opening import creating
-from lmsearch.store.records import Source, StudyInfo, open_study, read_epochs, store_info
+from lmsearch.store.records import Source, StudyInfo, open_study, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM
+from lmsearch.store.trials import read_epochs
 from lmsearch.text.corpus import Corpus
 
 _TAKEN = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -21,13 +21,15 @@ from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
 from lmsearch.losses import perplexity
-from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
+from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
 from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, remove_checkpoint
-from lmsearch.store.records import StudyInfo, read_epochs
+from lmsearch.store.distributions import distribution
+from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM, EpochRow, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
+from lmsearch.store.trials import read_epochs
 from lmsearch.text.corpus import Corpus
 
 _KEPT_MODELS = 3  # weights of the study's best trials

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial
 from lmsearch.errors import ConfigError
 from lmsearch.folders import CHECKPOINT, WEIGHTS, Named, named_in, read_document, read_name
 from lmsearch.store.checkpoints import SHORT, is_for, is_newer, read_checkpoint
-from lmsearch.store.records import StudyInfo, read_epochs
+from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EpochRow, Ticket
 from lmsearch.store.tickets import list_tickets
+from lmsearch.store.trials import read_epochs
 
 NEEDED, LEFT, OTHER, NEWER = "needed", "left", "other", "newer"
 """Of a trial that has not ended; of one that has; of another training than this store knows; of a later lmsearch."""

@@ -1,13 +1,15 @@
 """Studies created in the store, and read from it as frozen plain data."""
 
+import functools
 import json
 import math
 import re
 import secrets
 import shlex
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.config import Value
 from lmsearch.errors import LmsearchError, StudyError, nearest
@@ -25,8 +26,7 @@ from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
 from lmsearch.spec import StudySpec, parse_study
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, EpochRow, StudyRef, Ticket
-from lmsearch.store.tickets import list_tickets
+from lmsearch.store.tables import DONE, EpochRow, StudyRef, Ticket
 from lmsearch.version import __version__
 
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others
@@ -108,11 +108,21 @@ class TrialRecord:
     ticket: Ticket | None
     epochs: tuple[EpochRow, ...] = ()
     known_perplexity: float | None = None  # of the words that are not <unk>, in the best epoch
+    id: int = 0  # Optuna's
 
-    @property
+    @functools.cached_property
     def perplexity(self) -> float:
         """Give the lowest perplexity over the epochs so far, infinite before the first."""
         return min(self.curve.values(), default=math.inf)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it has not ended."""
+        return self.outcome in ("running", "waiting")
+
+    def with_epochs(self, rows: Sequence[EpochRow]) -> "TrialRecord":
+        """Give the same with what each epoch gave."""
+        return replace(self, epochs=tuple(rows)) if rows else self
 
     @property
     def best_epoch(self) -> int | None:
@@ -138,7 +148,7 @@ class StudyRecord:
     trials: tuple[TrialRecord, ...]
     tickets: tuple[Ticket, ...]
 
-    @property
+    @functools.cached_property
     def best(self) -> TrialRecord | None:
         """Give the complete trial with the lowest perplexity, the first of equals; None for a confirmation.
 
@@ -155,14 +165,18 @@ class StudyRecord:
         """Count the trials that the study owes altogether."""
         return len(self.tickets)
 
-    @property
+    @functools.cached_property
     def done(self) -> int:
         """Count the tickets that are answered."""
         return sum(ticket.state == DONE for ticket in self.tickets)
 
     def count(self, outcome: str) -> int:
         """Count the trials with an outcome."""
-        return sum(trial.outcome == outcome for trial in self.trials)
+        return self._counts[outcome]
+
+    @functools.cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(trial.outcome for trial in self.trials)
 
 
 def confirmation_name(study: str) -> str:
@@ -391,92 +405,3 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
 def optuna_study(storage: FencedStorage, name: str) -> optuna.Study:
     """Open the study as Optuna's, over a cache that reads ended trials once."""
     return optuna.load_study(study_name=name, storage=storage)
-
-
-def read_study(
-    storage: FencedStorage, info: StudyInfo, study: optuna.Study | None = None, epochs: bool = False
-) -> StudyRecord:
-    """Read a study's trials and tickets; `epochs` adds what each epoch gave. `study` keeps a cache."""
-    study = study or optuna_study(storage, info.ref.name)
-    tickets = list_tickets(storage, info.ref)
-    by_trial = {ticket.trial_id: ticket for ticket in tickets if ticket.trial_id is not None}
-    rows = read_epochs(storage, info.ref) if epochs else {}
-    trials = tuple(
-        trial_record(frozen, by_trial.get(frozen._trial_id), rows.get(frozen.number, ()))
-        for frozen in study.get_trials(deepcopy=False)
-    )
-    return StudyRecord(info=info, trials=trials, tickets=tuple(tickets))
-
-
-def trial_record(trial: FrozenTrial, ticket: Ticket | None, epochs: Sequence[EpochRow] = ()) -> TrialRecord:
-    """Give Optuna's trial as plain data."""
-    attrs = trial.user_attrs
-    return TrialRecord(
-        number=trial.number,
-        outcome=_outcome(trial, ticket),
-        params=dict(trial.params),
-        curve=dict(sorted(trial.intermediate_values.items())),
-        origin=_text(attrs, "origin"),
-        sampler=_text(attrs, "sampler"),
-        reason=_text(attrs, "reason"),
-        traceback=_text(attrs, "traceback"),
-        sample=_text(attrs, "sample"),
-        known_perplexity=known if isinstance(known := attrs.get("known_perplexity"), float) else None,
-        parameters=parameters if isinstance(parameters := attrs.get("parameters"), int) else None,
-        model=model if "\0" not in (model := _text(attrs, "model")) else "",
-        origin_trial=_text(attrs, FROM),
-        started=trial.datetime_start,
-        ended=trial.datetime_complete,
-        ticket=ticket,
-        epochs=tuple(epochs),
-    )
-
-
-def _text(attributes: Mapping[str, Any], name: str) -> str:
-    """Return a trial's attribute, "" where it is none of ours: anybody who may write to the store may write there."""
-    value = attributes.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _outcome(trial: FrozenTrial, ticket: Ticket | None) -> str:
-    match trial.state:
-        case TrialState.COMPLETE:
-            return "complete"
-        case TrialState.FAIL:
-            return "failed"
-        case TrialState.PRUNED:
-            reason = trial.user_attrs.get("reason", "")
-            return reason if reason in ("diverged", "infeasible") else "pruned"
-        case TrialState.RUNNING:
-            return "waiting" if ticket is not None and ticket.state == OPEN else "running"
-        case _:
-            return "waiting"
-
-
-def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = None) -> dict[int, list[EpochRow]]:
-    """Give the epochs of a study's trials, or of one of them, by trial number."""
-
-    def call(again: bool) -> dict[int, list[EpochRow]]:
-        query = (
-            sa.select(*EPOCH.c)
-            .where(EPOCH.c.study_key == study.key, EPOCH.c.study_id == study.id)
-            .order_by(EPOCH.c.trial_number, EPOCH.c.epoch)
-        )
-        if trial is not None:
-            query = query.where(EPOCH.c.trial_number == trial)
-        found: dict[int, list[EpochRow]] = {}
-        with storage.transaction() as session:
-            for row in session.execute(query).mappings():
-                found.setdefault(row["trial_number"], []).append(
-                    EpochRow(
-                        epoch=row["epoch"],
-                        train_loss=math.nan if row["train_loss"] is None else row["train_loss"],
-                        valid_loss=math.nan if row["valid_loss"] is None else row["valid_loss"],
-                        seconds=row["seconds"],
-                        tokens=row["tokens"],
-                        learning_rate=row["learning_rate"],
-                    )
-                )
-        return found
-
-    return storage.persist(call)

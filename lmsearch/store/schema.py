@@ -4,18 +4,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from optuna.storages._rdb import models
 
 from lmsearch.errors import StoreError
 from lmsearch.formats import FIRST, FORMATS, check_number
 from lmsearch.store.tables import FORMAT, METADATA, RUNNING, TICKET
 from lmsearch.version import __version__
+
+if TYPE_CHECKING:  # Alembic takes a tenth of a second to load, and few commands need it
+    from alembic.config import Config
 
 _VERSION_TABLE = "lmsearch_alembic_version"  # Alembic's; Optuna's own is called alembic_version
 _VERSION = sa.table(_VERSION_TABLE, sa.column("version_num"))
@@ -31,6 +31,8 @@ class StoreFormat:
 
 def head() -> str:
     """Return the newest format that there are migrations to."""
+    from alembic.script import ScriptDirectory
+
     return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
@@ -85,6 +87,8 @@ def missing_columns(connection: sa.Connection) -> set[str]:
 
 def create_tables(engine: sa.Engine) -> None:
     """Make our tables and write their format, in one transaction; a store that has them already stays as it is."""
+    from alembic import command
+
     with _writing(engine) as connection:
         if read_format(connection) is None:
             METADATA.create_all(connection)
@@ -98,6 +102,8 @@ def migrate(engine: sa.Engine, place: str, live: Callable[[], sa.ColumnElement[b
     `live` gives the condition that a ticket is under a lease that has not run out. Workers of the first version do not
     look whether the format has risen, so where such a lease is live nothing is changed and `StoreError` raised.
     """
+    from alembic import command
+
     with _writing(engine) as connection:
         found = read_format(connection)
         if found is None or found.number >= FORMATS["store"]:
@@ -136,7 +142,9 @@ def _writing(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-def _config(connection: sa.Connection | None = None) -> Config:
+def _config(connection: sa.Connection | None = None) -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.set_main_option("path_separator", "os")

@@ -1,5 +1,6 @@
 """Who owes and who does what: tickets claimed, given back, added and withdrawn, each in one transaction."""
 
+import hashlib
 import json
 import time
 import uuid
@@ -85,58 +86,197 @@ def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[li
 
 
 def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | None:
-    """Take the next ticket: begun ones first, then enqueued ones, then by number; None where there is none.
+    """Take the next ticket: begun ones first, then enqueued ones, then by number; None where none is to be had now.
 
     An expired lease is taken over only by a worker that has been connected for a whole lease time itself: after an
     outage every lease looks expired. A ticket whose trial ran out of memory runs alone on its device: it is taken
     where nothing else runs, and where it waits nothing else is begun. Raises `StudyGoneError`.
+
+    On PostgreSQL claims do not wait for each other: each passes over the rows that others are just taking. They share
+    a lock of the study, which whoever changes its tickets, or claims while one must run alone, holds by itself.
     """
 
-    def call(again: bool) -> Ticket | None:
-        with storage.transaction() as session:
-            _check_format(session)
-            if again and (held := _held(session, study, holder)) is not None:
-                return held  # the reply to the first attempt was lost
-            free = _free(storage, study)
-            if session.execute(sa.select(TICKET.c.number).where(free).limit(1)).first() is None:
-                _check_there(session, study)
+    def call(again: bool) -> tuple[Ticket | None, bool]:
+        given = _given(storage, study, holder)
+        with storage.engine.begin() as connection:
+            _begin_claim(connection, storage, study)
+            if again and (held := _held(connection, study, holder)) is not None:
+                return held, True  # the reply to the first attempt was lost
+            if storage.engine.name == "postgresql":
+                row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], given).mappings().first()
+                if row is not None:
+                    return Ticket(**row), True
+            left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], given).one()
+            if not left:
+                check_there(connection, study)
+            return None, not left or (storage.engine.name == "postgresql" and not alone)
+
+    def call_alone(again: bool) -> Ticket | None:
+        given = _given(storage, study, holder)
+        with storage.engine.begin() as connection:
+            if again and (held := _held(connection, study, holder)) is not None:
+                return held
+            # One after the other, so that two cannot both find a device empty.
+            lock_study(connection, study)
+            if (room := _room(connection, given)) is None:
                 return None
-            # Claims are made one after the other, so that two cannot both find a device empty.
-            lock_study(session, study)
-            if (room := _room(session, storage, study, holder)) is None:
-                return None
-            row = session.execute(_take(storage, study, holder, sa.and_(free, room))).mappings().first()
+            taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], given)
+            row = taken.mappings().first()
         return None if row is None else Ticket(**row)
 
-    return storage.persist(call)
+    ticket, settled = storage.persist(call)
+    return ticket if settled else storage.persist(call_alone)
 
 
-def _check_format(session: Session) -> None:
+def _given(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
+    """Give the parameters of the statements of a claim."""
+    return {
+        "the_study": study.key,
+        "the_id": study.id,
+        "the_worker": holder.worker,
+        "the_host": holder.host,
+        "the_process": holder.process,
+        "the_device": holder.device,
+        "the_boot": storage.boot(),
+        "lease_seconds": storage.lease_seconds,
+        "the_time": time.monotonic(),  # on SQLite; PostgreSQL has a clock of its own
+    }
+
+
+def _takes_over(storage: FencedStorage) -> bool:
+    connected = storage.connected_since
+    return connected is not None and time.monotonic() - connected > storage.lease_seconds
+
+
+def _begin_claim(connection: sa.Connection, storage: FencedStorage, study: StudyRef) -> None:
+    """Look whether the store is still of our format, and on PostgreSQL share the study's lock."""
+    if storage.engine.name == "postgresql":
+        lock = sa.func.pg_advisory_xact_lock_shared(sa.bindparam("the_lock", type_=sa.BigInteger))
+        found = connection.execute(sa.select(_FORMAT_QUERY, lock), {"the_lock": _lock_number(study)}).scalar()
+    else:
+        found = connection.execute(format_query()).scalar_one_or_none()
+    _check_format(connection, found)
+
+
+_FORMAT_QUERY = format_query().scalar_subquery()
+
+
+def _lock_number(study: StudyRef) -> int:
+    """Give the number of a study's advisory lock, of 63 bits."""
+    return int.from_bytes(hashlib.sha256(study.key.encode()).digest()[:8]) >> 1
+
+
+# The statements of a claim, each built once: to build them costs more than to run them.
+
+
+def _clock(dialect: str) -> sa.ColumnElement[float]:
+    if dialect == "sqlite":
+        return sa.bindparam("the_time", type_=sa.Float(53))
+    return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
+
+
+_BOUND = sa.and_(TICKET.c.study_key == sa.bindparam("the_study"), TICKET.c.study_id == sa.bindparam("the_id"))
+_ALONE = TICKET.c.memory_failures == 1
+
+
+def _live(dialect: str) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        TICKET.c.state == RUNNING, TICKET.c.expires >= _clock(dialect), TICKET.c.boot == sa.bindparam("the_boot")
+    )
+
+
+def _free(dialect: str, takes_over: bool) -> sa.ColumnElement[bool]:
+    """Give the condition under which a ticket may be claimed, its device apart."""
+    free: sa.ColumnElement[bool] = TICKET.c.state == OPEN
+    if takes_over:
+        free = sa.or_(free, sa.and_(TICKET.c.state == RUNNING, sa.not_(_live(dialect))))
+    return sa.and_(_BOUND, free)
+
+
+def _next(free: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    columns = TICKET.c
+    alone_first = sa.case((_ALONE, 0), else_=1)
+    begun_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
+    return sa.select(columns.number).where(free).order_by(alone_first, begun_first, columns.number).limit(1)
+
+
+def _taking(dialect: str) -> Any:
+    columns = TICKET.c
+    clock = _clock(dialect)
+    return (
+        sa.update(TICKET)
+        .where(columns.study_key == sa.bindparam("the_study"))
+        .values(
+            state=RUNNING,
+            lease=columns.lease + 1,
+            attempts=columns.attempts + 1,
+            # Whoever still held it died without a word.
+            deaths=columns.deaths + sa.case((columns.state == RUNNING, 1), else_=0),
+            worker=sa.bindparam("the_worker"),
+            host=sa.bindparam("the_host"),
+            process=sa.bindparam("the_process"),
+            device=sa.bindparam("the_device"),
+            boot=sa.bindparam("the_boot"),
+            expires=clock + sa.bindparam("lease_seconds", type_=sa.Float(53)),
+            seen=clock,
+            tokens_per_second=None,
+        )
+        .returning(*columns)
+    )
+
+
+def _take_beside_others(takes_over: bool) -> Any:
+    """Give the claim of a study in which nothing must run alone: rows that others are taking are passed over."""
+    pick = _next(_free("postgresql", takes_over)).with_for_update(skip_locked=True).cte("pick")
+    owed_alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
+    taking = _taking("postgresql").add_cte(pick)
+    return taking.where(TICKET.c.number == sa.select(pick.c.number).scalar_subquery(), sa.not_(owed_alone))
+
+
+def _take(dialect: str, takes_over: bool, room: str) -> Any:
+    free = _free(dialect, takes_over)
+    wanted = free if room == "any" else sa.and_(free, sa.not_(_ALONE))
+    return _taking(dialect).where(TICKET.c.number == _next(wanted).scalar_subquery())
+
+
+def _what_is_left(dialect: str, takes_over: bool) -> Any:
+    left = sa.select(TICKET.c.number).where(_free(dialect, takes_over)).exists()
+    alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
+    return sa.select(left, alone)
+
+
+_DIALECTS = ("sqlite", "postgresql")
+_TAKE_BESIDE_OTHERS = {takes_over: _take_beside_others(takes_over) for takes_over in (False, True)}
+_TAKE = {
+    (dialect, takes_over, room): _take(dialect, takes_over, room)
+    for dialect in _DIALECTS
+    for takes_over in (False, True)
+    for room in ("any", "beside")
+}
+_WHAT_IS_LEFT = {
+    (dialect, takes_over): _what_is_left(dialect, takes_over) for dialect in _DIALECTS for takes_over in (False, True)
+}
+_HERE = sa.and_(_BOUND, TICKET.c.host == sa.bindparam("the_host"), TICKET.c.device == sa.bindparam("the_device"))
+_OTHERS_HERE = {dialect: sa.select(TICKET.c.memory_failures).where(_HERE, _live(dialect)) for dialect in _DIALECTS}
+_WAITS_HERE = sa.select(sa.select(TICKET.c.number).where(_HERE, _ALONE, TICKET.c.state == OPEN).exists())
+
+
+def _check_format(connection: sa.Connection, found: str | None) -> None:
     """Raise `LmsearchError` where the store is of another format than when this process opened it."""
-    found: str | None = session.execute(format_query()).scalar_one_or_none()
     if found == str(FORMATS["store"]):
         return
     if found is not None and found.isdecimal() and int(found) > FORMATS["store"]:
-        version = session.execute(sa.select(FORMAT.c.lmsearch).where(FORMAT.c.format == int(found))).scalar()
+        version = connection.execute(sa.select(FORMAT.c.lmsearch).where(FORMAT.c.format == int(found))).scalar()
         check_number("store", "the store", int(found), version)
     raise StoreError("the store was replaced by one of another format while this ran; start again")
 
 
-def _held(session: Session, study: StudyRef, holder: Holder) -> Ticket | None:
+def _held(connection: sa.Connection, study: StudyRef, holder: Holder) -> Ticket | None:
     mine = sa.select(*TICKET.c).where(
         TICKET.c.study_key == study.key, TICKET.c.worker == holder.worker, TICKET.c.state == RUNNING
     )
-    row = session.execute(mine).mappings().first()
+    row = connection.execute(mine).mappings().first()
     return None if row is None else Ticket(**row)
-
-
-def _free(storage: FencedStorage, study: StudyRef) -> sa.ColumnElement[bool]:
-    """Give the condition under which a ticket may be claimed, its device apart."""
-    free: sa.ColumnElement[bool] = TICKET.c.state == OPEN
-    connected = storage.connected_since
-    if connected is not None and time.monotonic() - connected > storage.lease_seconds:
-        free = sa.or_(free, sa.and_(TICKET.c.state == RUNNING, sa.not_(live_lease(storage))))
-    return sa.and_(of_study(study), free)
 
 
 def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
@@ -144,42 +284,12 @@ def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
     return sa.and_(TICKET.c.state == RUNNING, TICKET.c.expires >= storage.clock(), TICKET.c.boot == storage.boot())
 
 
-def _room(session: Session, storage: FencedStorage, study: StudyRef, holder: Holder) -> sa.ColumnElement[bool] | None:
-    """Give the condition on a ticket that there is room for it on the holder's device; None: for none at all."""
-    alone = TICKET.c.memory_failures == 1
-    here = sa.and_(of_study(study), TICKET.c.host == holder.host, TICKET.c.device == holder.device)
-    others = session.execute(sa.select(TICKET.c.memory_failures).where(here, live_lease(storage))).scalars().all()
-    waits_here = session.execute(sa.select(TICKET.c.number).where(here, alone, TICKET.c.state == OPEN).limit(1)).first()
-    if 1 in others or (others and waits_here is not None):
+def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
+    """Give which tickets there is room for on the holder's device: `any`, those `beside` others, or none."""
+    others = connection.execute(_OTHERS_HERE[connection.engine.name], given).scalars().all()
+    if 1 in others or (others and connection.execute(_WAITS_HERE, given).scalar()):
         return None
-    return sa.not_(alone) if others else sa.true()
-
-
-def _take(storage: FencedStorage, study: StudyRef, holder: Holder, free: sa.ColumnElement[bool]) -> Any:
-    columns = TICKET.c
-    alone_first = sa.case((columns.memory_failures == 1, 0), else_=1)
-    begun_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
-    pick = sa.select(columns.number).where(free).order_by(alone_first, begun_first, columns.number).limit(1)
-    return (
-        sa.update(TICKET)
-        .where(columns.study_key == study.key, columns.number == pick.scalar_subquery())
-        .values(
-            state=RUNNING,
-            lease=columns.lease + 1,
-            attempts=columns.attempts + 1,
-            # Whoever still held it died without a word.
-            deaths=columns.deaths + sa.case((columns.state == RUNNING, 1), else_=0),
-            worker=holder.worker,
-            host=holder.host,
-            process=holder.process,
-            device=holder.device,
-            boot=storage.boot(),
-            expires=storage.clock() + storage.lease_seconds,
-            seen=storage.clock(),
-            tokens_per_second=None,
-        )
-        .returning(*columns)
-    )
+    return "beside" if others else "any"
 
 
 def owes(storage: FencedStorage, study: StudyRef) -> bool:
@@ -332,15 +442,18 @@ def delete_study(storage: FencedStorage, study: StudyRef) -> None:
     storage.persist(call)
 
 
-def lock_study(session: Session, study: StudyRef) -> None:
-    """Let nobody else change a study's tickets until this transaction ends; raises `StudyGoneError`."""
+def lock_study(session: Session | sa.Connection, study: StudyRef) -> None:
+    """Let nobody else change or claim a study's tickets until this transaction ends; raises `StudyGoneError`."""
     key, name = models.StudyModel.study_id, models.StudyModel.study_name
     this = (key == study.id, name == study.name)
-    if session.connection().engine.name == "sqlite":  # the write lock is the lock
-        touched: Any = session.execute(sa.update(models.StudyModel).where(*this).values(study_id=study.id))
+    connection = session.connection() if isinstance(session, Session) else session
+    if connection.engine.name == "sqlite":  # the write lock is the lock
+        touched: Any = connection.execute(sa.update(models.StudyModel).where(*this).values(study_id=study.id))
         there = touched.rowcount == 1
     else:
-        there = session.execute(sa.select(key).where(*this).with_for_update()).first() is not None
+        lock = sa.bindparam("the_lock", type_=sa.BigInteger)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)), {"the_lock": _lock_number(study)})
+        there = connection.execute(sa.select(key).where(*this).with_for_update()).first() is not None
     if not there:
         raise StudyGoneError(study)
 
@@ -350,12 +463,12 @@ def check_study(storage: FencedStorage, study: StudyRef) -> None:
 
     def call(again: bool) -> None:
         with storage.transaction() as session:
-            _check_there(session, study)
+            check_there(session, study)
 
     storage.persist(call)
 
 
-def _check_there(session: Session, study: StudyRef) -> None:
+def check_there(session: Session | sa.Connection, study: StudyRef) -> None:
     """Raise `StudyGoneError` where a study's row is no longer there under its name."""
     key, name = models.StudyModel.study_id, models.StudyModel.study_name
     if session.execute(sa.select(key).where(key == study.id, name == study.name)).first() is None:

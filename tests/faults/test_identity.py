@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
-from optuna.trial import TrialState, create_trial
 
 from lmsearch.errors import LmsearchError, StudyError
 from lmsearch.formats import FORMATS, NewerFormatError, seal
@@ -25,7 +24,7 @@ from lmsearch.results.publishing import artifact_id, find_artifact
 from lmsearch.results.reading import read
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import delete, enqueue
-from lmsearch.store import records
+from lmsearch.store import records, trials
 from lmsearch.store.backup import back_up
 from lmsearch.store.checkpoints import Checkpoints, read_checkpoint
 from lmsearch.store.opening import open_storage
@@ -469,12 +468,10 @@ def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path
         ticket = dataclasses.replace(make_ticket(), checkpoint=text)
         assert checkpoints._named(ticket) is None
         assert checkpoints.find(ticket, "0" * 64, []).checkpoint is None
-    trial = create_trial(
-        state=TrialState.COMPLETE,
-        value=1.0,
-        user_attrs=dict.fromkeys(("model", "reason", "sample", "parameters"), place),
-    )
-    record = records.trial_record(trial, None)
+    text = json.dumps(place, default=str)
+    attrs = {key: trials.kept_value(key, text) for key in ("model", "reason", "sample", "parameters")}
+    head = (1, 0, "COMPLETE", None, None)
+    record = trials._record(head, {}, {}, {key: value for key, value in attrs.items() if value is not None}, {})
     assert all(isinstance(value, str) for value in (record.model, record.reason, record.sample))
     assert record.parameters is None or isinstance(record.parameters, int)
     info = StudyInfo(

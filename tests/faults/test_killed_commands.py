@@ -16,10 +16,11 @@ from lmsearch.results.best import write_results
 from lmsearch.results.reading import read
 from lmsearch.search.confirm import begin_confirmation
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import StudyRecord, find_study, open_study, read_study
+from lmsearch.store.records import StudyRecord, find_study, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import EPOCH, TICKET
 from lmsearch.store.tickets import list_tickets
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau
 from tests.factories import TINY_STUDY

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import open_study, read_study
+from lmsearch.store.records import open_study
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli

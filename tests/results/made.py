@@ -11,7 +11,7 @@ import numpy as np
 from optuna.trial import TrialState, create_trial
 
 from lmsearch.search.begin import Request, begin
-from lmsearch.search.strategies import distribution
+from lmsearch.store.distributions import distribution
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage

@@ -10,10 +10,11 @@ from lmsearch.errors import ConfigError, LmsearchError, StudyError
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import enqueue
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study, read_study
+from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, Holder, change_tickets, claim, list_tickets
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus

@@ -65,7 +65,8 @@ def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_se
 @pytest.mark.slow
 def test_a_curve_with_an_epoch_missing_is_noticed_and_one_that_is_right_is_not(cli: Cli, tmp_path: Path) -> None:
     from lmsearch.store.opening import open_storage
-    from lmsearch.store.records import open_study, read_study
+    from lmsearch.store.records import open_study
+    from lmsearch.store.trials import read_study
     from lmsearch.store.url import parse_url
     from tests.factories import write_study
 

@@ -9,9 +9,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 
-from lmsearch.search.strategies import distribution, make_pruner, make_sampler, suggest
+from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.space import Choice, FloatRange, IntRange
 from lmsearch.spec import StudySpec
+from lmsearch.store.distributions import distribution
 from tests.factories import TINY_STUDY, make_spec
 
 

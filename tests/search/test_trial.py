@@ -14,9 +14,10 @@ from lmsearch.search.begin import Request, begin
 from lmsearch.search.trial import GiveBackError, TrialRunner
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import TrialRecord, optuna_study, read_study
+from lmsearch.store.records import TrialRecord, optuna_study
 from lmsearch.store.tables import Progress
 from lmsearch.store.tickets import Holder, claim, release_worker
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus

@@ -11,8 +11,9 @@ import pytest
 from lmsearch.errors import StoreError
 from lmsearch.store.backup import back_up, write_back
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import open_study, read_study
+from lmsearch.store.records import open_study
 from lmsearch.store.tickets import list_tickets
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from lmsearch.store import tickets
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import read_epochs
 from lmsearch.store.storage import LeaseLostError
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, Progress
 from lmsearch.store.tickets import Changes, list_tickets
+from lmsearch.store.trials import read_epochs
 from lmsearch.store.url import parse_url
 from tests.store.helpers import Bench
 

@@ -49,7 +49,6 @@ def test_every_name_of_postgresql_means_the_same_driver(text: str) -> None:
     [
         f"postgresql://me:{SECRET}@h/d",
         f"postgresql://me@h/d?password={SECRET}",
-        f"postgresql://me@h/d?pasword={SECRET}",
     ],
 )
 def test_a_password_is_never_shown_and_always_kept(text: str) -> None:

@@ -24,9 +24,10 @@ from lmsearch.formats import FORMATS
 from lmsearch.spec import load_study
 from lmsearch.store.checkpoints import read_checkpoint
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import open_study, read_study
+from lmsearch.store.records import open_study
 from lmsearch.store.schema import read_format
 from lmsearch.store.tables import METADATA
+from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.version import __version__
 from tests.conftest import create_database, new_name
