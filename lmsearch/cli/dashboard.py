@@ -33,6 +33,7 @@ from lmsearch.folders import RUNS
     help="A name by which browsers may call it, such as a proxy's; may be given several times.",
 )
 @click.option("--read-only", is_flag=True, help="Let nobody change anything.")
+@click.option("--prefix", default="", metavar="/lm", help="The path below which a proxy calls it.")
 def dashboard(
     storage: str,
     store_timeout: float | None,
@@ -41,6 +42,7 @@ def dashboard(
     token_file: Path | None,
     allowed: tuple[str, ...],
     read_only: bool,
+    prefix: str,
 ) -> None:
     """Serve optuna-dashboard on the store, for a browser on this machine or, with a token, elsewhere.
 
@@ -54,7 +56,7 @@ def dashboard(
     token = os.environ.get("LMSEARCH_DASHBOARD_TOKEN") if token_file is None else _read_token(token_file)
     rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
     opened = open_store(storage, store_timeout, connections=THREADS)
-    serve(opened, rules, RUNS, say)
+    serve(opened, rules, RUNS, say, prefix)
 
 
 def _read_token(path: Path) -> str:

@@ -52,18 +52,28 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
 
 @click.command()
 @click.argument("study")
-@click.argument("trial", type=int)
+@click.argument("trial", type=int, required=False)
+@click.option("--failed", is_flag=True, help="All failed trials that were not tried again yet.")
 @storage_option
-def retry(study: str, trial: int, storage: str, store_timeout: float | None) -> None:
-    """Add one trial with the values of an ended one, such as one that failed.
+def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeout: float | None) -> None:
+    """Add one trial with the values of an ended one, such as one that failed; or one for each failed one.
 
     \b
-    Example:
+    Examples:
         lmsearch retry default 7
+        lmsearch retry default --failed
     """
     from lmsearch.search.manage import retry as owe_again
+    from lmsearch.search.manage import retry_failed
 
+    if failed == (trial is not None):
+        raise ConfigError("name a trial, or --failed for all that failed")
     opened = open_store(storage, store_timeout, write=True)
+    if trial is None:
+        info, tickets, count = retry_failed(opened, study)
+        say(f"{study} owes {count} trials more, with the values of those that failed")
+        _tell_new(opened, storage, info, tickets)
+        return
     _tell_new(opened, storage, *owe_again(opened, study, trial))
 
 

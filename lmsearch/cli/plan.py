@@ -51,7 +51,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     """
     from lmsearch.search.begin import Request, check_request, check_space, decide_tickets
     from lmsearch.search.host import default_devices
-    from lmsearch.search.plan import make_plan
+    from lmsearch.search.plan import make_plan, points_remark
     from lmsearch.spec import check_sampler, load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
     from lmsearch.text.judgement import judge
@@ -82,10 +82,13 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
             "all_memory": found.memory,
             "disk": found.disk,
             "free_disk": free_disk,
+            "points": spec.count_points(),
         }
         say_json(told | {"connections": connections})
         return
     _print(found, spec, devices, free_disk, connections)
+    if remark := points_remark(spec, trials):
+        say(remark)
     words = ["lmsearch", "run", study_file]
     for name in ("sampler", "trials", "workers"):
         words += [] if options[name] is None else [f"--{name}", str(options[name])]

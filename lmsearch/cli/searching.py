@@ -88,12 +88,14 @@ def listen(signals: Any) -> None:
     import signal
 
     def handle(number: int, frame: Any) -> None:
-        signals.received.append(number)
+        if number != signal.SIGUSR1 or not signals.received:  # a second one would end the workers at once
+            signals.received.append(number)
         if number == signal.SIGHUP:
             leave_terminal()
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGUSR1, handle)  # what Slurm sends before it ends a job
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, handle)
 

@@ -248,11 +248,12 @@ def _stopping() -> Iterator[list[int]]:
     heard: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
-        heard.append(number)
+        if number != signal.SIGUSR1 or not heard:
+            heard.append(number)
         if len(heard) > 1:
             os._exit(128 + number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]  # Slurm sends the last
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}

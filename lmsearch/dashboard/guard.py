@@ -113,6 +113,22 @@ class Guard:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         reply = _Reply(environ, _hardening(start_response))
+        answer = self._answer(environ, reply)
+        return self._application(environ, reply.start_response) if answer is None else answer
+
+    def refusal(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes] | None:
+        """Give status, headers and body with which a request is refused by its headers alone; None where it is not."""
+        told: list[tuple[str, Headers]] = []
+
+        def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
+            told.append((status, headers))
+            return lambda data: None
+
+        answer = self._answer(environ, _Reply(environ, _hardening(start)))
+        return None if answer is None else (*told[0], b"".join(answer))
+
+    def _answer(self, environ: WSGIEnvironment, reply: "_Reply") -> Iterable[bytes] | None:
+        """Answer a request that does not come through; None for one that does."""
         rules, host, method = self._rules, environ.get("HTTP_HOST", ""), environ["REQUEST_METHOD"]
         if not rules.is_ours(host):
             return reply.refuse(
@@ -129,7 +145,7 @@ class Guard:
                 return reply.refuse("403 Forbidden", "This dashboard is read-only: it was started with --read-only.")
             if not _is_own(environ, host, sure=visitor != "cookie"):
                 return reply.refuse("403 Forbidden", "This change does not come from this dashboard's own page.")
-        return self._application(environ, reply.start_response)
+        return None
 
     def _receive(self, offered: str, environ: WSGIEnvironment, reply: "_Reply") -> Iterable[bytes]:
         """Take the token from the URL of a first visit: give a cookie for it, and the URL without it."""

@@ -9,32 +9,43 @@ import bottle
 import optuna
 import optuna_dashboard
 import waitress
+from waitress.server import BaseWSGIServer, MultiSocketServer
 
+from lmsearch.dashboard.channel import CONNECTIONS, LARGEST_BODY, make_channel
 from lmsearch.dashboard.files import StudyFiles
 from lmsearch.dashboard.guard import Guard, Rules
 from lmsearch.dashboard.leases import keep_leased
+from lmsearch.dashboard.odd import OddRequests
+from lmsearch.dashboard.prefix import Prefixed, check_prefix
 from lmsearch.errors import LmsearchError
 from lmsearch.store.storage import FencedStorage
 
 THREADS = 4
 
 
-def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str], None]) -> None:
+def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str], None], prefix: str = "") -> None:
     """Serve the dashboard until it is interrupted; `say` is told how to visit once it listens, and what is refused.
 
-    `runs` is the folder of the studies' files. The storage should have a connection for each of the `THREADS`, so that
-    none waits for another's.
+    `prefix` is the path of another site below which it is called, `runs` the folder of the studies' files. The storage
+    should have a connection for each of the `THREADS`, so that none waits for another's.
     """
     # Cached: plain RDBStorage reads every ended trial again at each poll.
+    prefix = check_prefix(prefix)
     application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
     keep_leased(application, storage, say)
     application.install(_with_content)
     try:
+        guard = Guard(OddRequests(application), rules)
         server = waitress.create_server(
-            Guard(application, rules),
+            Prefixed(guard, prefix) if prefix else guard,
             host=rules.host,
             port=rules.port,
             threads=THREADS,
+            connection_limit=CONNECTIONS,
+            channel_timeout=60,
+            cleanup_interval=5,
+            max_request_body_size=LARGEST_BODY,
+            asyncore_use_poll=True,  # select() takes no more than 1,024 files
             # From whomever: it decides nothing but whether a visitor's own cookie is for https alone.
             trusted_proxy="*",
             trusted_proxy_headers={"x-forwarded-proto"},
@@ -44,7 +55,10 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str],
         raise LmsearchError(
             f"{rules.host} port {rules.port} cannot be served: {reason}; name another with --port or --host"
         ) from error
-    visit = rules.address + ("" if rules.token is None else "?token=…")
+    for one in getattr(server, "map", {}).values() if isinstance(server, MultiSocketServer) else [server]:
+        if isinstance(one, BaseWSGIServer):
+            one.channel_class = make_channel(guard)
+    visit = rules.address.rstrip("/") + f"{prefix}/" + ("" if rules.token is None else "?token=…")
     say(f"{visit}  (Ctrl-C stops it; the search does not need it)")
     server.run()
 

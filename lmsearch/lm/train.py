@@ -5,6 +5,7 @@ Shapes: T time, B batch, V vocabulary.
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,6 +124,9 @@ def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainS
         yield run.end_epoch()
 
 
+_one_at_a_time = threading.Lock()
+
+
 class _Run:
     """The moving parts of one training run."""
 
@@ -131,7 +135,8 @@ class _Run:
         self.corpus = corpus
         self.device = device
         seed = config.train.seed
-        with torch.random.fork_rng(devices=[]):  # the same weights on every device
+        # The same weights on every device; PyTorch draws them from one generator, which threads would share.
+        with _one_at_a_time, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = LanguageModel(config.model, len(corpus.vocabulary))
         self.model.to(device)

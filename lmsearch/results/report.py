@@ -173,7 +173,7 @@ def _progress(results: Results) -> Section:
     return Section(
         id="progress",
         title="What happened",
-        words=[*_sampled(results), *pruning_sentences(results)],
+        words=[*_sampled(results), *_repeated(results), *pruning_sentences(results)],
         plots=_plots(results, captions),
     )
 
@@ -186,6 +186,22 @@ def _sampled(results: Results) -> list[str]:
     return [
         f"Of {count:,} trials each figure draws a fixed sample: the best ones, and others at even distances. What is "
         "computed, and the data behind this page, is of all of them."
+    ]
+
+
+def _repeated(results: Results) -> list[str]:
+    """Say how many trials have values that an earlier one had: with one seed they give the same, bit for bit."""
+    keys = [
+        tuple(sorted(trial.params.items()))
+        for trial in results.record.trials
+        if trial.outcome in ("complete", "pruned") and trial.params
+    ]
+    repeated = len(keys) - len(set(keys))
+    if not repeated:
+        return []
+    return [
+        f"{repeated} of {len(keys)} trials repeat the values of another, and so its perplexity: they told nothing new. "
+        "The space has few points; widen it, or stop here."
     ]
 
 

@@ -1,5 +1,6 @@
 """`lmsearch doctor`: looks at everything that a search stands on, and repairs what can be repaired without a loss."""
 
+import shlex
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from lmsearch.config import spell_value
 from lmsearch.errors import LmsearchError
 from lmsearch.formats import FORMATS
 from lmsearch.search.disk import (
@@ -32,6 +34,7 @@ from lmsearch.store.records import StudyInfo, readable_studies, study_keys
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, RUNNING, Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
+from lmsearch.store.trials import read_study
 
 _SILENT = 0.5  # of a lease's length without a sign of life: a live holder gives one each third
 
@@ -164,6 +167,7 @@ def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> 
             yield Finding(check="leases", state=NOTE, text=text)
             continue
         yield from _study(storage, info, options)
+        yield from _queued(storage, info)
         studies.append(Owing(info=info, tickets=tuple(list_tickets(storage, info.ref))))
     if unreadable:
         text = "whether rows belong to no study is not known while a study cannot be read"
@@ -173,6 +177,26 @@ def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> 
         yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
     if not infos and not unreadable:
         yield Finding(check="leases", state=OK, text="the store has no study yet; begin one with: lmsearch run")
+
+
+def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
+    """Name trials that another program enqueued by Optuna's own means: no worker takes them."""
+    record = read_study(storage, info)
+    queued = [trial for trial in record.trials if trial.outcome == "waiting" and trial.ticket is None]
+    if not queued:
+        return
+    numbers = ", ".join(str(trial.number) for trial in queued[:10]) + (" …" if len(queued) > 10 else "")
+    asked = storage.get_trial(queued[0].id).system_attrs.get("fixed_params", {})
+    values = [f"{path}={spell_value(value)}" for path, value in asked.items()] if isinstance(asked, dict) else []
+    yield Finding(
+        check="leases",
+        state=PROBLEM,
+        text=(
+            f"{info.ref.name}: trials {numbers} were enqueued by Optuna's study.enqueue_trial, which no worker takes "
+            f"from; owe their values with: {shlex.join(['lmsearch', 'enqueue', info.ref.name, *values])}, and end them "
+            f"with: lmsearch fail {shlex.quote(info.ref.name)} {queued[0].number}"
+        ),
+    )
 
 
 def _remove_strays(storage: FencedStorage) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -33,6 +33,7 @@ from lmsearch.store.records import StudyInfo, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_study, leases, list_tickets
+from lmsearch.store.trials import read_study
 
 _OF_A_STUDY = re.compile(r"\.[0-9a-f]{12}-")  # begins a draft that says by its name whose it is
 
@@ -59,6 +60,40 @@ def retry(storage: FencedStorage, name: str, number: int) -> tuple[StudyInfo, li
     if not trial.state.is_finished():
         raise StudyError(f"trial {number} of {name} is not ended; it goes on by itself as soon as a worker is free")
     return enqueue(storage, name, trial.params, retry_of=number)
+
+
+def retry_failed(storage: FencedStorage, name: str) -> tuple[StudyInfo, list[Ticket], int]:
+    """Owe the values of each failed trial once more that was not tried again yet; give how many these are.
+
+    Raises `StudyError` where there are none.
+    """
+    info = open_own_study(storage, name)
+    settings = info.spec.settings
+    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
+    failed = [
+        trial for trial in read_study(storage, info).trials if trial.outcome == "failed" and trial.ticket is not None
+    ]
+
+    def decide(tickets: Sequence[Ticket]) -> Changes:
+        again = {ticket.retry_of for ticket in tickets}
+        new = [
+            NewTicket(
+                origin="enqueued",
+                sampler=sampler,
+                pruner=settings.pruner,
+                fixed=info.spec.check_point(trial.params),
+                retry_of=trial.number,
+            )
+            for trial in failed
+            if trial.number not in again
+        ]
+        if not new:
+            raise StudyError(f"{name} has no failed trial that was not tried again already")
+        return Changes(add=new)
+
+    before = len(list_tickets(storage, info.ref))
+    tickets = change_tickets(storage, info.ref, decide)
+    return info, tickets, len(tickets) - before
 
 
 def fail(storage: FencedStorage, name: str, number: int) -> None:

@@ -1,35 +1,40 @@
 """lmsearch for users of Optuna: an objective for `study.optimize`."""
 
-from collections.abc import Callable
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import torch
 
+from lmsearch.errors import ConfigError, StudyError
 from lmsearch.lm.train import Epoch, open_device, train
 from lmsearch.losses import perplexity
 from lmsearch.search.begin import check_space
 from lmsearch.search.strategies import suggest
-from lmsearch.spec import load_study
-from lmsearch.text.corpus import cache_folder, open_corpus
+from lmsearch.spec import StudySpec, load_study
+from lmsearch.text.corpus import Corpus, cache_folder, open_corpus
 
 
-def objective(study_file: str | Path, device: str = "auto") -> Callable[[optuna.Trial], float]:
-    """Give an Optuna objective that trains what a study file describes: minimise it.
+@dataclass(frozen=True)
+class Objective:
+    """An objective of Optuna: what a study file describes, trained once. It can be pickled, and called by threads.
 
-    It draws the file's open values from the trial, reports validation perplexity after each epoch (steps from 1),
-    raises `optuna.TrialPruned` where the study's pruner says so or the trial diverges, and returns the lowest
-    perplexity. Budget, sampler and pruner are those of your study, not of the file. Raises `LmsearchError`.
+    What it computes depends on the trial's values alone, whatever runs beside it; `train.threads` is of the process.
     """
-    spec = load_study(Path(study_file))
-    corpus = open_corpus(spec.data, cache_folder())
-    check_space(spec, corpus)
-    where = open_device(device)
-    size = len(corpus.vocabulary)
 
-    def run(trial: optuna.Trial) -> float:
+    study_file: Path  # absolute
+    device: str = "auto"
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Train one trial; raises `optuna.TrialPruned` where the pruner says so, or where it diverges."""
+        if trial.study.directions != [optuna.study.StudyDirection.MINIMIZE]:
+            raise StudyError('the objective is a perplexity: create the study with direction="minimize"')
+        spec, corpus = _opened(self.study_file)
+        size = len(corpus.vocabulary)
         config = spec.close(suggest(trial, spec), size)
         best = float(size)
-        for event in train(config, corpus, where, None):
+        for event in train(config, corpus, _device(self.device), None):
             if isinstance(event, Epoch):
                 value = min(perplexity(event.valid_loss), float(size))
                 trial.report(value, event.number)
@@ -40,4 +45,32 @@ def objective(study_file: str | Path, device: str = "auto") -> Callable[[optuna.
                 best = min(best, value)
         return best
 
-    return run
+
+@functools.cache
+def _opened(study_file: Path) -> tuple[StudySpec, Corpus]:
+    """Read a study file and its text, once in a process."""
+    spec = load_study(study_file)
+    corpus = open_corpus(spec.data, cache_folder())
+    check_space(spec, corpus)
+    return spec, corpus
+
+
+@functools.cache
+def _device(name: str) -> torch.device:
+    return open_device(name)
+
+
+def objective(study_file: str | Path, device: str = "auto") -> Objective:
+    """Give an Optuna objective that trains what a study file describes: minimise it.
+
+    It draws the file's open values from the trial, reports validation perplexity after each epoch (steps from 1),
+    raises `optuna.TrialPruned` where the study's pruner says so or the trial diverges, and returns the lowest
+    perplexity. Budget, sampler and pruner are those of your study, not of the file. Raises `LmsearchError`.
+    """
+    made = Objective(Path(study_file).resolve(), device)
+    _opened.cache_clear()  # the file may have changed since another objective read it
+    spec, _ = _opened(made.study_file)
+    if not spec.open:
+        raise ConfigError(f"{study_file} leaves no value open, so there is nothing to search")
+    _device(device)
+    return made

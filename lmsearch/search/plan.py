@@ -70,6 +70,16 @@ class Plan:
         return 2 * self.workers * checkpoint + (self.workers + 3 + 1) * weights
 
 
+def points_remark(spec: StudySpec, trials: int) -> str:
+    """Say how many points a space has where a search may go through all of them; "" where it may not."""
+    points = spec.count_points()
+    if points is None or points > 10 * trials:
+        return ""
+    told = f"points       the space has {points:,}; none is tried twice while others are left"
+    more = trials - points
+    return told + (f", and {more:,} of {trials:,} trials will repeat one, bit for bit" if more > 0 else "")
+
+
 def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
     """Give the smallest, the middle and the largest point of a space, and each end of it that costs otherwise.
 

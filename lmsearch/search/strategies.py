@@ -10,6 +10,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from lmsearch.config import Value
+from lmsearch.search.fresh import FreshPoints, draws_fresh_points
 from lmsearch.space import Choice, OpenValue
 from lmsearch.spec import MEDIAN_STARTUP, StudySpec, median_warmup
 
@@ -62,11 +63,15 @@ PRUNERS: dict[str, Callable[[Options, int], BasePruner]] = {
 }
 
 
-def make_sampler(spec: StudySpec, name: str, ticket: int) -> BaseSampler:
-    """Build the sampler for one ticket, seeded by study and ticket: equal trials with one worker, none twice."""
+def make_sampler(spec: StudySpec, name: str, ticket: int, fixed: Mapping[str, Value] | None = None) -> BaseSampler:
+    """Build the sampler for one ticket, seeded by study and ticket: equal trials with one worker.
+
+    Where the space is small and nothing is `fixed` for the ticket, no point is proposed twice while others are left.
+    """
     seed = int(np.random.SeedSequence([spec.settings.seed, ticket]).generate_state(1)[0])
     options = spec.sampler_options if name == spec.settings.sampler else {}
-    return SAMPLERS[name](options, seed)
+    sampler = SAMPLERS[name](options, seed)
+    return FreshPoints(sampler, spec, seed) if not fixed and draws_fresh_points(spec) else sampler
 
 
 def make_pruner(spec: StudySpec, name: str) -> BasePruner:

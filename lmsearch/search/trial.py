@@ -83,7 +83,7 @@ class TrialRunner:
 
         Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now.
         """
-        self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number)
+        self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number, ticket.fixed)
         self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
         verdict = _verdict(ticket)
         try:

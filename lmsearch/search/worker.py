@@ -81,18 +81,21 @@ class Stop:
         return self.exit_code is not None
 
     def listen(self) -> None:
-        """Stop on SIGINT, SIGTERM and SIGHUP; at once on a second one."""
+        """Stop on SIGINT, SIGTERM, SIGHUP and SIGUSR1; at once on a second one of the first three."""
 
         heard: list[int] = []
 
         def handle(number: int, frame: FrameType | None) -> None:
-            heard.append(number)
+            # Slurm sends SIGUSR1 to each process of a job, and the parent passes on what it got.
+            if number != signal.SIGUSR1:
+                heard.append(number)
             if len(heard) > 1:
                 os._exit(128 + number)
             self.request(128 + number)
 
         signal.signal(signal.SIGINT, handle)
         signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGUSR1, handle)  # what Slurm sends before it ends a job
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(signal.SIGHUP, handle)
 

@@ -62,7 +62,7 @@ def creating(storage: FencedStorage) -> Iterator[None]:
 
 
 def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
-    urls.check_place(url, create=False)
+    urls.check_place(url, create=False, write=write)
     found = _format_of(url)
     if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.

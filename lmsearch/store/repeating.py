@@ -81,6 +81,11 @@ class RepeatingStorage(RDBStorage):
                 self.note_connected()
                 return result
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing can be written to the store from here."""
+        return self.engine.name == "sqlite" and urls.is_read_only(Path(str(self.place.database)))
+
     def note_connected(self) -> None:
         """Take note that the store has answered."""
         if self.connected_since is None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import filelock
 import psycopg
@@ -139,7 +140,9 @@ def _connect_postgresql(url: URL) -> WatchedConnection:
 
 
 def connect_sqlite(path: Path) -> sqlite3.Connection:
-    """Open a SQLite file as every process of ours does."""
+    """Open a SQLite file as every process of ours does; one that may not be written to, to look at it."""
+    if is_read_only(path):
+        return _look_at_sqlite(path)
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
     # What is told as done outlives a power cut: a trial's checkpoints are removed as soon as its end is committed.
@@ -147,8 +150,32 @@ def connect_sqlite(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_place(url: URL, create: bool) -> None:
-    """Refuse a SQLite file that is not there, or make its folder where it is about to be created."""
+def is_read_only(path: Path) -> bool:
+    """Whether a store's file, or the folder in which SQLite writes beside it, may not be written to."""
+    return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def _look_at_sqlite(path: Path) -> sqlite3.Connection:
+    """Open a file for reading alone; what stands in a log beside it, SQLite reads where it can map the log's index."""
+    place = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.connect(place, timeout=_LOCK_SECONDS, check_same_thread=False, uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StoreError(
+                f"the store {path} cannot be looked at: it may not be written to, and its newest changes are in "
+                f"{log.name}; copy both files to a folder of yours, or ask its owner for: lmsearch backup FILE"
+            ) from error
+        # Nobody is at work on it, and nothing is in its log: it can be read as it is.
+        connection = sqlite3.connect(f"{place}&immutable=1", check_same_thread=False, uri=True)
+    return connection
+
+
+def check_place(url: URL, create: bool, write: bool = False) -> None:
+    """Refuse a SQLite file that is not there, or, to `write`, not ours to write; make its folder to `create` it."""
     if url.get_backend_name() != "sqlite":
         return
     assert url.database is not None
@@ -163,7 +190,7 @@ def check_place(url: URL, create: bool) -> None:
     if path.is_dir():
         raise StoreError(f"the store {path} is a folder; name a file")
     for place in (path.parent, path):  # SQLite writes beside the file, also to read it
-        if place.exists() and not os.access(place, os.W_OK):
+        if (create or write) and place.exists() and not os.access(place, os.W_OK):
             raise StoreError(f"the store {path} cannot be used: {place} is read-only, or not yours to write")
 
 

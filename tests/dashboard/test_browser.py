@@ -78,3 +78,26 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
     delete()
     expect(visitor.get_by_text("Success to delete a study")).to_be_visible()
     assert bench.storage.get_all_studies() == []
+
+
+def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser, bench: Bench, tmp_path: Path) -> None:
+    with served(
+        str(bench.storage.place), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
+    ) as server:
+        asked: list[str] = []
+        troubles: list[str] = []
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.goto(f"{server.origin}/lm/")
+        expect(page.get_by_text("This dashboard needs a token.")).to_be_visible()
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_text("bench")).to_be_visible(timeout=30_000)
+        page.get_by_text("bench").first.click()
+        expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)
+        assert page.url.startswith(f"{server.origin}/lm/dashboard/studies/")
+        assert all(url.startswith((f"{server.origin}/lm/", "data:", "blob:")) for url in asked), asked
+        assert [url for url in asked if "/lm/api/studies/" in url] and troubles == []
+        page.reload()
+        expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)
