@@ -23,8 +23,9 @@ import optuna
 from lmsearch.results.advice import edges
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import BAND_LEVEL, LEVEL, Draws, compare
-from lmsearch.search.strategies import distribution, make_sampler
+from lmsearch.search.strategies import make_sampler
 from lmsearch.spec import parse_study
+from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef
 

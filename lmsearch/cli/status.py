@@ -33,11 +33,11 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     Example:
         lmsearch status default --watch
     """
-    from lmsearch.store.records import open_study
+    from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import StudyReader
 
     opened = open_store(storage, store_timeout)
-    info = open_study(opened, study)
+    info = open_to_look(opened, study)
     reader = StudyReader(opened, info)
     record = reader.read()
     if as_json:
@@ -109,11 +109,14 @@ def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
 
 def count_line(record: "StudyRecord") -> str:
     """Say in one line how far a study is."""
-    parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
+    if record.info.is_plain:
+        parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
+    else:
+        parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
     for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
         if count := record.count(outcome):
             parts.append(f"{count} {outcome}")
-    if foreign := sum(trial.ticket is None for trial in record.trials):
+    if (foreign := sum(trial.ticket is None for trial in record.trials)) and not record.info.is_plain:
         parts.append(f"{foreign} taken over")
     if best := record.best:
         parts.append(f"best {best.perplexity:.2f} (trial {best.number})")

@@ -43,11 +43,11 @@ def trials(
     """
     from lmsearch.results.documents import trial_document
     from lmsearch.results.where import check_name, needs_epochs, parse_condition, sort_trials
-    from lmsearch.store.records import open_study
+    from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import read_study
 
     opened = open_store(storage, store_timeout)
-    info = open_study(opened, study)
+    info = open_to_look(opened, study)
     paths = list(info.spec.open)
     check_name(sort, paths)
     condition = parse_condition(where, paths) if where is not None else None
@@ -60,11 +60,11 @@ def trials(
     if not found:
         say(f"{study} has {len(record.trials)} trials, none of them such")
         return
-    _print_table(found, paths)
+    _print_table(found, paths, "value" if info.is_plain else "perplexity")
 
 
-def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
-    head = ("trial", "outcome", "by", "perplexity", "epochs", *paths)
+def _print_table(found: "list[TrialRecord]", paths: list[str], value: str) -> None:
+    head = ("trial", "outcome", "by", value, "epochs", *paths)
     rows = [
         [
             str(trial.number),
@@ -79,6 +79,7 @@ def _print_table(found: "list[TrialRecord]", paths: list[str]) -> None:
     # A dotted name breaks after its dot, and so two lines of head serve for long names.
     parts = [shown(name).partition(".") for name in head]
     heads = [[first + dot for first, dot, _ in parts], [last for _, _, last in parts]]
+    heads = heads if any(heads[1]) else heads[:1]
     widths = [max(len(row[place]) for row in (*heads, *rows)) for place in range(len(head))]
     lines = [_line(row, widths) for row in (*heads, *rows)]
     # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
@@ -116,12 +117,12 @@ def show(study: str, trial: int, storage: str, store_timeout: float | None, as_j
     """
     from lmsearch.errors import StudyError
     from lmsearch.results.documents import trial_document
-    from lmsearch.store.records import open_study
+    from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import count_trials, read_trial
 
     url = parse_storage(storage)
     opened = open_store(storage, store_timeout)
-    info = open_study(opened, study)
+    info = open_to_look(opened, study)
     found = read_trial(opened, info, trial)
     if found is None:
         count = count_trials(opened, info.ref)

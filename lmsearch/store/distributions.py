@@ -2,7 +2,8 @@
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lmsearch.space import Choice, OpenValue
+from lmsearch.errors import ConfigError
+from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
 
 
 def distribution(value: OpenValue) -> BaseDistribution:
@@ -12,3 +13,18 @@ def distribution(value: OpenValue) -> BaseDistribution:
     if isinstance(value.low, float):
         return FloatDistribution(value.low, value.high, log=value.log, step=value.step)
     return IntDistribution(int(value.low), int(value.high), log=value.log, step=int(value.step or 1))
+
+
+def open_value(space: BaseDistribution) -> OpenValue | None:
+    """Give a distribution of another program's as an open value; None where it leaves nothing open, or has no order."""
+    try:
+        match space:
+            case CategoricalDistribution():
+                return Choice(choices=tuple(one for one in space.choices if one is not None))
+            case FloatDistribution():
+                return FloatRange(low=space.low, high=space.high, log=space.log, step=space.step)
+            case IntDistribution():
+                return IntRange(low=space.low, high=space.high, log=space.log, step=space.step)
+    except (ConfigError, TypeError):
+        return None
+    return None

@@ -24,7 +24,8 @@ from lmsearch.config import Value
 from lmsearch.errors import LmsearchError, StudyError, nearest
 from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
-from lmsearch.spec import StudySpec, parse_study
+from lmsearch.spec import StudySettings, StudySpec, parse_study
+from lmsearch.store.distributions import open_value
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EpochRow, StudyRef, Ticket
 from lmsearch.version import __version__
@@ -63,6 +64,7 @@ class StudyInfo:
     defaults: str = __version__  # the lmsearch version whose defaults hold for settings that the file does not give
     source: Source | None = None
     remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
+    is_plain: bool = False  # a study of plain Optuna, to be looked at alone
 
     @property
     def confirms(self) -> str:
@@ -252,7 +254,10 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
     name, stored = study.study_name, _stored(study)
     if stored is None:
         if storage.get_all_trials(study._study_id):
-            raise StudyError(f"the study {name!r} was not made by lmsearch; give this search another --name")
+            raise StudyError(
+                f"the study {name!r} was not made by lmsearch: `lmsearch status` and `trials` show it, and a "
+                "search needs another --name"
+            )
         if study.directions != [StudyDirection.MINIMIZE]:
             raise StudyError(f"the study {name!r} does not minimise one value; give this search another --name")
         return None  # its creation was cut short: it has nothing yet
@@ -326,6 +331,39 @@ def open_study(storage: FencedStorage, name: str) -> StudyInfo:
         hint = nearest(name, known) if known else "; the store has none yet"
         raise StudyError(f"there is no study {name!r} in the store{hint}")
     return info
+
+
+def open_to_look(storage: FencedStorage, name: str) -> StudyInfo:
+    """Open a study to look at its trials: one of ours, or one that plain Optuna made to minimise one value.
+
+    Raises `StudyError`.
+    """
+    for study in storage.get_all_studies():
+        if study.study_name == name and _stored(study) is None and storage.get_all_trials(study._study_id):
+            return _plain_info(storage, study)
+    return open_study(storage, name)
+
+
+def _plain_info(storage: FencedStorage, study: FrozenStudy) -> StudyInfo:
+    if study.directions != [StudyDirection.MINIMIZE]:
+        raise StudyError(f"the study {study.study_name!r} of another program does not minimise one value")
+    spaces = {
+        path: space
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False)
+        for path, space in trial.distributions.items()
+    }
+    opened = {path: value for path, space in spaces.items() if (value := open_value(space)) is not None}
+    spec = StudySpec(text="", settings=StudySettings(), fixed={}, open=opened)
+    return StudyInfo(
+        ref=StudyRef(name=study.study_name, id=study._study_id, key=""),
+        spec=spec,
+        folder="",
+        corpus="",
+        fingerprint="",
+        vocabulary_size=1,
+        home_id=study._study_id,
+        is_plain=True,
+    )
 
 
 def create_study(

@@ -31,6 +31,7 @@ _CHUNK = 500  # ids in one query
 _TABLES = models.BaseModel.metadata.tables
 _TRIAL, _PARAM = _TABLES["trials"].c, _TABLES["trial_params"].c
 _CURVE, _ATTRIBUTE = _TABLES["trial_intermediate_values"].c, _TABLES["trial_user_attributes"].c
+_VALUE = _TABLES["trial_values"].c
 _KIND = models.TrialIntermediateValueModel.TrialIntermediateValueType
 _NOT_FINITE = {_KIND.INF_POS: math.inf, _KIND.INF_NEG: -math.inf, _KIND.NAN: math.nan}
 
@@ -55,7 +56,7 @@ class StudyReader:
 
     def _read(self, epochs: bool) -> StudyRecord:
         study = self.info.ref
-        with self.storage.transaction() as session:
+        with _one_moment(self.storage) as session:
             tickets = self._read_tickets(session)
             by_trial = {ticket.trial_id: ticket for ticket in tickets.values() if ticket.trial_id is not None}
             last = max(self._trials, default=0)
@@ -89,6 +90,17 @@ class StudyReader:
 
 
 @contextlib.contextmanager
+def _one_moment(storage: FencedStorage) -> Iterator[Session]:
+    """Give a transaction in which all queries see the store as it is at the first of them."""
+    with storage.transaction() as session:
+        if storage.engine.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN")  # Python's driver begins none before it writes
+        else:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield session
+
+
+@contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
     """Let Python's collector of cycles rest: it would look again and again through new objects, which all stay."""
     if not gc.isenabled():
@@ -110,7 +122,7 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
     """Read one trial with its epochs; None where there is none of that number."""
 
     def call(again: bool) -> TrialRecord | None:
-        with storage.transaction() as session:
+        with _one_moment(storage) as session:
             query = sa.select(_TRIAL.trial_id).where(_TRIAL.study_id == info.ref.id, _TRIAL.number == number)
             id = session.execute(query).scalar_one_or_none()
             if id is None:
@@ -173,6 +185,9 @@ def _read_trials(
         return {}
     params = _read_params(session, part)
     curves = _read_curves(session, part)
+    if not study.key:  # another program's: what it told at the end is its value, whatever it reported before
+        for id, value in session.execute(sa.select(_VALUE.trial_id, _VALUE.value).where(part(_VALUE.trial_id))).all():
+            curves[id] = {max(curves.get(id, ()), default=1): math.inf if value is None else value}
     attributes = _read_attributes(session, part)
     return {
         head[0]: _record(head, params.get(head[0], {}), curves.get(head[0], {}), attributes.get(head[0], {}), by_trial)

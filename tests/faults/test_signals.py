@@ -46,7 +46,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
         print(f"{path}:\n{path.read_text()}")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+)
 def test_row_3_a_signal_to_the_group_stops_the_default_study_within_10_s_with_all_saved(
     cli: Cli, tmp_path: Path, start: Start, number: int, code: int
 ) -> None:

@@ -20,8 +20,7 @@ from lmsearch.lm.fit import Place, alone
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.results.looks import read_looks
-from tests.conftest import Cli
-from tests.factories import TINY_STUDY, make_corpus, make_run, write_corpus
+from tests.factories import make_corpus, make_run
 
 
 def make_model(folder: Path) -> Path:
@@ -153,13 +152,7 @@ def test_the_commands_exit_with_2_in_seconds(tmp_path: Path, capsys: pytest.Capt
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path, cli: Cli) -> None:
-    write_corpus(tmp_path / "corpus")
-    (tmp_path / "one.toml").write_text(
-        TINY_STUDY.replace("{ low = 0.0, high = 0.5 }", "0.1").replace(
-            "{ low = 1e-3, high = 3e-2, log = true }", "0.01"
-        )
-    )
+def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path) -> None:
     (tmp_path / "runs/one").mkdir(parents=True)
     code = (
         "import sys; from pathlib import Path; from lmsearch.lm.fit import Place, alone\n"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
 
 from lmsearch.errors import StoreError
@@ -65,3 +66,40 @@ def test_a_store_whose_newest_changes_cannot_be_read_is_not_half_shown(tmp_path:
     writer.close()
     with read_only(tmp_path / "copy"), pytest.raises(StoreError, match="its newest changes are in store.db-wal"):
         open_storage(parse_url(f"sqlite:///{tmp_path}/copy/store.db"))
+
+
+def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
+    storage_url: str, tmp_path: Path, cli: Cli
+) -> None:
+    storage = open_storage(parse_url(storage_url))
+    study = optuna.create_study(storage=storage, study_name="theirs \x1b[31m")
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        mode = trial.suggest_categorical("mode", ["a", None, 3])
+        trial.suggest_int("only", 2, 2)
+        trial.report(x * x / 2, 0)
+        if trial.number == 2:
+            raise optuna.TrialPruned
+        return x * x + (mode == "a")
+
+    study.optimize(objective, n_trials=5)
+    best = study.best_trial
+    study.enqueue_trial({"x": 0.5})
+    before = storage.get_all_trials(study._study_id)
+    store = ("--storage", storage_url)
+    told = cli("status", study.study_name, *store)
+    assert told.returncode == 0 and "\x1b" not in told.stdout, told.stderr
+    assert "(of another program): 6 trials, 4 complete, 1 pruned, 1 waiting" in told.stdout
+    assert f"best {best.value:.2f} (trial {best.number})" in told.stdout
+    listed = cli("trials", study.study_name, "--where", "outcome == complete", "--sort", "perplexity", *store)
+    assert listed.returncode == 0 and f"{best.params['x']:.4g}" in listed.stdout.splitlines()[1], listed.stdout
+    assert cli("show", study.study_name, "0", *store).returncode == 0
+    refused = cli("report", study.study_name, *store)
+    assert refused.returncode == 2 and "`lmsearch status` and `trials` show it" in refused.stderr
+    two = optuna.create_study(storage=storage, study_name="two", directions=["minimize", "maximize"])
+    two.add_trial(optuna.trial.create_trial(values=[1.0, 2.0]))
+    said = cli("trials", "two", *store)
+    assert said.returncode == 2 and "does not minimise one value" in said.stderr
+    assert storage.get_all_trials(study._study_id) == before
+    storage.engine.dispose()
