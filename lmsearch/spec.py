@@ -331,11 +331,11 @@ def _stated(spec: StudySpec, path: str) -> str:
 
 
 def _read_text(path: Path) -> str:
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a study file in it")
-    if path.exists() and not path.is_file():  # a pipe may wait for ever, and some devices have no end
-        raise ConfigError(f"{path} is no file; put the study file into one")
     try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; name a study file in it")
+        if path.exists() and not path.is_file():  # a pipe may wait for ever, and some devices have no end
+            raise ConfigError(f"{path} is no file; put the study file into one")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"there is no file {path}") from error

@@ -245,9 +245,11 @@ def _distribution(text: str) -> BaseDistribution:
 def _read_curves(session: Session, part: Callable[[Any], Part]) -> dict[int, dict[int, float]]:
     found: dict[int, dict[int, float]] = {}
     query = sa.select(_CURVE.trial_id, _CURVE.step, _CURVE.intermediate_value).where(part(_CURVE.trial_id))
-    rows = session.execute(query.where(_CURVE.intermediate_value_type == _KIND.FINITE).order_by(_CURVE.step)).all()
-    for id, step, value in rows:
+    for id, step, value in session.execute(query.where(_CURVE.intermediate_value_type == _KIND.FINITE)).all():
         found.setdefault(id, {})[step] = value
+    for id, curve in found.items():  # mostly they come in order, and a database sorts them all to be sure
+        if list(curve) != (steps := sorted(curve)):
+            found[id] = {step: curve[step] for step in steps}
     odd = sa.select(_CURVE.trial_id, _CURVE.step, _CURVE.intermediate_value_type)
     for id, step, kind in session.execute(
         odd.where(part(_CURVE.trial_id), _CURVE.intermediate_value_type != _KIND.FINITE)
