@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not prepare():
         _complain("the standard output is closed, so nothing could be said; redirect it: > /dev/null")
         sys.exit(LmsearchError.exit_code)
+    if not _has_working_folder():
+        _complain("the working folder has been removed; change into one that is there")
+        sys.exit(LmsearchError.exit_code)
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except LmsearchError as error:
@@ -94,9 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _complain(f"what was to be said cannot be written: {error.strerror}")
             _flush()
             sys.exit(StoreGoneError.exit_code)
-        if isinstance(error, FileNotFoundError) and not _has_working_folder():
-            _complain("the working folder has been removed; change into one that is there")
-            sys.exit(LmsearchError.exit_code)
         if error.filename is None:
             raise
         _complain(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}")

@@ -206,11 +206,10 @@ def _prepare_folder(storage: "FencedStorage", info: "StudyInfo", checkpoints: Pa
 
 def find_study_file(text: str) -> Path:
     """Find a study file by path, or one that lmsearch brings by its name; raises `ConfigError`."""
-    path = Path(text)
+    path, brought = Path(text), brought_studies()
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-        if path.exists():
+        if path.exists() and not (path.is_dir() and text in brought):
             return path
-    brought = brought_studies()
     if text in brought:
         return brought[text]
     raise ConfigError(f"there is no study file {text!r}{nearest(text, brought)}")
