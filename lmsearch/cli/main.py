@@ -73,36 +73,39 @@ for _commands in GROUPS.values():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code; an error that a person can act on is one sentence."""
+    code = _run(arguments)
+    _flush()
+    sys.exit(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  (each way to end has its code)
     if not prepare():
         _complain("the standard output is closed, so nothing could be said; redirect it: > /dev/null")
-        sys.exit(LmsearchError.exit_code)
+        return LmsearchError.exit_code
     if not _has_working_folder():
         _complain("the working folder has been removed; change into one that is there")
-        sys.exit(LmsearchError.exit_code)
+        return LmsearchError.exit_code
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except LmsearchError as error:
         _complain(str(error))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         _complain_of_usage(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return 130
     except OutputGoneError:
-        go_quiet(1)
-        sys.exit(141)
+        return 141
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
             _complain(f"what was to be said cannot be written: {error.strerror}")
-            _flush()
-            sys.exit(StoreGoneError.exit_code)
+            return StoreGoneError.exit_code
         if error.filename is None:
             raise
         _complain(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}")
-        sys.exit(LmsearchError.exit_code)
-    _flush()
-    sys.exit(code if isinstance(code, int) else 0)
+        return LmsearchError.exit_code
+    return code if isinstance(code, int) else 0
 
 
 def _has_working_folder() -> bool:
@@ -128,11 +131,12 @@ def _complain_of_usage(error: click.ClickException) -> None:
 
 
 def _flush() -> None:
-    """Write out what was said; where the disk is full, lose it rather than the exit code."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        go_quiet(1)
+    """Write out what was said; where that cannot be done, lose it rather than the exit code."""
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # a full disk, or a reader that has left
+            go_quiet(descriptor)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
             "all_memory": found.memory,
             "disk": found.disk,
             "free_disk": free_disk,
-            "points": spec.count_points(),
+            "space_points": spec.count_points(),
         }
         say_json(told | {"connections": connections})
         return

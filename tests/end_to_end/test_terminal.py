@@ -97,8 +97,8 @@ def obeyed(said: str) -> list[str]:
 
 def test_a_hostile_name_is_shown_by_every_command_that_looks(site: Site) -> None:
     store = ("--storage", "sqlite:///evil.db")
-    for words in (["studies"], ["status", EVIL], ["show", EVIL, "0"], ["trials", EVIL], ["show", EVIL, "7"],
-                  ["best", f"no {EVIL}"], ["doctor"], ["compare", EVIL]):  # fmt: skip
+    for words in (["status", EVIL], ["show", EVIL, "0"], ["trials", EVIL], ["best", f"no {EVIL}"], ["doctor"],
+                  ["compare", EVIL]):  # fmt: skip
         code, said = site.in_terminal(*words, *store)
         assert "Traceback" not in said and code in (0, 1, 2), said
         assert obeyed(said.replace("\r\n", "\n")) == [], words
@@ -107,11 +107,10 @@ def test_a_hostile_name_is_shown_by_every_command_that_looks(site: Site) -> None
 
 
 def test_hostile_words_of_a_text_and_a_model_are_shown(site: Site) -> None:
-    for words in (["data", "show", "text.txt"], ["show", "tiny", "0"], ["generate", "tiny", "--words", "300"],
-                  ["generate", "tiny", "--prompt", f"red {CLEAR}"], ["predict", "tiny", f"{TITLE}.npz"]):  # fmt: skip
+    for words in (["data", "show", "text.txt"], ["show", "tiny", "0"], ["predict", "tiny", f"{TITLE}.npz"],
+                  ["generate", "tiny", "--words", "300", "--prompt", f"red {CLEAR}"]):  # fmt: skip
         _, said = site.in_terminal(*words)
         assert obeyed(said) == [] and "Traceback" not in said, words
-    _, said = site.in_terminal("generate", "tiny", "--words", "300")
     assert r"a\x1b]52;c;cHduZWQ=\x07" in said and r"b\x1b[2J" in said
 
 
@@ -156,16 +155,15 @@ def test_lines_stay_and_everything_else_is_escaped() -> None:
 
 
 def test_a_terminal_without_a_character_shows_a_question_mark(site: Site) -> None:
-    for encoding in ("latin-1", "ascii"):
-        for words in (["run", "--help"], ["show", "tiny", "0"], ["trials", "tiny"]):
-            code, said = site.in_terminal(*words, PYTHONIOENCODING=encoding)
-            assert code == 0 and "Traceback" not in said and said, (encoding, words)
-            ran = site.shell(f"lmsearch {' '.join(words)}", PYTHONIOENCODING=encoding)
-            assert ran.returncode == 0 and b"Traceback" not in ran.stderr
+    for encoding, words in (("latin-1", ["run", "--help"]), ("ascii", ["show", "tiny", "0"])):
+        code, said = site.in_terminal(*words, PYTHONIOENCODING=encoding)
+        assert code == 0 and "Traceback" not in said and said, (encoding, words)
+        ran = site.shell(f"lmsearch {' '.join(words)}", PYTHONIOENCODING=encoding)
+        assert ran.returncode == 0 and b"Traceback" not in ran.stderr and ran.stdout
 
 
 def test_a_closed_standard_output_begins_no_study(site: Site) -> None:
-    for words in ("--version", "studies", "run tiny.toml --name closed", "generate tiny"):
+    for words in ("--version", "run tiny.toml --name closed", "generate tiny"):
         ran = site.shell(f"lmsearch {words} >&-")
         assert ran.returncode == 2 and b"the standard output is closed" in ran.stderr, (words, ran.stderr)
     ran = site.shell("lmsearch run tiny.toml --name closed >&- 2>&-; echo $?")
