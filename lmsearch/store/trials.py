@@ -59,11 +59,10 @@ class StudyReader:
         with _one_moment(self.storage) as session:
             tickets = self._read_tickets(session)
             by_trial = {ticket.trial_id: ticket for ticket in tickets.values() if ticket.trial_id is not None}
-            last = max(self._trials, default=0)
-            found = _read_trials(session, study, by_trial, _newer(study, last))
-            for ids in _chunks(self._unfinished):
-                found |= _read_trials(session, study, by_trial, _among(ids))
-            if (not found and not self._trials) or last:
+            found: dict[int, TrialRecord] = {}
+            for ids in [*_chunks(self._unfinished)] or [[]]:
+                found |= _read_trials(session, study, by_trial, _newer(study, max(self._trials, default=0), ids))
+            if not found:
                 check_there(session, study)
         self._tickets = tickets
         self._trials |= found
@@ -146,9 +145,10 @@ def count_trials(storage: FencedStorage, study: StudyRef) -> int:
     return storage.persist(call)
 
 
-def _newer(study: StudyRef, last: int) -> Callable[[Any], Part]:
+def _newer(study: StudyRef, last: int, ids: Sequence[int]) -> Callable[[Any], Part]:
+    """Give the condition for trials that are newer than the last one that was read, and for some others."""
     newer = sa.select(_TRIAL.trial_id).where(_TRIAL.study_id == study.id, _TRIAL.trial_id > last)
-    return lambda column: column.in_(newer)
+    return lambda column: sa.or_(column.in_(newer), column.in_(ids)) if ids else column.in_(newer)
 
 
 def _among(ids: Sequence[int]) -> Callable[[Any], Part]:
