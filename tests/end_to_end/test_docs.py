@@ -88,6 +88,7 @@ def examples() -> Iterator[str]:
 
 
 REFUSED = {
+    "lmsearch retry default --failed": "has no failed trial",
     "lmsearch fail default 7": "is complete already",
     "lmsearch data fetch wikitext-2": "cannot be fetched",
     "lmsearch data show wikitext-2": "cannot be fetched",
