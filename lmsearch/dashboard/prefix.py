@@ -15,7 +15,7 @@ import optuna_dashboard
 from lmsearch.errors import LmsearchError
 
 _FILES = {
-    "index.html": (b'src="/static/', b'src="%s/static/'),
+    "index.html": ((b'src="/static/', b'src="%s/static/'),),
     "public/bundle.js": (
         (b'url_prefix:"/dashboard"', b'url_prefix:"%s/dashboard"'),
         (b"`${this.baseURL}/api/", b"`%s/api/"),
@@ -44,9 +44,7 @@ class Prefixed:
     def __init__(self, application: WSGIApplication, prefix: str) -> None:
         self._application = application
         self._prefix = prefix
-        folder = Path(str(optuna_dashboard.__file__)).parent
-        self._page = _below((folder / "index.html").read_bytes(), [_FILES["index.html"]], prefix)
-        self._script = _below((folder / "public/bundle.js").read_bytes(), _FILES["public/bundle.js"], prefix)
+        self._page, self._script = (_below(name, changes, prefix) for name, changes in _FILES.items())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
@@ -87,7 +85,8 @@ class Prefixed:
         return value.replace("Path=/", f"Path={self._prefix}/") if name.lower() == "set-cookie" else value
 
 
-def _below(content: bytes, changes: Any, prefix: str) -> bytes:
+def _below(name: str, changes: tuple[tuple[bytes, bytes], ...], prefix: str) -> bytes:
+    content = (Path(str(optuna_dashboard.__file__)).parent / name).read_bytes()
     for place, below in changes:
         if place not in content:
             raise LmsearchError("this version of optuna-dashboard cannot be served below a --prefix")

@@ -29,8 +29,8 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str],
     `prefix` is the path of another site below which it is called, `runs` the folder of the studies' files. The storage
     should have a connection for each of the `THREADS`, so that none waits for another's.
     """
-    # Cached: plain RDBStorage reads every ended trial again at each poll.
     prefix = check_prefix(prefix)
+    # Cached: plain RDBStorage reads every ended trial again at each poll.
     application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
     keep_leased(application, storage, say)
     application.install(_with_content)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,8 +67,8 @@ def fit(
             if improves(losses, event.valid_loss):
                 metrics = {
                     "valid_loss": event.valid_loss,
-                    "valid_known_loss": event.valid_known_loss if math.isfinite(event.valid_known_loss) else None,
-                    "perplexity": event.valid_perplexity if math.isfinite(event.valid_perplexity) else None,
+                    "valid_known_loss": event.valid_known_loss,
+                    "perplexity": event.valid_perplexity,
                     "epoch": event.number,
                     "corpus": corpus.fingerprint,
                     "digest": config.digest(corpus.fingerprint),

@@ -55,13 +55,14 @@ def begin(
     """
     check_request(spec, request)
     check_space(spec, corpus)
-    before, info = _find_or_create(storage, name, spec, folder, corpus, request, source or spec.settings.source)
+    remarks = tuple(judge(corpus))
+    begun_from = source or spec.settings.source
+    before, info = _find_or_create(storage, name, spec, folder, corpus, request, begun_from, remarks)
     purge_strays(storage, info.ref)
     ask_to_stop(storage, info.ref, stopped=False)
     change_tickets(storage, info.ref, _decision(spec, request, before.spec if before else None))
     close_ended(storage, info.ref)
     asked = info.source if source is None else Source(name=source, key="", taken=False)
-    remarks = tuple(judge(corpus))
     if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, asked, remarks):
         info = replace(info, spec=spec, folder=folder, source=asked, remarks=remarks)
         store_info(storage, info)
@@ -69,7 +70,14 @@ def begin(
 
 
 def _find_or_create(
-    storage: FencedStorage, name: str, spec: StudySpec, folder: str, corpus: Corpus, request: Request, source: str
+    storage: FencedStorage,
+    name: str,
+    spec: StudySpec,
+    folder: str,
+    corpus: Corpus,
+    request: Request,
+    source: str,
+    remarks: tuple[str, ...],
 ) -> tuple[StudyInfo | None, StudyInfo]:
     """Give the study as it was before, None for a new one, and as it is now.
 
@@ -88,7 +96,7 @@ def _find_or_create(
                 corpus.fingerprint,
                 len(corpus.vocabulary),
                 source=Source(name=source, key="", taken=False) if source else None,
-                remarks=tuple(judge(corpus)),
+                remarks=remarks,
             )
         _check_same(before, spec, corpus)
         if not is_copy(storage, before):

@@ -46,12 +46,17 @@ def enqueue(
     Gives the study and all its tickets, the new one last.
     """
     info = open_own_study(storage, name)
-    fixed = info.spec.check_point(values)
-    settings = info.spec.settings
-    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
-    new = NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed, retry_of=retry_of)
+    new = _enqueued(info, values, retry_of)
     tickets = change_tickets(storage, info.ref, lambda _: Changes(add=[new]))
     return info, tickets
+
+
+def _enqueued(info: StudyInfo, values: Mapping[str, object], retry_of: int | None) -> NewTicket:
+    """Make a ticket with these values; the study's sampler draws the others."""
+    settings = info.spec.settings
+    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
+    fixed = info.spec.check_point(values)
+    return NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed, retry_of=retry_of)
 
 
 def retry(storage: FencedStorage, name: str, number: int) -> tuple[StudyInfo, list[Ticket]]:
@@ -68,25 +73,13 @@ def retry_failed(storage: FencedStorage, name: str) -> tuple[StudyInfo, list[Tic
     Raises `StudyError` where there are none.
     """
     info = open_own_study(storage, name)
-    settings = info.spec.settings
-    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
     failed = [
         trial for trial in read_study(storage, info).trials if trial.outcome == "failed" and trial.ticket is not None
     ]
 
     def decide(tickets: Sequence[Ticket]) -> Changes:
         again = {ticket.retry_of for ticket in tickets}
-        new = [
-            NewTicket(
-                origin="enqueued",
-                sampler=sampler,
-                pruner=settings.pruner,
-                fixed=info.spec.check_point(trial.params),
-                retry_of=trial.number,
-            )
-            for trial in failed
-            if trial.number not in again
-        ]
+        new = [_enqueued(info, trial.params, trial.number) for trial in failed if trial.number not in again]
         if not new:
             raise StudyError(f"{name} has no failed trial that was not tried again already")
         return Changes(add=new)

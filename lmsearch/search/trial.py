@@ -343,7 +343,7 @@ class _OneTrial:
             "trial": self.trial.number,
             "digest": self.digest,
             "valid_loss": event.valid_loss,
-            "valid_known_loss": _finite(event.valid_known_loss),
+            "valid_known_loss": event.valid_known_loss,
             "epoch": event.number,
             "corpus": corpus.fingerprint,
         }
@@ -409,10 +409,6 @@ class _OneTrial:
             keep_best_models(self.runner)
         self.runner.say(f"trial {self.trial.number}: {outcome}")
         return outcome
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def keep_best_models(runner: TrialRunner) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import optuna
 import sqlalchemy as sa
@@ -36,7 +36,7 @@ def open_storage(
             if create:
                 urls.check_place(url, create)
                 with urls.creation_lock(url, patience):
-                    if _own_format(url) is None:
+                    if _format_of(url, schema.check_own) is None:
                         # Optuna's checks open a second connection inside the first.
                         FencedStorage(url, create=True, connections=2).engine.dispose()
             return _opened(url, write or create, connections, patience)
@@ -67,7 +67,7 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
     if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
         with urls.creation_lock(url, patience):
-            found = _own_format(url)
+            found = _format_of(url, schema.check_own)
         if found is None:
             raise StoreError(
                 f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing"
@@ -85,22 +85,13 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
     return storage
 
 
-def _own_format(url: URL) -> schema.StoreFormat | None:
-    """Return the same; raises `StoreError` for a database of another program."""
+def _format_of(url: URL, check: Callable[[sa.Connection, str], None] | None = None) -> schema.StoreFormat | None:
+    """Return the format of a store; None where it does not have all its tables. `check` looks at the database first."""
     engine = sa.create_engine(url, **urls.engine_options(url, 1))
     try:
         with engine.connect() as connection:
-            schema.check_own(connection, urls.redact(url))
-            return schema.read_format(connection)
-    finally:
-        engine.dispose()
-
-
-def _format_of(url: URL) -> schema.StoreFormat | None:
-    """Return the format of a store; None where it does not have all its tables."""
-    engine = sa.create_engine(url, **urls.engine_options(url, 1))
-    try:
-        with engine.connect() as connection:
+            if check is not None:
+                check(connection, urls.redact(url))
             return schema.read_format(connection)
     finally:
         engine.dispose()
