@@ -25,6 +25,8 @@ from lmsearch.store.tables import ticket_columns
 
 R = TypeVar("R")
 
+_DELETIONS = 20  # attempts to delete a study that workers write to
+
 
 class RepeatingStorage(RDBStorage):
     """Optuna's storage for a database that may be away.
@@ -131,7 +133,11 @@ class RepeatingStorage(RDBStorage):
         return self.persist(lambda again: super(RepeatingStorage, self).create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study."""
+        """Delete a study, also while workers write to it.
+
+        Optuna reads a study's rows and deletes them; a row that was written in between keeps the study, and Optuna
+        passes over that error. Raises `KeyError` where there is none, and `StoreError` where rows kept coming.
+        """
         remove = super().delete_study
 
         def call(again: bool) -> None:
@@ -141,7 +147,13 @@ class RepeatingStorage(RDBStorage):
                 if not again:  # else the reply to the first attempt was lost
                     raise
 
-        self.persist(call)
+        for _ in range(_DELETIONS):
+            self.persist(call)
+            try:
+                self.get_study_name_from_id(study_id)
+            except KeyError:
+                return
+        raise StoreError("the study was not deleted: workers kept writing to it; stop them first (lmsearch stop)")
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Store one attribute of a study."""

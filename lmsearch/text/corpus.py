@@ -159,7 +159,7 @@ def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, prog
             "splits": reader.splits(),
             "facts": asdict(facts),
         }
-        replace_file(draft / "meta.json", json.dumps(meta))
+        replace_file(draft / "meta.json", json.dumps(meta | {"digest": _digest(meta)}))
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
         sync_folder(folder.parent)
@@ -265,6 +265,8 @@ def load_cached(folder: Path, description: str) -> Corpus | None:
     if meta is None:
         return None
     check_stamp("encoded corpus", f"the encoded corpus {folder}", meta)
+    if meta.pop("digest", None) != _digest(meta):
+        return None
     try:
         texts = {split: _read_split(folder, split) for split in meta["splits"] if split in ("train", "valid", "test")}
         vocabulary = Vocabulary(tuple(meta["words"]))
@@ -276,6 +278,11 @@ def load_cached(folder: Path, description: str) -> Corpus | None:
     return Corpus(
         description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"), facts=facts
     )
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    """Return the digest of a document, which no damaged byte of it survives."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(vocabulary: Vocabulary, texts: dict[str, Text]) -> str:

@@ -164,6 +164,26 @@ def test_connections_that_the_server_ends_are_made_again(postgres: str) -> None:
     assert list(bench.optuna.get_trials()[0].intermediate_values) == [1, 2, 3, 4, 5]
 
 
+def test_a_study_that_is_just_being_written_to_is_deleted_all_the_same(postgres_url: str) -> None:
+    """Optuna passes over the error of the trial that came between, and keeps the study."""
+    open_storage(urls.parse_url(postgres_url), create=True)
+    bench = Bench(postgres_url)
+    (study,) = bench.storage.get_all_studies()
+    trials = BaseModel.metadata.tables["trials"]
+    deleting = threading.Thread(target=bench.storage.delete_study, args=(study._study_id,))
+    with sa.create_engine(bench.storage.engine.url).connect() as other:
+        # A row that refers to the study, not yet committed: the deletion waits for it, and then finds it in its way.
+        other.execute(trials.insert().values(number=7, study_id=study._study_id, state="RUNNING"))
+        deleting.start()
+        with psycopg.connect(postgres_url.replace("postgresql+psycopg", "postgresql"), autocommit=True) as third:
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            while third.execute(waits).fetchone() is None:
+                time.sleep(0.01)
+        other.commit()
+    deleting.join(timeout=30)
+    assert bench.storage.get_all_studies() == []
+
+
 def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urls, "_LOCK_SECONDS", 0.2)
     url = f"sqlite:///{tmp_path}/store.db"
