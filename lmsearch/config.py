@@ -289,13 +289,6 @@ def _number(path: str, value: object) -> float:
     raise ConfigError(f"{path} must be {_TYPE_WORDS[_NUMBERS]}, got {value!r} in it")
 
 
-def spell_value(value: object) -> str:
-    """Write a value for a person, as a study file would have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def parse_budget(text: str) -> int:
     """Read a number of parameters such as `24M`, `300k` or `1_500_000`."""
     match = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kKmMgG]?)", text.strip())

@@ -1,8 +1,5 @@
 """What can go wrong because of the input or the surroundings, told in one sentence."""
 
-import difflib
-from collections.abc import Iterable
-
 
 class LmsearchError(Exception):
     """An error that a person can act on; the command prints it without a traceback."""
@@ -54,12 +51,3 @@ class SearchFailedError(LmsearchError):
 
 STALLED = 70
 """The exit code of a worker that ended itself since its trial made no step."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Give `; did you mean X?` for the known name closest to `name`, or the whole list where none is close."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are: {', '.join(known)}" if known else ""

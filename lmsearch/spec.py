@@ -23,10 +23,11 @@ from lmsearch.config import (
     earlier_defaults,
     parse_budget,
 )
-from lmsearch.errors import ConfigError, LmsearchError, nearest
+from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.folders import absolute
 from lmsearch.formats import NewerFormatError, check_stamp, known_version
 from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
+from lmsearch.spelling import nearest
 from lmsearch.version import __version__
 
 MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say

@@ -81,8 +81,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
 def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
     from dataclasses import replace
 
+    from lmsearch.machine import default_devices
     from lmsearch.search.confirm import begin_confirmation
-    from lmsearch.search.host import default_devices
     from lmsearch.store.copies import open_own_study
     from lmsearch.text.corpus import cache_folder, open_corpus
 

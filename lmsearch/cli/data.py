@@ -9,8 +9,9 @@ from lmsearch.cli.options import COUNT, json_option, warn_of_text
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import MOST_TRIALS
-from lmsearch.errors import ConfigError, CorpusError, nearest
+from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.folders import absolute
+from lmsearch.spelling import nearest
 
 
 @click.group()

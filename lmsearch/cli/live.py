@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from lmsearch.cli.options import spell_seconds, timestamped
+from lmsearch.cli.options import timestamped
 from lmsearch.cli.status import count_line
 from lmsearch.cli.terminal import say
-from lmsearch.config import spell_value
 from lmsearch.escapes import shown
+from lmsearch.spelling import spell_seconds, spell_value
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,9 +14,9 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.cli.terminal import say, say_json
-from lmsearch.config import spell_value
 from lmsearch.errors import ResultsError
 from lmsearch.folders import study_folder
+from lmsearch.spelling import spell_value
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

@@ -29,7 +29,8 @@ from lmsearch.cli.terminal import OutputGoneError, go_quiet, prepare, say, say_l
 from lmsearch.cli.train import train
 from lmsearch.cli.trials import show, trials
 from lmsearch.cli.worker import worker
-from lmsearch.errors import LmsearchError, StoreGoneError, nearest
+from lmsearch.errors import LmsearchError, StoreGoneError
+from lmsearch.spelling import nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete),

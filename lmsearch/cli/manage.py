@@ -12,9 +12,9 @@ from lmsearch.cli.options import (
     storage_option,
 )
 from lmsearch.cli.terminal import say
-from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError
 from lmsearch.folders import check_name, study_folder
+from lmsearch.spelling import spell_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -154,13 +154,6 @@ def command_text(words: list[str], url: "URL") -> str:
     return shlex.join([*words, *storage_words(url)]) + storage_hint(url)
 
 
-def spell_seconds(seconds: float) -> str:
-    """Write a duration for a person: 0:42, 12:05, 3:20:00."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
-
-
 def device_option(function: F) -> F:
     """Add --device, of one training."""
     return click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")(function)

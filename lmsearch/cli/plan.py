@@ -14,7 +14,6 @@ from lmsearch.cli.options import (
     open_store,
     parse_storage,
     pickle_option,
-    spell_seconds,
     storage_option,
     warn_of_text,
     workers_option,
@@ -25,6 +24,7 @@ from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.errors import LmsearchError
 from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
+from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
     from lmsearch.search.plan import Plan
@@ -49,8 +49,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     Example:
         lmsearch plan my-study.toml --workers 4
     """
+    from lmsearch.machine import default_devices
     from lmsearch.search.begin import Request, check_request, check_space, decide_tickets
-    from lmsearch.search.host import default_devices
     from lmsearch.search.plan import make_plan, points_remark
     from lmsearch.spec import check_sampler, load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
@@ -100,7 +100,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
 def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:
     from rich.table import Table
 
-    from lmsearch.search.findings import spell_bytes
+    from lmsearch.spelling import spell_bytes
 
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("at", "parameters", "memory", "tokens/s", "an epoch"):

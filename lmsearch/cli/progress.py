@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from lmsearch.cli.options import spell_seconds, timestamped
+from lmsearch.cli.options import timestamped
 from lmsearch.cli.terminal import say
+from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
     from lmsearch.lm.train import Step

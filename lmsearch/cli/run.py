@@ -27,9 +27,9 @@ from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import Keeper, Setup, listen, watch, why_over
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.cli.terminal import bearing, say, say_json
-from lmsearch.config import spell_value
-from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError, nearest
+from lmsearch.errors import ConfigError, SearchFailedError, StoreGoneError
 from lmsearch.folders import absolute, check_name, check_new_name, make_folder, study_folder
+from lmsearch.spelling import nearest, spell_value
 from lmsearch.version import __version__
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
+    from lmsearch.machine import default_devices
     from lmsearch.results.best import check_folder
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
-    from lmsearch.search.host import default_devices
     from lmsearch.search.take_over import check_source
     from lmsearch.spec import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus

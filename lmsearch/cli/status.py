@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, spell_seconds, storage_option
+from lmsearch.cli.options import json_option, open_store, storage_option
 from lmsearch.cli.terminal import draw, say_json
 from lmsearch.escapes import shown
+from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

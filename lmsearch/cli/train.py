@@ -10,8 +10,9 @@ import click
 from lmsearch.cli.options import COUNT, device_option, json_option, pickle_option, warn_of_text
 from lmsearch.cli.progress import reading_bar, training_line
 from lmsearch.cli.terminal import say, say_json
-from lmsearch.errors import ConfigError, SearchFailedError, nearest
+from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
+from lmsearch.spelling import nearest
 
 if TYPE_CHECKING:
     from lmsearch.config import RunConfig

@@ -8,8 +8,9 @@ import click
 
 from lmsearch.cli.options import COUNT, command_text, json_option, open_store, parse_storage, storage_option
 from lmsearch.cli.terminal import say, say_json, say_lines
-from lmsearch.config import MOST_TRIALS, spell_value
+from lmsearch.config import MOST_TRIALS
 from lmsearch.escapes import shown
+from lmsearch.spelling import spell_value
 
 if TYPE_CHECKING:
     from lmsearch.store.records import TrialRecord

@@ -15,6 +15,7 @@ from lmsearch.results.reading import Confirmation, Leader, Results
 from lmsearch.results.statistics import Draws
 from lmsearch.space import Choice, FloatRange, IntRange
 from lmsearch.spec import MEDIAN_STARTUP, median_warmup
+from lmsearch.spelling import spell_duration
 from lmsearch.store.records import SEED, StudyRecord, TrialRecord, without_seed
 
 Command = Callable[[Sequence[str]], str]
@@ -421,10 +422,3 @@ def _idle(trials: Sequence[TrialRecord]) -> tuple[float, float]:
         busy += running * seconds
         open_seconds += seconds if running else 0.0
     return busy, most * open_seconds
-
-
-def spell_duration(seconds: float) -> str:
-    """Write a duration in words: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

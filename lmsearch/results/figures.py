@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from scipy.interpolate import RBFInterpolator
 
 from lmsearch.config import Value
-from lmsearch.errors import ConfigError, NothingToShowError, nearest
+from lmsearch.errors import ConfigError, NothingToShowError
 from lmsearch.results.advice import (
     best_so_far,
     closeness,
@@ -26,6 +26,7 @@ from lmsearch.results.advice import (
 )
 from lmsearch.results.reading import Results
 from lmsearch.space import Choice, FloatRange, IntRange
+from lmsearch.spelling import nearest
 from lmsearch.store.records import TrialRecord
 
 PERPLEXITY = "validation perplexity"

@@ -12,12 +12,12 @@ import optuna
 import optuna_dashboard
 from optuna.trial import Trial
 
-from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError, StudyError
 from lmsearch.folders import study_folder
 from lmsearch.results.advice import Command, confirm_words, edge_sentence, edges, verdict
 from lmsearch.results.best import holds_results_of
 from lmsearch.results.reading import Results
+from lmsearch.spelling import spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, readable_studies
 from lmsearch.store.storage import FencedStorage
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmsearch.config import spell_value
 from lmsearch.errors import NothingToShowError
 from lmsearch.escapes import cell
 from lmsearch.results.advice import (
@@ -27,6 +26,7 @@ from lmsearch.results.documents import trial_document
 from lmsearch.results.figures import MOST_DRAWN, make_figure
 from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
+from lmsearch.spelling import spell_value
 from lmsearch.store.records import OUTCOMES
 
 _SHOWN_TRIALS = 20

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmsearch.config import coerce
-from lmsearch.errors import ConfigError, nearest
+from lmsearch.errors import ConfigError
 from lmsearch.spec import parse_value
+from lmsearch.spelling import nearest
 from lmsearch.store.records import TrialRecord
 
 FIELDS: dict[str, Callable[[TrialRecord], Any]] = {

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmsearch.errors import StudyError
+from lmsearch.machine import is_running
 from lmsearch.processes import python
 from lmsearch.search.chaos_study import write_inputs
-from lmsearch.search.host import is_running
 from lmsearch.search.invariants import (
     Invariant,
     Watch,

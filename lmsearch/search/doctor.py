@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from lmsearch.config import spell_value
 from lmsearch.errors import LmsearchError
 from lmsearch.formats import FORMATS
+from lmsearch.machine import is_running
 from lmsearch.search.disk import (
     Owing,
     check_checkpoints,
@@ -22,9 +22,9 @@ from lmsearch.search.disk import (
     folders_of_ours,
     largest_checkpoint,
 )
-from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, count, guarded, listed, mend
-from lmsearch.search.host import is_running
+from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarded, mend
 from lmsearch.search.machine import check_devices, check_versions
+from lmsearch.spelling import count, listed, spell_value
 from lmsearch.store import health
 from lmsearch.store import url as urls
 from lmsearch.store.copies import is_copy

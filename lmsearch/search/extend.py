@@ -10,8 +10,9 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from lmsearch.config import FIELD_TYPES
-from lmsearch.errors import ConfigError, nearest
+from lmsearch.errors import ConfigError
 from lmsearch.spec import parse_study, space_differences
+from lmsearch.spelling import nearest
 from lmsearch.store.records import StudyInfo
 
 _PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")

@@ -49,22 +49,3 @@ def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
         yield from findings
     except (LmsearchError, OSError) as error:
         yield Finding(check=check, state=PROBLEM, text=f"this cannot be checked: {error}")
-
-
-def count(number: int, singular: str, plural: str = "") -> str:
-    """Write a number with its word."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
-
-
-def listed(things: Sequence[object], most: int = 6) -> str:
-    """Write the first few of a list, and how many more there are."""
-    told = ", ".join(map(str, things[:most]))
-    return told if len(things) <= most else f"{told} and {len(things) - most} more"
-
-
-def spell_bytes(size: float) -> str:
-    """Write a size for a person: 3.2 GB, 45 MB, 12 kB."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:,.1f} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"
-    return f"{size / 1e3:,.0f} kB"

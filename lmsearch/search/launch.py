@@ -16,8 +16,8 @@ from typing import IO
 
 from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.folders import make_folder
+from lmsearch.machine import count_oom_kills
 from lmsearch.search.failures import repeated_failure
-from lmsearch.search.host import count_oom_kills
 from lmsearch.search.logs import ended_by_faulthandler, last_words
 from lmsearch.store import url as urls
 from lmsearch.store.backup import write_back

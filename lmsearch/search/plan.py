@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmsearch.config import RunConfig, Value, spell_value
+from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError, SearchFailedError
+from lmsearch.machine import free_memory, memory_left
 from lmsearch.processes import python
-from lmsearch.search.findings import spell_bytes
-from lmsearch.search.machine import free_memory, memory_left
 from lmsearch.space import Choice
 from lmsearch.spec import StudySpec
+from lmsearch.spelling import spell_bytes, spell_value
 
 _LONGEST_MEASURE = 300.0  # seconds for one point
 

@@ -21,10 +21,11 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from lmsearch.config import Value
-from lmsearch.errors import LmsearchError, StudyError, nearest
+from lmsearch.errors import LmsearchError, StudyError
 from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
 from lmsearch.spec import StudySettings, StudySpec, parse_study
+from lmsearch.spelling import nearest
 from lmsearch.store.distributions import open_value
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EpochRow, StudyRef, Ticket

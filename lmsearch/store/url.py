@@ -18,8 +18,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from lmsearch.errors import StoreError, StoreGoneError, nearest
+from lmsearch.errors import StoreError, StoreGoneError
 from lmsearch.folders import absolute
+from lmsearch.spelling import nearest
 from lmsearch.store.outages import Outage, Patience, is_crowded
 from lmsearch.store.watchdog import WatchedConnection
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol, cast
 
 from lmsearch.config import BUILT_IN_CORPORA, DataConfig
-from lmsearch.errors import ConfigError, CorpusError, nearest
+from lmsearch.errors import ConfigError, CorpusError
+from lmsearch.spelling import nearest
 from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.fetch import DATASETS, fetched
 from lmsearch.text.lines import LOSSY, NORMALIZE, Headings

@@ -217,7 +217,7 @@ def test_row_12_a_kill_for_memory_of_somebody_elses_process_is_not_ours(
 
 @pytest.mark.parametrize("where", ["cgroup v2", "cgroup v1", "a container's own root", "nothing"])
 def test_row_12_the_kernels_count_is_read_from_the_control_group(tmp_path: Path, where: str) -> None:
-    from lmsearch.search.host import count_oom_kills
+    from lmsearch.machine import count_oom_kills
 
     control, root = tmp_path / "cgroup", tmp_path / "sys"
     control.write_text("9:memory:/group\n0::/group\n" if where == "cgroup v1" else "0::/group\n")

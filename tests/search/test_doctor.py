@@ -21,8 +21,10 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
+from lmsearch import machine
 from lmsearch.folders import make_folder
-from lmsearch.search import disk, machine
+from lmsearch.search import disk
+from lmsearch.search import machine as devices
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.doctor import Options, examine
 from lmsearch.search.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
@@ -546,16 +548,16 @@ def test_limits_of_a_control_group_are_found_in_both_versions(tmp_path: Path) ->
 
 
 def test_devices_are_told_by_a_process_of_their_own() -> None:
-    findings = list(machine.check_devices())
+    findings = list(devices.check_devices())
     assert len(findings) == 3 and findings[2].text.startswith(f"PyTorch {importlib.metadata.version('torch')} ")
 
 
 def test_a_package_outside_its_range_is_a_problem_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    (sound,) = machine.check_versions()
+    (sound,) = devices.check_versions()
     assert sound.state == OK and f"optuna {optuna.__version__}" in sound.text
     real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.9.0" if name == "optuna" else real(name))
-    problem, shown = machine.check_versions()
+    problem, shown = devices.check_versions()
     assert problem.state == PROBLEM and problem.text.startswith("optuna 4.9.0 is not <6,>=5.0, which lmsearch")
     assert problem.text.endswith("pip install 'optuna<6,>=5.0'") and "optuna 4.9.0" in shown.text
 

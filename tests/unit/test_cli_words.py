@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from lmsearch import machine as host
 from lmsearch.cli.live import _Lines, render, spark
-from lmsearch.cli.options import command_text, duration, parse_storage, spell_seconds
+from lmsearch.cli.options import command_text, duration, parse_storage
 from lmsearch.cli.run import _own_words, brought_studies
-from lmsearch.config import spell_value
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.folders import check_name
+from lmsearch.machine import default_devices
 from lmsearch.results.best import trials_csv
-from lmsearch.search import host
-from lmsearch.search.host import default_devices
 from lmsearch.search.launch import Snapshot, last_failures, seconds_left
+from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket
 from tests.factories import TINY_STUDY

@@ -3,8 +3,9 @@
 import pytest
 
 from lmsearch.config import FIELD_TYPES, RunConfig, coerce, parse_budget
-from lmsearch.errors import ConfigError, nearest
+from lmsearch.errors import ConfigError
 from lmsearch.space import Choice, FloatRange, IntRange
+from lmsearch.spelling import nearest
 from tests.factories import make_run
 
 

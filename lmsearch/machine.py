@@ -76,6 +76,37 @@ def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path
     return 0
 
 
+def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Give the bytes that new processes may have; None where the system does not say."""
+    if not meminfo.is_file():
+        return None
+    found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
+    return None if found is None else 1024.0 * int(found[1])
+
+
+def cpu_limit(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Give how many processors this control group may use at a time; None without a limit."""
+    # Version 2 has both numbers in one file, version 1 has a file for each.
+    words = read_control_group("", "cpu.max", control, root).split() or [
+        read_control_group("cpu", "cpu.cfs_quota_us", control, root),
+        read_control_group("cpu", "cpu.cfs_period_us", control, root),
+    ]
+    return int(words[0]) / int(words[1]) if all(word.isdecimal() for word in words[:2]) else None
+
+
+def memory_left(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Give the bytes that this control group may still take; None without a limit."""
+    for controller, limit, used in (
+        ("", "memory.max", "memory.current"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        words = [read_control_group(controller, name, control, root) for name in (limit, used)]
+        # Version 1 writes "no limit" as a number beyond any memory.
+        if all(word.isdecimal() for word in words) and int(words[0]) < 1 << 60:
+            return float(max(0, int(words[0]) - int(words[1])))
+    return None
+
+
 def read_control_group(controller: str, name: str, control: Path, root: Path) -> str:
     """Read a file of this process's control group; "" where there is none."""
     lines = control.read_text(encoding="utf-8").splitlines() if control.is_file() else []
