@@ -21,7 +21,7 @@ from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
-    from lmsearch.search.findings import Finding
+    from lmsearch.care.findings import Finding
 
 _COLOURS = {"ok": "green", "note": "cyan", "repaired": "yellow", "problem": "red", "unchecked": "magenta"}
 _INDENT = 23  # of a sentence, after its state and its check
@@ -44,7 +44,7 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
         lmsearch doctor
         lmsearch doctor --repair
     """
-    from lmsearch.search.doctor import Options, examine
+    from lmsearch.care.doctor import Options, examine
     from lmsearch.store.outages import WaitUpTo
     from lmsearch.text.corpus import cache_folder
 

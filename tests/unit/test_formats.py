@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lmsearch
+from lmsearch.care import disk
 from lmsearch.config import DataConfig
 from lmsearch.errors import LmsearchError
 from lmsearch.formats import (
@@ -23,7 +24,6 @@ from lmsearch.formats import (
     unseal,
 )
 from lmsearch.lm.model_folder import load
-from lmsearch.search import disk
 from lmsearch.spec import load_config, load_study
 from lmsearch.text.corpus import load_cached, open_corpus
 from tests.factories import TINY_STUDY, write_corpus, write_study

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import filelock
 
+from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, mend
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
 from lmsearch.folders import CHECKPOINT, ENCODED, WEIGHTS, drafts, is_ours, read_name
 from lmsearch.formats import NewerFormatError
-from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, mend
 from lmsearch.spelling import count, listed, spell_bytes
 from lmsearch.store.belonging import LEFT, NEEDED, NEWER, OTHER, Belonging, others_sentence
 from lmsearch.store.checkpoints import SHORT, Checkpoints, read_checkpoint, remove_checkpoint

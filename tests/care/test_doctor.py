@@ -22,12 +22,12 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lmsearch import machine
+from lmsearch.care import devices as devices
+from lmsearch.care import disk
+from lmsearch.care.doctor import Options, examine
+from lmsearch.care.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.folders import make_folder
-from lmsearch.search import disk
-from lmsearch.search import machine as devices
 from lmsearch.search.begin import Request, begin
-from lmsearch.search.doctor import Options, examine
-from lmsearch.search.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.search.manage import fail
 from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import Checkpoints
@@ -119,9 +119,9 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
     holder = Holder(worker="w", host=socket.gethostname(), process=2**22 + 1, device="cpu")  # a number that none has
     assert claim(bureau.storage, bureau.info.ref, holder) is not None
     change_ticket(bureau, 0, seen=0.0)
-    monkeypatch.setattr("lmsearch.search.doctor._FIRST_NAMESPACE", "pid:[1]")
+    monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", "pid:[1]")
     assert told(examined(bureau)) == [] and lease_of(bureau).worker == "w"
-    monkeypatch.setattr("lmsearch.search.doctor._FIRST_NAMESPACE", Path("/proc/self/ns/pid").readlink().name)
+    monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", Path("/proc/self/ns/pid").readlink().name)
     assert any("is gone: given back" in text or "given back" in text for text in told(examined(bureau), REPAIRED))
     assert {ticket.state for ticket in bureau.tickets()} == {OPEN}
 

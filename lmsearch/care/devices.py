@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding
 from lmsearch.machine import cpu_limit, free_memory, has_nvidia_driver, memory_left, usable_cpus
 from lmsearch.processes import python
-from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding
 from lmsearch.spelling import count, listed, spell_bytes
 
 _TORCH_SECONDS = 120.0

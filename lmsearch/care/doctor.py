@@ -8,10 +8,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from lmsearch.errors import LmsearchError
-from lmsearch.formats import FORMATS
-from lmsearch.machine import is_running
-from lmsearch.search.disk import (
+from lmsearch.care.devices import check_devices, check_versions
+from lmsearch.care.disk import (
     Owing,
     check_checkpoints,
     check_corpora,
@@ -22,8 +20,10 @@ from lmsearch.search.disk import (
     folders_of_ours,
     largest_checkpoint,
 )
-from lmsearch.search.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarded, mend
-from lmsearch.search.machine import check_devices, check_versions
+from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarded, mend
+from lmsearch.errors import LmsearchError
+from lmsearch.formats import FORMATS
+from lmsearch.machine import is_running
 from lmsearch.spelling import count, listed, spell_value
 from lmsearch.store import health
 from lmsearch.store import url as urls
