@@ -16,7 +16,7 @@ from lmsearch.config import MOST_TRIALS
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
-    from lmsearch.search.chaos import Outcome
+    from lmsearch.chaos.disturb import Outcome
 
 
 @click.command()
@@ -42,7 +42,7 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     Example:
         lmsearch chaos --minutes 10 --storage postgresql://me@db.example/lmsearch
     """
-    from lmsearch.search.chaos import Chaos, ChaosOptions
+    from lmsearch.chaos.disturb import Chaos, ChaosOptions
     from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
 

@@ -22,8 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lmsearch import machine
-from lmsearch.care import devices as devices
-from lmsearch.care import disk
+from lmsearch.care import devices, disk
 from lmsearch.care.doctor import Options, examine
 from lmsearch.care.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.folders import make_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lmsearch.search.invariants import (
+from lmsearch.chaos.invariants import (
     Watch,
     curves_are_undisturbed,
     doubled,

@@ -19,11 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmsearch.errors import StudyError
-from lmsearch.machine import is_running
-from lmsearch.processes import python
-from lmsearch.search.chaos_study import write_inputs
-from lmsearch.search.invariants import (
+from lmsearch.chaos.invariants import (
     Invariant,
     Watch,
     curves_are_undisturbed,
@@ -35,8 +31,12 @@ from lmsearch.search.invariants import (
     nothing_lost,
     tracebacks,
 )
+from lmsearch.chaos.proxy import Mode, Proxy, server_address
+from lmsearch.chaos.study import write_inputs
+from lmsearch.errors import StudyError
+from lmsearch.machine import is_running
+from lmsearch.processes import python
 from lmsearch.search.manage import delete
-from lmsearch.search.proxy import Mode, Proxy, server_address
 from lmsearch.store import url as urls
 from lmsearch.store.records import StudyInfo, StudyRecord, find_study
 from lmsearch.store.storage import FencedStorage
