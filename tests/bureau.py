@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.config import DataConfig
+from lmsearch.launch.supervise import Launcher, Signals, Snapshot
 from lmsearch.search.begin import Request, begin
-from lmsearch.search.launch import Launcher, Signals, Snapshot
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord
 from lmsearch.store.tables import Ticket

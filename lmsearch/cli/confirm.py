@@ -54,7 +54,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         lmsearch confirm default --top 3 --seeds 3
         lmsearch confirm default --top 3 --seeds 10 --workers 4
     """
-    from lmsearch.search.launch import Signals
+    from lmsearch.launch.supervise import Signals
 
     url = parse_storage(storage)
     setup = _set_up(study, storage, options)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-    from lmsearch.search.launch import Snapshot
+    from lmsearch.launch.supervise import Snapshot
     from lmsearch.store.records import StudyRecord, TrialRecord
 
 _LINE_SECONDS = 30.0  # the longest silence of the plain view

@@ -67,7 +67,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         lmsearch run --sampler tpe --workers 4
         lmsearch run my-study.toml --more 20
     """
-    from lmsearch.search.launch import Signals
+    from lmsearch.launch.supervise import Signals
 
     _check_options(options)
     setup = _set_up(study_file, storage, options)

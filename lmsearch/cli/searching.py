@@ -47,7 +47,7 @@ class Setup:
         """Give what starts the workers."""
         import os
 
-        from lmsearch.search.launch import Launcher
+        from lmsearch.launch.supervise import Launcher
 
         timeout = self.options["store_timeout"]
         return Launcher(

@@ -1,1 +1,1 @@
-"""The search: samplers and pruners, trials, workers and the parent that starts them."""
+"""The search: samplers and pruners, trials, and the workers that run them."""

@@ -125,7 +125,7 @@ def test_row_4_a_frozen_child_does_not_keep_a_search_from_ending(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I4: what it held is done by another; once nothing is owed it is ended."""
-    monkeypatch.setattr("lmsearch.search.launch._LEAVING_SECONDS", 2.0)
+    monkeypatch.setattr("lmsearch.launch.supervise._LEAVING_SECONDS", 2.0)
     frozen: list[int] = []
     notices: list[str] = []
     for snapshot in sqlite_bureau.search(2, pause="0.1"):
@@ -199,7 +199,7 @@ def test_row_12_a_kill_for_memory_of_somebody_elses_process_is_not_ours(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel's count is of the whole control group: what no death of ours follows at once was another's."""
-    monkeypatch.setattr("lmsearch.search.launch._OOM_SECONDS", 1.0)
+    monkeypatch.setattr("lmsearch.launch.supervise._OOM_SECONDS", 1.0)
     count, rose_at, killed = [0], [0.0], [0]
     notices: list[str] = []
     for snapshot in sqlite_bureau.search(1, options={"oom_kills": lambda: count[0]}, pause="0.2"):

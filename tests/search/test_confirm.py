@@ -10,6 +10,7 @@ import pytest
 
 from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
+from lmsearch.launch.supervise import Snapshot
 from lmsearch.results.advice import confirmation_sentence
 from lmsearch.results.best import best_config, require_winner
 from lmsearch.results.publishing import study_note
@@ -18,7 +19,6 @@ from lmsearch.results.report import confirm_next, document, next_commands, write
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
 from lmsearch.search.extend import extended_text
-from lmsearch.search.launch import Snapshot
 from lmsearch.store.records import SEED, configurations, store_info
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau

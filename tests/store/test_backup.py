@@ -99,7 +99,7 @@ def test_the_file_alone_has_what_is_written_back(tmp_path: Path, prepared_sqlite
 
 
 def test_a_search_keeps_the_file_of_its_store_current(sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lmsearch.search import launch
+    from lmsearch.launch import supervise as launch
 
     monkeypatch.setattr(launch, "_WRITE_BACK", 0.5)
     seen = []

@@ -28,7 +28,7 @@ def test_imports_point_down_and_big_packages_have_owners() -> None:
         ("lmsearch.cli.main", ("torch", "optuna", "sqlalchemy", "numpy", "rich", "plotly")),
         ("lmsearch, lmsearch.spec", ("torch", "optuna", "sqlalchemy", "numpy")),
         ("lmsearch.text.corpus", ("torch", "optuna", "sqlalchemy")),
-        ("lmsearch.search.launch, lmsearch.search.begin, lmsearch.results.best", ("torch",)),
+        ("lmsearch.launch.supervise, lmsearch.search.begin, lmsearch.results.best", ("torch",)),
         ("lmsearch.lm.train", ("optuna", "sqlalchemy")),
     ],
 )

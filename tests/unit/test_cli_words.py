@@ -15,9 +15,9 @@ from lmsearch.cli.options import command_text, duration, parse_storage
 from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.folders import check_name
+from lmsearch.launch.supervise import Snapshot, last_failures, seconds_left
 from lmsearch.machine import default_devices
 from lmsearch.results.best import trials_csv
-from lmsearch.search.launch import Snapshot, last_failures, seconds_left
 from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket

@@ -16,9 +16,9 @@ from typing import IO
 
 from lmsearch.errors import STALLED, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.folders import make_folder
+from lmsearch.launch.logs import ended_by_faulthandler, last_words
 from lmsearch.machine import count_oom_kills
 from lmsearch.search.failures import repeated_failure
-from lmsearch.search.logs import ended_by_faulthandler, last_words
 from lmsearch.store import url as urls
 from lmsearch.store.backup import write_back
 from lmsearch.store.outages import Outage

@@ -1,0 +1,1 @@
+"""Launching: starts the workers of a search, restarts those that die, and watches."""
