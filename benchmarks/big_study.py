@@ -24,11 +24,11 @@ import sqlalchemy as sa
 from contention import start_postgres  # beside this file
 from dashboard_polling import EPOCHS, fill_study
 
-from lmsearch.spec import parse_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import create_study
 from lmsearch.store.tables import EPOCH, TICKET
 from lmsearch.store.url import parse_url
+from lmsearch.study.reading import parse_study
 
 STUDY = """
 format = 1

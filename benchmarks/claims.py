@@ -24,10 +24,10 @@ from lmsearch.results.advice import edges
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import BAND_LEVEL, LEVEL, Draws, compare
 from lmsearch.search.strategies import make_sampler
-from lmsearch.spec import parse_study
 from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef
+from lmsearch.study.reading import parse_study
 
 NOISE = Path(__file__).parent / "seed_noise.json"
 GAPS = (1, 2, 4, 8)  # in standard deviations of a seed

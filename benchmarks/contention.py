@@ -22,13 +22,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lmsearch.spec import parse_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.records import create_study, open_study
 from lmsearch.store.tables import TICKET
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim
 from lmsearch.store.url import parse_url
+from lmsearch.study.reading import parse_study
 
 STUDY = """
 format = 1

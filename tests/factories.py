@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lmsearch.config import RunConfig, Value
-from lmsearch.spec import StudySpec, parse_study
+from lmsearch.study.reading import parse_study
+from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus, Text
 from lmsearch.text.vocabulary import Vocabulary
 

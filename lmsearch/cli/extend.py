@@ -40,11 +40,12 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
         lmsearch extend default --set model.tie_weights=true --trials 12
     """
     from lmsearch.files import replace_file
-    from lmsearch.search.extend import extended_text, next_name
     from lmsearch.store.records import lmsearch_studies, open_study
+    from lmsearch.study.editing import extended_text, next_name
 
     opened = open_store(options["storage"], options["store_timeout"])
     info = open_study(opened, study)
+    info.require_search()
     taken = {*lmsearch_studies(opened), *(path.stem for path in Path().glob("*.toml"))}
     name = options["name"] or next_name(study, taken)
     if name in taken:
@@ -52,7 +53,7 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     check_new_name(name)
     place = Path(f"{name}.toml")
     told = {name: options[name] for name in ("trials", "sampler", "pruner")}
-    text = extended_text(info, changes, Path(), told)
+    text = extended_text(info.spec, info.ref.name, changes, Path(), told)
     opened.engine.dispose()  # `run` opens its own
     replace_file(place, text)
     say(f"{place} is the file of {study} with {', '.join(changes)}", err=True)

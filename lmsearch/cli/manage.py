@@ -38,7 +38,7 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
         lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
     """
     from lmsearch.search.manage import enqueue as owe
-    from lmsearch.spec import parse_value
+    from lmsearch.study.reading import parse_value
 
     named: dict[str, object] = {}
     for text in values:

@@ -28,7 +28,7 @@ from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
     from lmsearch.search.plan import Plan
-    from lmsearch.spec import StudySpec
+    from lmsearch.study.spec import StudySpec
 
 
 @click.command()
@@ -52,7 +52,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     from lmsearch.machine import default_devices
     from lmsearch.search.begin import Request, check_request, check_space, decide_tickets
     from lmsearch.search.plan import make_plan, points_remark
-    from lmsearch.spec import check_sampler, load_study
+    from lmsearch.study.options import check_sampler
+    from lmsearch.study.reading import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
     from lmsearch.text.judgement import judge
 

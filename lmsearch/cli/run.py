@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
-    from lmsearch.spec import StudySpec
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
+    from lmsearch.study.spec import StudySpec
 
 
 @click.command()
@@ -86,7 +86,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    from lmsearch.spec import check_pruner, check_sampler
+    from lmsearch.study.options import check_pruner, check_sampler
 
     if options["sampler"] is not None:
         check_sampler(options["sampler"])
@@ -101,7 +101,7 @@ def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
     from lmsearch.results.best import check_folder
     from lmsearch.search.begin import Request, SpaceChangedError, begin, check_request, check_space
     from lmsearch.search.take_over import check_source
-    from lmsearch.spec import load_study
+    from lmsearch.study.reading import load_study
     from lmsearch.text.corpus import cache_folder, open_corpus
     from lmsearch.text.judgement import judge
 

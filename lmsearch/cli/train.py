@@ -46,7 +46,7 @@ def train(config: Path, **options: Any) -> int:
 
     from lmsearch.lm.fit import begun_with
     from lmsearch.lm.train import open_device
-    from lmsearch.spec import load_config
+    from lmsearch.study.reading import load_config
     from lmsearch.text.corpus import cache_folder, check_lengths, open_corpus
     from lmsearch.text.judgement import judge
 
@@ -115,7 +115,7 @@ class _Session:
     def start(self, config: "RunConfig", resume: bool) -> "TrainState | None":
         """Give what a training goes on from, None where it begins; refuse to write over another one."""
         from lmsearch.lm.fit import comparable, read_state
-        from lmsearch.spec import load_config
+        from lmsearch.study.reading import load_config
 
         place = self.place(config)
         if resume:
@@ -191,7 +191,7 @@ def _place(folder: Path, model: Path | None, seed: int) -> "Place":
 
 def _changed(config: "RunConfig", changes: tuple[str, ...], epochs: int | None) -> "RunConfig":
     from lmsearch.config import FIELD_TYPES, RunConfig
-    from lmsearch.spec import parse_value
+    from lmsearch.study.reading import parse_value
 
     tables = config.as_tables().items()
     values: dict[str, Any] = {f"{section}.{name}": value for section, table in tables for name, value in table.items()}

@@ -18,7 +18,7 @@ from lmsearch.formats import check_stamp, stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.trained import TrainedModel
 from lmsearch.losses import json_text
-from lmsearch.spec import load_config
+from lmsearch.study.reading import load_config
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
 
 

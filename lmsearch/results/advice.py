@@ -14,9 +14,9 @@ from lmsearch.errors import ConfigError
 from lmsearch.results.reading import Confirmation, Leader, Results
 from lmsearch.results.statistics import Draws
 from lmsearch.space import Choice, FloatRange, IntRange
-from lmsearch.spec import MEDIAN_STARTUP, median_warmup
 from lmsearch.spelling import spell_duration
 from lmsearch.store.records import SEED, StudyRecord, TrialRecord, without_seed
+from lmsearch.study.options import MEDIAN_STARTUP, median_warmup
 
 Command = Callable[[Sequence[str]], str]
 """Writes a command of lmsearch so that a person can copy it, with how it finds the store."""

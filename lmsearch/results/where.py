@@ -18,9 +18,9 @@ from typing import Any
 
 from lmsearch.config import coerce
 from lmsearch.errors import ConfigError
-from lmsearch.spec import parse_value
 from lmsearch.spelling import nearest
 from lmsearch.store.records import TrialRecord
+from lmsearch.study.reading import parse_value
 
 FIELDS: dict[str, Callable[[TrialRecord], Any]] = {
     "trial": lambda trial: trial.number,

@@ -6,7 +6,6 @@ from typing import Any
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import StudyError
-from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.copies import adopt_copy, is_copy
 from lmsearch.store.opening import creating
 from lmsearch.store.records import Source, StudyInfo, create_study, find_study, store_info
@@ -20,6 +19,8 @@ from lmsearch.store.tickets import (
     close_ended,
     purge_strays,
 )
+from lmsearch.study.differences import space_differences
+from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus, check_lengths
 from lmsearch.text.judgement import judge
 

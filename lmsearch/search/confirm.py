@@ -10,7 +10,6 @@ import tomlkit
 
 from lmsearch.config import Value
 from lmsearch.errors import StudyError
-from lmsearch.spec import StudySpec, parse_study
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import creating
 from lmsearch.store.records import (
@@ -26,6 +25,8 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_strays
 from lmsearch.store.trials import read_study
+from lmsearch.study.reading import parse_study
+from lmsearch.study.spec import StudySpec
 
 _HIGHEST_SEED = (1 << 31) - 1
 

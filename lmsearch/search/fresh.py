@@ -12,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.config import Value
 from lmsearch.space import Choice, OpenValue
-from lmsearch.spec import StudySpec
 from lmsearch.store.distributions import distribution
+from lmsearch.study.spec import StudySpec
 
 MOST_POINTS = 10_000  # of a space that is looked through; in a larger one a repetition is rare
 _DRAWS = 20  # of the sampler, before one of the points that are left is taken

@@ -12,7 +12,8 @@ from lmsearch.lm.train import Epoch, open_device, train
 from lmsearch.losses import perplexity
 from lmsearch.search.begin import check_space
 from lmsearch.search.strategies import suggest
-from lmsearch.spec import StudySpec, load_study
+from lmsearch.study.reading import load_study
+from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus, cache_folder, open_corpus
 
 

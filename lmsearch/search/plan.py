@@ -15,8 +15,8 @@ from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.machine import free_memory, memory_left
 from lmsearch.processes import python
 from lmsearch.space import Choice
-from lmsearch.spec import StudySpec
 from lmsearch.spelling import spell_bytes, spell_value
+from lmsearch.study.spec import StudySpec
 
 _LONGEST_MEASURE = 300.0  # seconds for one point
 

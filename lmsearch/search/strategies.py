@@ -12,7 +12,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from lmsearch.config import Value
 from lmsearch.search.fresh import FreshPoints, draws_fresh_points
 from lmsearch.space import Choice, OpenValue
-from lmsearch.spec import MEDIAN_STARTUP, StudySpec, median_warmup
+from lmsearch.study.options import MEDIAN_STARTUP, median_warmup
+from lmsearch.study.spec import StudySpec
 
 Options = Mapping[str, Any]
 

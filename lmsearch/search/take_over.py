@@ -9,13 +9,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig, Value
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.spec import StudySpec, space_differences
 from lmsearch.store.distributions import distribution
 from lmsearch.store.opening import creating
 from lmsearch.store.records import Source, StudyInfo, open_study, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM
 from lmsearch.store.trials import read_epochs
+from lmsearch.study.differences import space_differences
+from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus
 
 _TAKEN = (TrialState.COMPLETE, TrialState.PRUNED)

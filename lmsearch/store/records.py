@@ -24,11 +24,12 @@ from lmsearch.config import Value
 from lmsearch.errors import LmsearchError, StudyError
 from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
-from lmsearch.spec import StudySettings, StudySpec, parse_study
 from lmsearch.spelling import nearest
 from lmsearch.store.distributions import open_value
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EpochRow, StudyRef, Ticket
+from lmsearch.study.reading import parse_study
+from lmsearch.study.spec import StudySettings, StudySpec
 from lmsearch.version import __version__
 
 _ATTRIBUTE = "lmsearch"  # a user attribute: optuna-dashboard's rename copies no others

@@ -18,7 +18,6 @@ from lmsearch.results.reading import read
 from lmsearch.results.report import confirm_next, document, next_commands, write_report
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
-from lmsearch.search.extend import extended_text
 from lmsearch.store.records import SEED, configurations, store_info
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau
@@ -188,7 +187,7 @@ def test_a_confirmation_is_no_search_with_a_best_of_its_own(
     results = read("tiny.confirm", sqlite_bureau.url)
     for ask in (
         lambda: begin_confirmation(sqlite_bureau.storage, "tiny.confirm", top=1, seeds=1),
-        lambda: extended_text(results.record.info, ["train.learning_rate=0.1"], Path()),
+        results.record.info.require_search,
         lambda: write_report(results, shlex.join),
         lambda: require_winner(results),
     ):

@@ -7,8 +7,8 @@ import pytest
 
 from lmsearch.errors import ConfigError
 from lmsearch.results.reading import read
-from lmsearch.search.extend import extended_text, next_name
 from lmsearch.store.records import StudyInfo
+from lmsearch.study.editing import extended_text, next_name
 from tests.conftest import Cli
 from tests.factories import write_study
 from tests.results.made import make_study
@@ -21,7 +21,7 @@ def info(prepared_sqlite: Path, tmp_path: Path) -> StudyInfo:
 
 
 def test_a_part_of_a_range_is_changed_in_its_place_and_comments_stay(info: StudyInfo) -> None:
-    text = extended_text(info, ["model.weight_dropout.high=0.9"], Path())
+    text = extended_text(info.spec, info.ref.name, ["model.weight_dropout.high=0.9"], Path())
     assert "weight_dropout = { low = 0.0, high = 0.9 } # how much?" in text
     assert text.replace("high = 0.9", "high = 0.7").replace('source = "made"\n', "") == info.spec.text
 
@@ -41,7 +41,7 @@ def test_a_value_is_fixed_opened_or_changed(
     info: StudyInfo, change: str, section: str, name: str, value: object
 ) -> None:
     changes = [change] if "choices" not in change else [change, "model.num_layers=2"]
-    assert tomllib.loads(extended_text(info, changes, Path()))[section][name] == value
+    assert tomllib.loads(extended_text(info.spec, info.ref.name, changes, Path()))[section][name] == value
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_value_is_fixed_opened_or_changed(
 )
 def test_what_cannot_be_changed_is_refused(info: StudyInfo, change: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as error:
-        extended_text(info, [change], Path())
+        extended_text(info.spec, info.ref.name, [change], Path())
     assert complaint in str(error.value)
 
 

@@ -11,7 +11,8 @@ from lmsearch.search.fresh import FreshPoints, draws_fresh_points, values_of
 from lmsearch.search.plan import points_remark
 from lmsearch.search.strategies import make_sampler, suggest
 from lmsearch.space import Choice, FloatRange, IntRange
-from lmsearch.spec import StudySpec, parse_study
+from lmsearch.study.reading import parse_study
+from lmsearch.study.spec import StudySpec
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus
 

@@ -11,8 +11,8 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.space import Choice, FloatRange, IntRange
-from lmsearch.spec import StudySpec
 from lmsearch.store.distributions import distribution
+from lmsearch.study.spec import StudySpec
 from tests.factories import TINY_STUDY, make_spec
 
 

@@ -21,7 +21,6 @@ from lmsearch.cli.main import main
 from lmsearch.config import EARLIER_DEFAULTS, EarlierDefault
 from lmsearch.errors import StoreError
 from lmsearch.formats import FORMATS
-from lmsearch.spec import load_study
 from lmsearch.store.checkpoints import read_checkpoint
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import open_study
@@ -29,6 +28,7 @@ from lmsearch.store.schema import read_format
 from lmsearch.store.tables import METADATA
 from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
+from lmsearch.study.reading import load_study
 from lmsearch.version import __version__
 from tests.conftest import create_database, new_name
 

@@ -10,7 +10,7 @@ import pytest
 
 from lmsearch.cli.main import cli
 from lmsearch.config import FIELD_TYPES
-from lmsearch.spec import PRUNER_OPTIONS, SAMPLER_OPTIONS
+from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,7 +26,7 @@ def test_imports_point_down_and_big_packages_have_owners() -> None:
     ("modules", "absent"),
     [
         ("lmsearch.cli.main", ("torch", "optuna", "sqlalchemy", "numpy", "rich", "plotly")),
-        ("lmsearch, lmsearch.spec", ("torch", "optuna", "sqlalchemy", "numpy")),
+        ("lmsearch, lmsearch.study.reading", ("torch", "optuna", "sqlalchemy", "numpy")),
         ("lmsearch.text.corpus", ("torch", "optuna", "sqlalchemy")),
         ("lmsearch.launch.supervise, lmsearch.search.begin, lmsearch.results.best", ("torch",)),
         ("lmsearch.lm.train", ("optuna", "sqlalchemy")),
@@ -52,7 +52,7 @@ def test_every_setting_and_option_stands_in_the_documentation() -> None:
 
 
 def test_the_readmes_study_file_is_valid(tmp_path: Path) -> None:
-    from lmsearch.spec import parse_study
+    from lmsearch.study.reading import parse_study
 
     (block,) = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     spec = parse_study(block, tmp_path)

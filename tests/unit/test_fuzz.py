@@ -14,7 +14,7 @@ from lmsearch.errors import LmsearchError
 from lmsearch.search.begin import Request, check_request, decide_tickets
 from lmsearch.search.plan import space_points
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
-from lmsearch.spec import load_config, load_study, parse_study
+from lmsearch.study.reading import load_config, load_study, parse_study
 from tests.factories import TINY_STUDY, make_run
 
 ODD = [

@@ -14,15 +14,9 @@ from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.model import LanguageModel
 from lmsearch.search.strategies import PRUNERS, SAMPLERS
 from lmsearch.space import Choice, OpenValue
-from lmsearch.spec import (
-    PRUNER_OPTIONS,
-    SAMPLER_OPTIONS,
-    differences,
-    load_config,
-    load_study,
-    parse_study,
-    parse_value,
-)
+from lmsearch.study.differences import differences
+from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
+from lmsearch.study.reading import load_config, load_study, parse_study, parse_value
 from lmsearch.version import __version__
 from tests.factories import TINY_STUDY, make_spec, write_study
 

@@ -11,17 +11,22 @@ from tomlkit.exceptions import TOMLKitError
 
 from lmsearch.config import FIELD_TYPES
 from lmsearch.errors import ConfigError
-from lmsearch.spec import parse_study, space_differences
 from lmsearch.spelling import nearest
-from lmsearch.store.records import StudyInfo
+from lmsearch.study.differences import space_differences
+from lmsearch.study.reading import parse_study
+from lmsearch.study.spec import StudySpec
 
 _PARTS = ("low", "high", "log", "step", "grid", "choices", "same_as")
 
 
 def extended_text(
-    info: StudyInfo, changes: Sequence[str], folder: Path, settings: Mapping[str, str | int | None] | None = None
+    spec: StudySpec,
+    name: str,
+    changes: Sequence[str],
+    folder: Path,
+    settings: Mapping[str, str | int | None] | None = None,
 ) -> str:
-    """Give the stored file with `NAME=VALUE` changes; comments stay.
+    """Give the file of the study `name` with `NAME=VALUE` changes; comments stay.
 
     It names its source, and has the `settings` of [study] that were asked for, so that it says all that the new study
     is: whatever ends the command that writes it, `lmsearch run` of the file does the rest.
@@ -30,21 +35,19 @@ def extended_text(
     open (`model.weight_dropout.high`). Raises `ConfigError` for a name or a value that cannot be, and where nothing of
     the space would change.
     """
-    info.require_search()
-    document = tomlkit.parse(info.spec.text_from(folder))
+    document = tomlkit.parse(spec.text_from(folder))
     for change in changes:
         _apply(document, change)
     text = tomlkit.dumps(document)
     changed = parse_study(text, folder, "the changed study file")
-    if not space_differences(info.spec, changed):
+    if not space_differences(spec, changed):
         raise ConfigError(
-            f"nothing of the space of {info.ref.name} would change; go on with it by: lmsearch run, and --more for "
-            "more trials"
+            f"nothing of the space of {name} would change; go on with it by: lmsearch run, and --more for more trials"
         )
     table = document.setdefault("study", tomlkit.table())
-    for name, value in {"source": info.ref.name, **(settings or {})}.items():
+    for setting, value in {"source": name, **(settings or {})}.items():
         if value is not None:
-            _put(table, name, tomlkit.item(value))
+            _put(table, setting, tomlkit.item(value))
     return tomlkit.dumps(document)
 
 

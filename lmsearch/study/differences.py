@@ -1,0 +1,44 @@
+"""In which values two study files differ."""
+
+from dataclasses import replace
+
+from lmsearch.config import FIELD_TYPES
+from lmsearch.space import Choice
+from lmsearch.study.spec import StudySpec, default_value
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Say, setting by setting, in which values two study files differ; strategies and budgets may."""
+    found = []
+    for path in FIELD_TYPES:
+        if _key(old, path) != _key(new, path):
+            before, after = _stated(old, path), _stated(new, path)
+            found.append(f"{path} = {before}, the file says {after}")
+    if old.parameters != new.parameters:
+        found.append(f"model.parameters = {old.parameters}, the file says {new.parameters}")
+    return found
+
+
+def space_differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Say the same without where the text lies, which its fingerprint decides about."""
+    return [line for line in differences(old, new) if not line.startswith("data.corpus ")]
+
+
+def _key(spec: StudySpec, path: str) -> object:
+    value = spec.open.get(path)
+    if value is None:
+        return _stated(spec, path)
+    # The grid belongs to the grid sampler, not to the space.
+    return value if isinstance(value, Choice) else replace(value, grid=None)
+
+
+def _stated(spec: StudySpec, path: str) -> str:
+    if path in spec.open:
+        value = spec.open[path]
+        step = None if isinstance(value, Choice) else value.step
+        return f"{value}" + (f" in steps of {step:g}" if step else "")
+    if path in spec.same_as:
+        return f"same_as {spec.same_as[path]}"
+    if spec.parameters is not None and path in ("model.hidden_size", "model.embedding_size"):
+        return str(spec.fixed.get(path, "solved"))
+    return str(spec.fixed[path] if path in spec.fixed or path == "data.corpus" else default_value(path))
