@@ -25,7 +25,7 @@ from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreError,
 from lmsearch.folders import MODEL, is_model, study_folder
 
 if TYPE_CHECKING:
-    from lmsearch.lm.trained import TextResult, TrainedModel
+    from lmsearch.lm.use.trained import TextResult, TrainedModel
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -98,8 +98,8 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
 
 
 def _open(text: str, device: str, storage: str, store_timeout: float | None) -> tuple[Path, "TrainedModel"]:
-    from lmsearch.lm.model_folder import load_model
     from lmsearch.lm.train import open_device
+    from lmsearch.lm.use.model_folder import load_model
 
     folder = find_model(text, storage, store_timeout)
     return folder, load_model(folder).to(open_device(device))
@@ -217,7 +217,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 
     from lmsearch.files import replace_file
     from lmsearch.folders import POINTER
-    from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
+    from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
     from lmsearch.losses import json_text, perplexity
     from lmsearch.results.looks import add_look, read_looks
     from lmsearch.search.tune_pointer import tune
@@ -327,7 +327,7 @@ def predict(
     Example:
         lmsearch predict default prediction.npz --top 10
     """
-    from lmsearch.lm.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
+    from lmsearch.lm.use.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
     _, trained = _open(model, device, storage, store_timeout)
     asked = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
@@ -385,7 +385,7 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     """
     import itertools
 
-    from lmsearch.lm.generate import Sampling
+    from lmsearch.lm.use.generate import Sampling
     from lmsearch.text.vocabulary import EOS
 
     storage, store_timeout = options.pop("storage"), options.pop("store_timeout")

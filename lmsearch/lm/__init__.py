@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lmsearch.lm.model_folder import load
+    from lmsearch.lm.use.model_folder import load
 
 __all__ = ["load"]
 
@@ -11,7 +11,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """Load `load` when it is asked for, so that what needs no PyTorch starts without it."""
     if name == "load":
-        from lmsearch.lm.model_folder import load
+        from lmsearch.lm.use.model_folder import load
 
         return load
     raise AttributeError(f"module 'lmsearch.lm' has no attribute {name!r}")

@@ -16,9 +16,9 @@ from lmsearch.config import RunConfig, defaults_of
 from lmsearch.errors import ConfigError
 from lmsearch.files import replace_file
 from lmsearch.formats import DamagedError, known_version, seal, unseal
-from lmsearch.lm.model_folder import save_model
 from lmsearch.lm.optimizers import improves
 from lmsearch.lm.train import Epoch, Step, TrainState, train
+from lmsearch.lm.use.model_folder import save_model
 from lmsearch.text.corpus import Corpus
 from lmsearch.version import __version__
 

@@ -16,10 +16,10 @@ from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
 from lmsearch.folders import WEIGHTS, make_folder, named_in, read_name, remove_weights
 from lmsearch.formats import stamp
-from lmsearch.lm.generate import sample_text
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
-from lmsearch.lm.model_folder import load_model, save_model
 from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
+from lmsearch.lm.use.generate import sample_text
+from lmsearch.lm.use.model_folder import load_model, save_model
 from lmsearch.losses import perplexity
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.samplers import TPESampler
 
-from lmsearch.lm.pointer import CacheConstants, ReadText, best_weight, cache_probabilities, mixed_loss
+from lmsearch.lm.use.cache import CacheConstants, ReadText, best_weight, cache_probabilities, mixed_loss
 
 _THETAS = (1e-2, 10.0)
 _SHORTEST = 20  # places

@@ -321,13 +321,13 @@ def test_what_is_written_depends_on_the_seed_alone_and_the_word_written_is_the_n
 
 
 def _greedy() -> Any:
-    from lmsearch.lm.generate import Sampling
+    from lmsearch.lm.use.generate import Sampling
 
     return Sampling(temperature=0)
 
 
 def test_top_k_and_top_p_keep_only_what_they_say(trained: Path) -> None:
-    from lmsearch.lm.generate import Sampling
+    from lmsearch.lm.use.generate import Sampling
 
     model = load(trained / "runs/m/seed-1")
     (row,) = next(iter(model.next_word(np.array([[model.vocabulary.index["<eos>"]]]))))[None, 0]

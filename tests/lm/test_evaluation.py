@@ -12,11 +12,11 @@ import torch
 from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import evaluation_blocks, to_device
 from lmsearch.lm.evaluate import begin_evaluation, evaluate, evaluate_blocks
-from lmsearch.lm.generate import Sampling
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.pointer import cache_probabilities, mixed_loss, read_text
 from lmsearch.lm.train import Epoch, Step, TrainState, train
-from lmsearch.lm.trained import TrainedModel
+from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
+from lmsearch.lm.use.generate import Sampling
+from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.losses import json_text, perplexity
 from lmsearch.search.tune_pointer import tune
 from tests.factories import make_corpus, make_run

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lmsearch.config import RunConfig
-from lmsearch.lm.generate import Sampling, generate
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.pointer import cache_probabilities, read_text
 from lmsearch.lm.train import Epoch, Step, TrainState, open_device, train
-from lmsearch.lm.trained import TrainedModel
+from lmsearch.lm.use.cache import cache_probabilities, read_text
+from lmsearch.lm.use.generate import Sampling, generate
+from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.search.measure import measure
 from tests.factories import make_corpus, make_run
 

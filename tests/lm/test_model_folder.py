@@ -11,10 +11,10 @@ from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.lm.batches import to_device
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.fit import Place, fit
-from lmsearch.lm.generate import generate, sample_text
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.model_folder import load_model
 from lmsearch.lm.train import TrainState, open_device, train
+from lmsearch.lm.use.generate import generate, sample_text
+from lmsearch.lm.use.model_folder import load_model
 from lmsearch.losses import perplexity
 from lmsearch.text.vocabulary import EOS, UNK
 from tests.factories import make_corpus, make_run

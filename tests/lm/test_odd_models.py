@@ -18,7 +18,7 @@ from lmsearch.cli.main import main
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.fit import Place, alone
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.model_folder import load_model, save_model
+from lmsearch.lm.use.model_folder import load_model, save_model
 from lmsearch.results.looks import read_looks
 from tests.factories import make_corpus, make_run
 

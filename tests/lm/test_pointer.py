@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.pointer import (
+from lmsearch.lm.use.cache import (
     CacheConstants,
     ReadText,
     best_weight,
@@ -17,7 +17,7 @@ from lmsearch.lm.pointer import (
     next_word_with_cache,
     read_text,
 )
-from lmsearch.lm.trained import TrainedModel
+from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.search.tune_pointer import tune
 from tests.factories import make_corpus, make_run
 

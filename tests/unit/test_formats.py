@@ -23,7 +23,7 @@ from lmsearch.formats import (
     stamp,
     unseal,
 )
-from lmsearch.lm.model_folder import load
+from lmsearch.lm.use.model_folder import load
 from lmsearch.study.reading import load_config, load_study
 from lmsearch.text.corpus import load_cached, open_corpus
 from tests.factories import TINY_STUDY, write_corpus, write_study

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lmsearch.lm.trained import TrainedModel
+from lmsearch.lm.use.trained import TrainedModel
 
 _BLOCK = 256  # predictions whose attention is held at once
 _READ = 512  # words that are run through the LSTM at once

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmsearch.errors import ConfigError
-from lmsearch.lm.trained import TrainedModel, check_indices
+from lmsearch.lm.use.trained import TrainedModel, check_indices
 from lmsearch.text.arrays import read_words
 from lmsearch.text.vocabulary import UNK, Vocabulary
 

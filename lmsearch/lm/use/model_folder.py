@@ -16,7 +16,7 @@ from lmsearch.files import draft_of, replace_file, sync_folder
 from lmsearch.folders import LOOKS, MODEL_FILES, check_replaceable
 from lmsearch.formats import check_stamp, stamp
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.trained import TrainedModel
+from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.losses import json_text
 from lmsearch.study.reading import load_config
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary

@@ -20,8 +20,8 @@ from torch import Tensor
 from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.lm.evaluate import evaluate
-from lmsearch.lm.generate import Sampling, generate
 from lmsearch.lm.model import LanguageModel
+from lmsearch.lm.use.generate import Sampling, generate
 from lmsearch.losses import perplexity
 from lmsearch.text.lines import NORMALIZE
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
