@@ -28,7 +28,7 @@ def compare(
         lmsearch compare 'tpe-*' 'random-*' --report comparison.html
     """
     from lmsearch.files import replace_file
-    from lmsearch.results.comparison import comparison_document, read_groups, table, write_comparison
+    from lmsearch.report.comparison import comparison_document, read_groups, table, write_comparison
     from lmsearch.store.records import readable_studies
 
     opened = open_store(storage, store_timeout)

@@ -105,10 +105,10 @@ def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
 
 
 def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -> int:
+    from lmsearch.report.figures import make_figure
+    from lmsearch.report.publishing import Publisher
     from lmsearch.results.advice import confirmation_sentence, verdict
     from lmsearch.results.best import confirmation_document
-    from lmsearch.results.figures import make_figure
-    from lmsearch.results.publishing import Publisher
     from lmsearch.results.reading import read
 
     results = read(study, setup.storage)

@@ -220,7 +220,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
     from lmsearch.losses import json_text, perplexity
     from lmsearch.results.looks import add_look, read_looks
-    from lmsearch.search.tune_pointer import tune
+    from lmsearch.search.tune import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"])
     corpus = _same_corpus(folder, trained, options)

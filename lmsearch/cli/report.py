@@ -41,10 +41,10 @@ def report(
     """
     from lmsearch.errors import ConfigError
     from lmsearch.files import replace_file
-    from lmsearch.results.figures import make_figure
-    from lmsearch.results.publishing import Publisher
+    from lmsearch.report.figures import make_figure
+    from lmsearch.report.publishing import Publisher
+    from lmsearch.report.write import document, epochs_csv, write_figure, write_report
     from lmsearch.results.reading import read
-    from lmsearch.results.report import document, epochs_csv, write_figure, write_report
 
     if figure is not None and form != "html":
         raise ConfigError("--figure is a page of its own; --format csv and json hold the data behind all figures")

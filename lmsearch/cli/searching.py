@@ -156,14 +156,14 @@ class Keeper:
                 say(f"warning: notes and plots for the dashboard cannot be written: {error!r}", err=True)
 
     def _write(self, results: "Results", plots: bool) -> None:
-        from lmsearch.results.publishing import Publisher
+        from lmsearch.report.publishing import Publisher
 
         if self._publisher is None:
             self._publisher = Publisher(storage=self._setup.storage, command=self._setup.command)
         if not plots:
             self._publisher.publish(results, self._setup.folder)
             return
-        from lmsearch.results.figures import make_figure
+        from lmsearch.report.figures import make_figure
         from lmsearch.results.reading import with_epochs
 
         self._publisher.publish(with_epochs(self._setup.storage, results), self._setup.folder, make_figure)

@@ -9,7 +9,7 @@ import bottle
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from lmsearch.folders import LOOKS, MODEL_FILES, POINTER
-from lmsearch.results.publishing import find_artifact
+from lmsearch.report.publishing import find_artifact
 from lmsearch.store.storage import FencedStorage
 
 

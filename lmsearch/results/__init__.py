@@ -1,7 +1,4 @@
-"""What a search found: files, figures and words made from the store, never from anything else.
-
-In a notebook: `results = read("my-study", "sqlite:///runs/lmsearch.db")`, then `figures.FIGURES["curves"](results)`.
-"""
+"""What a search found: read from the store, never from anything else, and judged in numbers and words."""
 
 from lmsearch.results.reading import Confirmation, Leader, Results, read
 

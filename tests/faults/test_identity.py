@@ -19,8 +19,8 @@ from optuna.study._frozen import FrozenStudy
 
 from lmsearch.errors import LmsearchError, StudyError
 from lmsearch.formats import FORMATS, NewerFormatError, seal
+from lmsearch.report.publishing import artifact_id, find_artifact
 from lmsearch.results.best import find_weights, write_results
-from lmsearch.results.publishing import artifact_id, find_artifact
 from lmsearch.results.reading import read
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.manage import delete, enqueue

@@ -18,7 +18,7 @@ from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
 from lmsearch.lm.use.generate import Sampling
 from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.losses import json_text, perplexity
-from lmsearch.search.tune_pointer import tune
+from lmsearch.search.tune import tune
 from tests.factories import make_corpus, make_run
 
 CPU = torch.device("cpu")

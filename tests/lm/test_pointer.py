@@ -18,7 +18,7 @@ from lmsearch.lm.use.cache import (
     read_text,
 )
 from lmsearch.lm.use.trained import TrainedModel
-from lmsearch.search.tune_pointer import tune
+from lmsearch.search.tune import tune
 from tests.factories import make_corpus, make_run
 
 

@@ -9,8 +9,8 @@ import pytest
 from lmsearch.results.reading import read
 from lmsearch.search.confirm import confirmation_spec
 from tests.conftest import Cli
+from tests.report.test_report import open_page
 from tests.results.made import STUDY, Made, make_study, some_trials
-from tests.results.test_report import open_page
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
 from lmsearch.launch.supervise import Snapshot
+from lmsearch.report.publishing import study_note
+from lmsearch.report.write import confirm_next, document, next_commands, write_report
 from lmsearch.results.advice import confirmation_sentence
 from lmsearch.results.best import best_config, require_winner
-from lmsearch.results.publishing import study_note
 from lmsearch.results.reading import read
-from lmsearch.results.report import confirm_next, document, next_commands, write_report
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
 from lmsearch.store.records import SEED, configurations, store_info

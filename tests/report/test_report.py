@@ -15,9 +15,9 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from lmsearch.errors import ConfigError, NothingToShowError
-from lmsearch.results.figures import FIGURES, figure_names, make_figure
+from lmsearch.report.figures import FIGURES, figure_names, make_figure
+from lmsearch.report.write import document, epochs_csv, write_figure, write_report
 from lmsearch.results.reading import Results, read
-from lmsearch.results.report import document, epochs_csv, write_figure, write_report
 from tests.conftest import Cli
 from tests.results.made import STUDY, Made, make_study, some_trials
 

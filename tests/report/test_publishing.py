@@ -15,16 +15,16 @@ import pytest
 from playwright.sync_api import expect
 
 from lmsearch.cli.searching import Keeper
-from lmsearch.results.figures import make_figure
-from lmsearch.results.publishing import END_OF_OURS, FILES, PLOTS, Publisher, artifact_id, study_note, trial_note
+from lmsearch.report.figures import make_figure
+from lmsearch.report.publishing import END_OF_OURS, FILES, PLOTS, Publisher, artifact_id, study_note, trial_note
 from lmsearch.results.reading import read
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import optuna_study
 from lmsearch.store.url import parse_url
 from tests.dashboard.served import served
 from tests.factories import write_study
+from tests.report.test_report import HOSTILE
 from tests.results.made import Made, make_study, some_trials
-from tests.results.test_report import HOSTILE
 from tests.unit.test_cli_words import make_trial
 
 

@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 from lmsearch.results.best import versions
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader("lmsearch.results", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.PackageLoader("lmsearch.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
 )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lmsearch.errors import StudyError
+from lmsearch.report.figures import PALETTE, new_figure
+from lmsearch.report.page import Plot, Section, Table, render_page
 from lmsearch.results.advice import best_so_far, ended_in_order
-from lmsearch.results.figures import PALETTE, new_figure
-from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.spelling import nearest
 from lmsearch.store.records import StudyInfo, StudyRecord, lmsearch_studies, open_study, readable_studies
 from lmsearch.store.storage import FencedStorage

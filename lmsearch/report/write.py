@@ -8,6 +8,8 @@ from typing import Any
 
 from lmsearch.errors import NothingToShowError
 from lmsearch.escapes import cell
+from lmsearch.report.figures import MOST_DRAWN, make_figure
+from lmsearch.report.page import Plot, Section, Table, render_page
 from lmsearch.results.advice import (
     Command,
     Edge,
@@ -23,8 +25,6 @@ from lmsearch.results.advice import (
 )
 from lmsearch.results.best import confirmation_document, source_commit, versions
 from lmsearch.results.documents import trial_document
-from lmsearch.results.figures import MOST_DRAWN, make_figure
-from lmsearch.results.page import Plot, Section, Table, render_page
 from lmsearch.results.reading import Results
 from lmsearch.spelling import spell_value
 from lmsearch.store.records import OUTCOMES
