@@ -31,10 +31,12 @@ from torch import Tensor
 import lmsearch.lm.layers
 from lmsearch.config import DataConfig, RunConfig
 from lmsearch.lm.batches import Window, batchify, draw_windows
+from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import evaluate
+from lmsearch.lm.events import Epoch
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.optimizers import WeightAverage, should_average
-from lmsearch.lm.train import Epoch, _Run, open_device, train
+from lmsearch.lm.train import _Run, train
 from lmsearch.text.corpus import Corpus, Text, cache_folder, open_corpus
 from lmsearch.text.vocabulary import Vocabulary
 

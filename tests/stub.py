@@ -5,6 +5,7 @@ config alone; the environment says how long a step takes and what goes wrong.
 """
 
 import ctypes
+import json
 import os
 import resource
 import sys
@@ -14,58 +15,103 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import safetensors.numpy
 from optuna.storages import RDBStorage
 
-from lmsearch.config import RunConfig
-from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.train import Epoch, Event, Step, TrainState
+from lmsearch.config import ModelConfig, RunConfig
+from lmsearch.lm import memory
+from lmsearch.lm.events import Epoch, Event, Step, TrainState
+from lmsearch.lm.saving import save_model
+from lmsearch.lm.trainers import TRAINERS, Sample
 from lmsearch.store import checkpoints, tickets
 from lmsearch.text.corpus import Corpus
 
 STEPS = 5  # in an epoch
 
 
-def stub_train(
-    config: RunConfig, corpus: Corpus, device: torch.device, state: TrainState | None = None
-) -> Iterator[Event]:
-    """Give the events of a run whose loss falls with the epochs and rises with the dropout."""
-    pause = float(os.environ.get("STUB_PAUSE", "0"))
-    _go_wrong(config)
-    done, epochs = (0, 0) if state is None else (state.progress["steps"], state.progress["epochs"])
-    weights = LanguageModel(config.model, len(corpus.vocabulary)).weights()
-    while epochs < config.train.epochs:
-        while done < STEPS * (epochs + 1):
-            time.sleep(pause)
-            done += 1
-            _note(config, done)
-            if done == 3:
-                _at("mid-epoch")
-            here = TrainState({"steps": done, "epochs": epochs}, {"one": torch.ones(1)})
-            yield Step(epoch=epochs + 1, step=done, tokens=10 * (done - STEPS * epochs), state=partial(_given, here))
-        epochs += 1
-        here = TrainState({"steps": done, "epochs": epochs}, {"one": torch.ones(1)})
-        yield Epoch(
-            number=epochs,
-            train_loss=1.0,
-            valid_loss=_loss(config, epochs),
-            seconds=max(pause * STEPS, 1e-3),
-            tokens=10 * STEPS,
-            learning_rate=config.train.learning_rate,
-            step=done,
-            state=partial(_given, here),
-            weights=lambda: weights,
-        )
+class StubState(TrainState):
+    def to_bytes(self) -> bytes:
+        return json.dumps(self.progress).encode()
+
+
+def _state(steps: int, epochs: int) -> TrainState:
+    return StubState({"steps": steps, "epochs": epochs}, {})
+
+
+class StubTrainer:
+    """A trainer for `lmsearch.lm.trainers.TRAINERS` that needs no PyTorch, so that its workers start fast."""
+
+    def __init__(self, device: str) -> None:
+        self.name = "cpu" if device == "auto" else device
+
+    def train(self, config: RunConfig, corpus: Corpus, state: bytes | None) -> Iterator[Event]:
+        """Give the events of a run whose loss falls with the epochs and rises with the dropout."""
+        pause = float(os.environ.get("STUB_PAUSE", "0"))
+        _go_wrong(config)
+        done, epochs = (0, 0) if state is None else json.loads(state).values()
+        while epochs < config.train.epochs:
+            while done < STEPS * (epochs + 1):
+                time.sleep(pause)
+                done += 1
+                _note(config, done)
+                if done == 3:
+                    _at("mid-epoch")
+                here = partial(_state, done, epochs)
+                yield Step(epoch=epochs + 1, step=done, tokens=10 * (done - STEPS * epochs), state=here)
+            epochs += 1
+            yield Epoch(
+                number=epochs,
+                train_loss=1.0,
+                valid_loss=_loss(config, epochs),
+                seconds=max(pause * STEPS, 1e-3),
+                tokens=10 * STEPS,
+                learning_rate=config.train.learning_rate,
+                step=done,
+                state=partial(_state, done, epochs),
+                weights=dict,
+            )
+
+    def save_model(
+        self, folder: Path, event: Epoch, config: RunConfig, corpus: Corpus, metrics: dict[str, Any]
+    ) -> None:
+        """Write a model that can be loaded and used, with weights that nothing has trained."""
+        shapes = _shapes(config.model, len(corpus.vocabulary))
+        rng = np.random.default_rng(0)
+        weights = {name: rng.uniform(-0.1, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+        save_model(folder, safetensors.numpy.save(weights), config.as_tables(), corpus.vocabulary, metrics)
+
+    def sample(self, folder: Path, words: int) -> Sample:
+        return Sample(text="word1 word2", metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+
+    def begin_measuring(self) -> None:
+        memory.begin_measuring(None)
+
+    def peak_memory(self) -> int:
+        return memory.peak_memory(None)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return memory.is_out_of_memory(error)
+
+
+def _shapes(model: ModelConfig, words: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (words, model.embedding_size)}
+    size = model.embedding_size
+    for layer in range(model.num_layers):
+        last = layer == model.num_layers - 1
+        out = model.embedding_size if last and model.tie_weights else model.hidden_size
+        shapes |= {f"layers.{layer}.weight_ih_l0": (4 * out, size), f"layers.{layer}.weight_hh_l0": (4 * out, out)}
+        shapes |= {f"layers.{layer}.bias_{gate}_l0": (4 * out,) for gate in ("ih", "hh")}
+        size = out
+    if not model.tie_weights:
+        shapes["decoder.weight"] = (words, size)
+    return shapes | {"decoder.bias": (words,)}
 
 
 def _loss(config: RunConfig, epochs: int) -> float:
     if os.environ.get("STUB_FAULT") == "diverge" and config.train.learning_rate > 0.01:
         return float("nan")
     return 1.5 / epochs + config.model.output_dropout
-
-
-def _given(state: TrainState) -> TrainState:
-    return state
 
 
 def _go_wrong(config: RunConfig) -> None:
@@ -80,9 +126,9 @@ def _go_wrong(config: RunConfig) -> None:
         case "poison" if some:
             os.kill(os.getpid(), 9)
         case "memory" if some:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            _raise_out_of_memory()
         case "memory-once" if _first_time():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            _raise_out_of_memory()
         case "allocate" if some:
             _allocate()
         case "hang" if some:
@@ -93,8 +139,16 @@ def _go_wrong(config: RunConfig) -> None:
             ctypes.PyDLL(None).sleep(10_000)  # a library that does not give the interpreter back
 
 
+def _raise_out_of_memory() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 def _allocate() -> None:
     """Ask for more memory than this process may have."""
+    import torch
+
     used = 4096 * int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
     try:
@@ -175,14 +229,8 @@ def _note(config: RunConfig, step: int) -> None:
 
 
 if __name__ == "__main__":
-    import lmsearch.search.worker
     from lmsearch.cli.main import main
 
-    real = lmsearch.search.worker.run_worker
-
-    def run_worker(options, say, trainer=stub_train):  # type: ignore[no-untyped-def]
-        return real(options, say, trainer)
-
     _place_deaths()
-    lmsearch.search.worker.run_worker = run_worker
-    main(["worker", *sys.argv[1:]])
+    TRAINERS["stub"] = StubTrainer
+    main(["worker", *sys.argv[1:], "--trainer", "stub"])

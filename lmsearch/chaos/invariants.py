@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from lmsearch.config import Value
-from lmsearch.lm.train import Epoch, train
+from lmsearch.lm.events import Epoch
+from lmsearch.lm.train import train
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import DONE
 from lmsearch.text.corpus import cache_folder, open_corpus

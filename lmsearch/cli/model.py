@@ -98,7 +98,7 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
 
 
 def _open(text: str, device: str, storage: str, store_timeout: float | None) -> tuple[Path, "TrainedModel"]:
-    from lmsearch.lm.train import open_device
+    from lmsearch.lm.device import open_device
     from lmsearch.lm.use.model_folder import load_model
 
     folder = find_model(text, storage, store_timeout)

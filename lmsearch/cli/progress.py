@@ -11,7 +11,7 @@ from lmsearch.cli.terminal import say
 from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
-    from lmsearch.lm.train import Step
+    from lmsearch.lm.events import Step
 
 _TERMINAL_SECONDS = 0.5  # between two changes of the line
 _LOG_SECONDS = 30.0  # the same where it is a log

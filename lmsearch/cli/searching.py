@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmsearch import stopping
 from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped, work_words
 from lmsearch.cli.terminal import bearing, leave_terminal, say
 from lmsearch.config import BUILT_IN_CORPORA
@@ -15,6 +16,7 @@ from lmsearch.processes import python
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lmsearch.launch.supervise import Signals
     from lmsearch.results.reading import Results
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
@@ -83,21 +85,17 @@ class Setup:
         return words + work_words(self.options)
 
 
-def listen(signals: Any) -> None:
+def listen(signals: "Signals") -> None:
     """Gather the signals that ask to stop in `signals`."""
     import signal
 
-    def handle(number: int, frame: Any) -> None:
-        if number != signal.SIGUSR1 or not signals.received:  # a second one would end the workers at once
+    def act(number: int) -> None:
+        if number != stopping.SLURMS or not signals.received:  # a second one would end the workers at once
             signals.received.append(number)
         if number == signal.SIGHUP:
             leave_terminal()
 
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGUSR1, handle)  # what Slurm sends before it ends a job
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-        signal.signal(signal.SIGHUP, handle)
+    stopping.listen(act)
 
 
 def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":

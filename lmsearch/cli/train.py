@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearch import stopping
 from lmsearch.cli.options import COUNT, device_option, json_option, pickle_option, warn_of_text
 from lmsearch.cli.progress import reading_bar, training_line
 from lmsearch.cli.terminal import say, say_json
@@ -16,8 +17,8 @@ from lmsearch.spelling import nearest
 
 if TYPE_CHECKING:
     from lmsearch.config import RunConfig
+    from lmsearch.lm.events import TrainState
     from lmsearch.lm.fit import Place
-    from lmsearch.lm.train import TrainState
     from lmsearch.text.corpus import Corpus
 
 
@@ -44,8 +45,8 @@ def train(config: Path, **options: Any) -> int:
         lmsearch train runs/default/best-config.json --resume --set train.learning_rate=0.0005
     """
 
+    from lmsearch.lm.device import open_device
     from lmsearch.lm.fit import begun_with
-    from lmsearch.lm.train import open_device
     from lmsearch.study.reading import load_config
     from lmsearch.text.corpus import cache_folder, check_lengths, open_corpus
     from lmsearch.text.judgement import judge
@@ -244,25 +245,20 @@ def _again(config: Path, options: dict[str, Any]) -> str:
 def _stopping() -> Iterator[list[int]]:
     """Give a list to which a signal that asks to stop is added; a second one ends the process."""
     import os
-    import signal
 
     heard: list[int] = []
 
-    def handle(number: int, frame: Any) -> None:
-        if number != signal.SIGUSR1 or not heard:
+    def act(number: int) -> None:
+        if number != stopping.SLURMS or not heard:
             heard.append(number)
         if len(heard) > 1:
             os._exit(128 + number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]  # Slurm sends the last
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
+    restore = stopping.listen(act)
     try:
         yield heard
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
 
 
 def _told_result(config: Path) -> dict[str, Any]:

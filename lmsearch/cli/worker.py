@@ -28,6 +28,7 @@ from lmsearch.folders import absolute, study_folder
 @work_options
 @click.option("--name", default="", hidden=True)
 @click.option("--parent-pipe", type=int, hidden=True)
+@click.option("--trainer", default="lstm", hidden=True)
 def worker(study: str, storage: str, **options: Any) -> int:
     """Join a study from this or any host, and work until nothing is owed.
 
@@ -57,6 +58,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         max_failures=options["max_failures"],
         checkpoints=options["checkpoints"],
         allow_pickle=options["allow_pickle"],
+        trainer=options["trainer"],
     )
     words = ["lmsearch", "worker", study] + ([] if told.device == "auto" else ["--device", told.device])
     words += [] if corpus is None else ["--corpus", str(corpus)]

@@ -10,15 +10,17 @@ from typing import Any
 
 import filelock
 import safetensors
+import safetensors.torch
 import torch
 
 from lmsearch.config import RunConfig, defaults_of
 from lmsearch.errors import ConfigError
 from lmsearch.files import replace_file
 from lmsearch.formats import DamagedError, known_version, seal, unseal
+from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.optimizers import improves
-from lmsearch.lm.train import Epoch, Step, TrainState, train
-from lmsearch.lm.use.model_folder import save_model
+from lmsearch.lm.saving import save_model
+from lmsearch.lm.train import train
 from lmsearch.text.corpus import Corpus
 from lmsearch.version import __version__
 
@@ -73,7 +75,8 @@ def fit(
                     "corpus": corpus.fingerprint,
                     "digest": config.digest(corpus.fingerprint),
                 }
-                save_model(place.folder, event.weights(), tables, corpus.vocabulary, metrics | changed)
+                weights = safetensors.torch.save(event.weights())
+                save_model(place.folder, weights, tables, corpus.vocabulary, metrics | changed)
             losses.append(event.valid_loss)
             _save(place, event.state(), origin | changed)
             yield event

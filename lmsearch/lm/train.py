@@ -3,21 +3,17 @@
 Shapes: T time, B batch, V vocabulary.
 """
 
-import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from lmsearch.config import DEVICES, RunConfig
-from lmsearch.errors import ConfigError, DeviceError
+from lmsearch.config import RunConfig
+from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import (
     Window,
     batchify,
@@ -27,85 +23,11 @@ from lmsearch.lm.batches import (
     to_device,
 )
 from lmsearch.lm.evaluate import EvaluationState, begin_evaluation, evaluate_blocks
+from lmsearch.lm.events import Epoch, Event, Step, TrainState
 from lmsearch.lm.model import LanguageModel, States
 from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, make_optimizer, should_average
-from lmsearch.losses import perplexity
 from lmsearch.text.corpus import Corpus
 from lmsearch.text.vocabulary import UNK
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """All that a training run needs to go on, at any step: numbers, and tensors by name."""
-
-    progress: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def to_bytes(self) -> bytes:
-        """Give the state as the content of a safetensors file, which no reader has to trust."""
-        return safetensors.torch.save(self.tensors, {"progress": json.dumps(self.progress)})
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> "TrainState":
-        """Read what `to_bytes` gave."""
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return cls(json.loads(header["__metadata__"]["progress"]), safetensors.torch.load(content))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step, or one block of an evaluation, is done."""
-
-    epoch: int  # from 1
-    step: int  # optimizer steps since the run began
-    tokens: int  # trained in this epoch so far
-    state: Callable[[], TrainState]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch and its evaluation are done. Losses are in nats per token, without AR and TAR."""
-
-    number: int  # from 1
-    train_loss: float
-    valid_loss: float
-    seconds: float
-    tokens: int
-    learning_rate: float
-    step: int
-    state: Callable[[], TrainState]
-    weights: Callable[[], dict[str, Tensor]]  # those that were evaluated, on the CPU
-    train_seconds: float = 0.0  # of `seconds`, without the evaluation
-    valid_known_loss: float = math.nan  # over the words that are not `<unk>`
-
-    @property
-    def valid_perplexity(self) -> float:
-        """Give exp of the validation loss; infinite where the loss is not a number or too large."""
-        return perplexity(self.valid_loss)
-
-
-Event = Step | Epoch
-Trainer = Callable[[RunConfig, Corpus, torch.device, TrainState | None], Iterator[Event]]
-
-
-def open_device(name: str) -> torch.device:
-    """Open `cpu`, `cuda`, `cuda:1` or `auto` (a GPU where there is one); raises `DeviceError`."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"no device is called {name!r}; there are: {', '.join(DEVICES)}") from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise DeviceError(f"the device {name} was asked for, and this machine has {count} CUDA devices")
-        device = torch.device("cuda", device.index or 0)  # one name for one device
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # what counts its memory does not do so by itself
-        torch.set_float32_matmul_precision("high")  # TF32 products
-    elif device.type != "cpu":
-        raise DeviceError(f"the device {name!r} is not supported; there are: {', '.join(DEVICES)}")
-    return device
 
 
 def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainState | None = None) -> Iterator[Event]:

@@ -13,10 +13,11 @@ import torch
 
 from lmsearch.config import RunConfig
 from lmsearch.lm.batches import evaluation_blocks, to_device
+from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import begin_evaluation, evaluate_blocks
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.train import open_device, train
+from lmsearch.lm.train import train
 from lmsearch.text.corpus import Corpus, open_corpus
 
 _WARM_STEPS = 2  # the first steps also make what later ones use again, on a GPU for seconds

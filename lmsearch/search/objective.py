@@ -8,9 +8,11 @@ import optuna
 import torch
 
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.lm.train import Epoch, open_device, train
-from lmsearch.losses import perplexity
+from lmsearch.lm.device import open_device
+from lmsearch.lm.events import Epoch
+from lmsearch.lm.train import train
 from lmsearch.search.begin import check_space
+from lmsearch.search.outcome import DIVERGED, decide, final_value, reported_value
 from lmsearch.search.strategies import suggest
 from lmsearch.study.reading import load_study
 from lmsearch.study.spec import StudySpec
@@ -34,17 +36,17 @@ class Objective:
         spec, corpus = _opened(self.study_file)
         size = len(corpus.vocabulary)
         config = spec.close(suggest(trial, spec), size)
-        best = float(size)
+        losses = []
         for event in train(config, corpus, _device(self.device), None):
             if isinstance(event, Epoch):
-                value = min(perplexity(event.valid_loss), float(size))
-                trial.report(value, event.number)
-                if value == size:
-                    trial.set_user_attr("reason", "diverged")
-                if value == size or trial.should_prune():
+                losses.append(event.valid_loss)
+                trial.report(reported_value(event.valid_loss, size), event.number)
+                ended = decide(event.valid_loss, size, trial.should_prune)
+                if ended == DIVERGED:
+                    trial.set_user_attr("reason", DIVERGED)
+                if ended is not None:
                     raise optuna.TrialPruned
-                best = min(best, value)
-        return best
+        return final_value(losses)
 
 
 @functools.cache

@@ -1,14 +1,14 @@
 """One trial, from open spec to a number: the only place that knows both Optuna and the trainer."""
 
+import contextlib
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -16,11 +16,10 @@ from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
 from lmsearch.folders import WEIGHTS, make_folder, named_in, read_name, remove_weights
 from lmsearch.formats import stamp
-from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
-from lmsearch.lm.train import Epoch, Event, Step, Trainer, TrainState
-from lmsearch.lm.use.generate import sample_text
-from lmsearch.lm.use.model_folder import load_model, save_model
+from lmsearch.lm.events import Epoch, Event, Step
+from lmsearch.lm.trainers import Trainer
 from lmsearch.losses import perplexity
+from lmsearch.search.outcome import DIVERGED, decide, diverged, final_value, reported_value
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
 from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, remove_checkpoint
@@ -52,7 +51,7 @@ class DroppedError(Exception):
 
 
 class Control(Protocol):
-    """What a trial asks of its worker while it runs."""
+    """What a trial asks of its lease while it runs."""
 
     def progress(self, event: Event) -> Progress:
         """Take note of how far the trial is."""
@@ -65,33 +64,33 @@ class Control(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRunner:
-    """Runs trials of one study on one device."""
+    """Opens trials of one study for one device."""
 
     storage: FencedStorage
     study: optuna.Study  # of Optuna, over a cache that reads ended trials once
     info: StudyInfo
     corpus: Corpus
-    device: torch.device
-    train: Trainer
+    trainer: Trainer
     checkpoints: Checkpoints
     models: Path  # the folder for weights of best epochs
-    control: Control
     say: Callable[[str], None]
 
-    def run(self, ticket: Ticket) -> str:
-        """Run the ticket's trial to its end, and give its outcome.
-
-        Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now.
-        """
+    def open(self, ticket: Ticket) -> "Trial":
+        """Ask Optuna for the ticket's trial, or take it up where it was saved. Raises `DroppedError`."""
         self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number, ticket.fixed)
         self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
         verdict = _verdict(ticket)
-        try:
+        with self.dropping(ticket):
             saved = Found(None, "") if ticket.trial_id is None or verdict else self._saved(ticket)
             with self.storage.asking(ticket, _template(self.info, ticket)):
                 trial = self.study.ask()
-            one = _OneTrial(self, trial, ticket, saved)
-            return one.give_up(verdict) if verdict else one.run()
+            return Trial(self, trial, ticket, saved, verdict)
+
+    @contextlib.contextmanager
+    def dropping(self, ticket: Ticket) -> Iterator[None]:
+        """Raise `DroppedError` where the ticket's trial was ended from outside meanwhile."""
+        try:
+            yield
         except UpdateFinishedTrialError as error:
             self.remove_checkpoints(ticket)
             raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
@@ -174,8 +173,11 @@ def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
     )
 
 
-class _OneTrial:
-    """One trial while it runs."""
+class Trial:
+    """One trial while it runs: it takes the events of its training, and answers with its outcome once it has ended.
+
+    `begin` comes first, then `take` with each event of `events`, then `complete`; an error goes to `fail`.
+    """
 
     def __init__(
         self,
@@ -183,12 +185,15 @@ class _OneTrial:
         trial: optuna.Trial,
         ticket: Ticket,
         found: Found,
+        verdict: str,
     ) -> None:
         self.runner = runner
         self.study = runner.study
         self.trial = trial
         self.ticket = ticket
         self.saved = found.checkpoint
+        self.verdict = verdict  # why it is not to be tried again; "": it is
+        self.config: RunConfig | None = None  # closed once it has begun
         self.digest = ""  # of its closed config and the text
         self.rows: list[EpochRow] = list(self.saved.epochs) if self.saved else []
         self.best_model = self._best_of(found)
@@ -209,28 +214,41 @@ class _OneTrial:
         # Two stores may have a study of the same name, and then share its folder.
         return self.ticket.study_key[:SHORT]
 
-    def run(self) -> str:
-        """Train, report and end the trial; an error that is nobody's input ends it as failed."""
+    def begin(self) -> str | None:
+        """Draw its values, and report what its checkpoint knows; the outcome where that ends it already."""
+        if self.verdict:
+            return self._give_up(self.verdict)
+        self.runner.trainer.begin_measuring()
+        self.config = self._closed()
+        return self._catch_up()
+
+    def events(self) -> Iterator[Event]:
+        """Train from where it was saved, or from the beginning."""
+        assert self.config is not None, "begin comes first"
+        return self.runner.trainer.train(self.config, self.runner.corpus, self.saved.state if self.saved else None)
+
+    def take(self, event: Event, control: Control) -> str | None:
+        """Take note of an event, saving and reporting an epoch; the outcome where the trial ends with it.
+
+        Raises `GiveBackError` once it is saved and given back, and `LeaseLostError`.
+        """
+        if isinstance(event, Epoch):
+            return self._epoch(event, control)
+        control.progress(event)
         try:
-            begin_measuring(self.runner.device)
-            config = self._config()
-            state = TrainState.from_bytes(self.saved.state) if self.saved else None
-            if (ended := self._catch_up()) is not None:
-                return ended
-            for event in self.runner.train(config, self.runner.corpus, self.runner.device, state):
-                if isinstance(event, Step):
-                    self._step(event)
-                elif (ended := self._epoch(event, config)) is not None:
-                    return ended
-            return self._complete()
-        except (GiveBackError, LmsearchError, optuna.exceptions.OptunaError):
+            control.check()
+        except GiveBackError:
+            self._give_back(event)
             raise
-        except Exception as error:
-            if isinstance(error, KeyError):  # what Optuna raises where the study is gone
-                check_study(self.runner.storage, self.runner.info.ref)
-            if not is_out_of_memory(error):
-                return self._fail(error)
-        return self._memory_failed(peak_memory(self.runner.device))
+        return None
+
+    def fail(self, error: Exception) -> str:
+        """End the trial for an error that is nobody's input; raises `OutOfMemoryError` where it is tried once more."""
+        if isinstance(error, KeyError):  # what Optuna raises where the study is gone
+            check_study(self.runner.storage, self.runner.info.ref)
+        if self.runner.trainer.is_out_of_memory(error):
+            return self._memory_failed(self.runner.trainer.peak_memory())
+        return self._failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def _memory_failed(self, peak: int) -> str:
         """Give the trial back to be tried alone on its device; the second time it is infeasible."""
@@ -239,13 +257,13 @@ class _OneTrial:
         self.runner.storage.give_back(self.ticket, None, None, "memory", peak)
         raise OutOfMemoryError(
             f"trial {self.trial.number} ran out of memory at {peak / 1e6:,.0f} MB; "
-            f"it is tried once more with nothing beside it on {self.runner.device}"
+            f"it is tried once more with nothing beside it on {self.runner.trainer.name}"
         )
 
-    def give_up(self, verdict: str) -> str:
-        """End the trial without trying again, for what befell its earlier attempts."""
+    def _give_up(self, verdict: str) -> str:
+        """End the trial without trying again, for what happened to its earlier attempts."""
         if verdict == "infeasible":
-            self._config()  # the sampler learns from its values
+            self._closed()  # the sampler learns from its values
             return self._infeasible(self.ticket.peak_memory or 0)
         return self._failed(verdict, verdict)
 
@@ -255,7 +273,7 @@ class _OneTrial:
         self.trial.set_user_attr("peak_memory", peak)
         return self._end("infeasible", state=TrialState.PRUNED)
 
-    def _config(self) -> RunConfig:
+    def _closed(self) -> RunConfig:
         size = len(self.runner.corpus.vocabulary)
         config = self.runner.info.spec.close(suggest(self.trial, self.runner.info.spec), size)
         self.digest = config.digest(self.runner.info.fingerprint)
@@ -272,22 +290,13 @@ class _OneTrial:
         # Its owner may have died between an epoch's report and what followed from it.
         return self._decide(self.rows[-1]) if self.saved and self.saved.at_epoch_end else None
 
-    def _step(self, event: Step) -> None:
-        self.runner.control.progress(event)
-        try:
-            self.runner.control.check()
-        except GiveBackError:
-            self._give_back(event)
-            raise
-
-    def _give_back(self, event: Event) -> None:
+    def _give_back(self, event: Step) -> None:
         """Save in mid-epoch and put the ticket back, with the key of the file."""
-        number = event.epoch if isinstance(event, Step) else event.number
         progress = Progress(epoch=len(self.rows), step=event.step, tokens_per_second=None)
-        key = self._save(number, event)
+        key = self._save(event.epoch, event)
         self.runner.storage.give_back(self.ticket, key, progress)
 
-    def _epoch(self, event: Epoch, config: RunConfig) -> str | None:
+    def _epoch(self, event: Epoch, control: Control) -> str | None:
         """Save and report one epoch: first the files, then one transaction; give the outcome if it is the end."""
         row = EpochRow(
             epoch=event.number,
@@ -298,13 +307,13 @@ class _OneTrial:
             learning_rate=event.learning_rate,
         )
         previous = self.best_model
-        if not self._diverged(row) and row.valid_loss < min(
+        if not diverged(row.valid_loss, self._words) and row.valid_loss < min(
             (r.valid_loss for r in self.rows if math.isfinite(r.valid_loss)), default=math.inf
         ):
-            saved = self._on_disk(lambda: self._save_model(event, config))
+            saved = self._on_disk(lambda: self._save_model(event))
             self.best_model = None if saved is None else self.runner.models / saved
         self.rows.append(row)
-        progress = self.runner.control.progress(event)
+        progress = control.progress(event)
         self._report(row, progress, self._save(event.number, event))
         if previous is not None and previous != self.best_model:
             remove_weights(previous)
@@ -334,7 +343,8 @@ class _OneTrial:
         self.disk_warned = False
         return written
 
-    def _save_model(self, event: Epoch, config: RunConfig) -> str:
+    def _save_model(self, event: Epoch) -> str:
+        assert self.config is not None
         name = f"{self._stem}-trial-{self.trial.number}-{self.digest[:SHORT]}-epoch-{event.number}"
         name += f"-lease-{self.ticket.lease}"
         corpus = self.runner.corpus
@@ -348,12 +358,11 @@ class _OneTrial:
             "corpus": corpus.fingerprint,
         }
         make_folder(self.runner.models)
-        save_model(self.runner.models / name, event.weights(), config.as_tables(), corpus.vocabulary, metrics)
+        self.runner.trainer.save_model(self.runner.models / name, event, self.config, corpus, metrics)
         return name
 
     def _report(self, row: EpochRow, progress: Progress, key: str | None) -> None:
-        size = len(self.runner.corpus.vocabulary)
-        value = float(size) if self._diverged(row) else perplexity(row.valid_loss)
+        value = reported_value(row.valid_loss, self._words)
         with self.runner.storage.reporting(row, progress, key):
             if row.epoch in self.reported:
                 # Trained again, since no checkpoint had it; Optuna's report would pass over it, and over the new file.
@@ -362,35 +371,30 @@ class _OneTrial:
                 self.trial.report(value, row.epoch)
         self.reported.add(row.epoch)
 
-    def _diverged(self, row: EpochRow) -> bool:
-        # A model that knows nothing has the vocabulary's size as its perplexity.
-        return not row.valid_loss <= math.log(len(self.runner.corpus.vocabulary))
+    @property
+    def _words(self) -> int:
+        return len(self.runner.corpus.vocabulary)
 
     def _decide(self, row: EpochRow) -> str | None:
-        if self._diverged(row):
-            self.trial.set_user_attr("reason", "diverged")
-            return self._end("diverged", state=TrialState.PRUNED)
-        if self.trial.should_prune():
-            return self._end("pruned", state=TrialState.PRUNED)
-        return None
+        outcome = decide(row.valid_loss, self._words, self.trial.should_prune)
+        if outcome == DIVERGED:
+            self.trial.set_user_attr("reason", DIVERGED)
+        return None if outcome is None else self._end(outcome, state=TrialState.PRUNED)
 
-    def _complete(self) -> str:
+    def complete(self) -> str:
+        """End the trial after its last epoch."""
         if self.best_model is not None and self.best_model.exists():
             self.trial.set_user_attr("model", f"{self.runner.checkpoints.host}:{self.best_model}")
             try:
-                trained = load_model(self.best_model)
+                sample = self.runner.trainer.sample(self.best_model, _SAMPLE_WORDS)
             except LmsearchError as error:  # the trial has trained, whatever became of its weights since
                 self.runner.say(f"trial {self.trial.number} gives no sample: {error}")
             else:
-                sample = sample_text(trained.model, trained.vocabulary, _SAMPLE_WORDS)
-                self.trial.set_user_attr("sample", sample)
-                known = trained.metrics.get("valid_known_loss")
-                if isinstance(known, float) and known != trained.metrics["valid_loss"]:  # else no word is unknown
+                self.trial.set_user_attr("sample", sample.text)
+                known = sample.metrics.get("valid_known_loss")
+                if isinstance(known, float) and known != sample.metrics["valid_loss"]:  # else no word is unknown
                     self.trial.set_user_attr("known_perplexity", perplexity(known))
-        return self._end("complete", value=perplexity(min(row.valid_loss for row in self.rows)))
-
-    def _fail(self, error: Exception) -> str:
-        return self._failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
+        return self._end("complete", value=final_value(row.valid_loss for row in self.rows))
 
     def _failed(self, reason: str, told: str) -> str:
         self.trial.set_user_attr("reason", reason[:500])

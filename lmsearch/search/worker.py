@@ -1,30 +1,30 @@
 """A worker: claims and runs trials of one study until nothing is owed or someone says stop."""
 
 import contextlib
-import faulthandler
 import gc
 import math
 import os
 import secrets
-import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from optuna.exceptions import OptunaError
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
-from lmsearch.errors import STALLED, CorpusError, SearchFailedError, StoreGoneError
+from lmsearch import stopping
+from lmsearch.errors import ConfigError, CorpusError, LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.folders import make_folder
 from lmsearch.formats import NewerFormatError
-from lmsearch.lm.train import Epoch, Event, Trainer, open_device, train
+from lmsearch.lm.trainers import TRAINERS
 from lmsearch.search.failures import repeated_failure
-from lmsearch.search.trial import DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
+from lmsearch.search.lease import Lease
+from lmsearch.search.trial import Control, DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
+from lmsearch.spelling import nearest
 from lmsearch.store import tickets
 from lmsearch.store.backup import write_back
 from lmsearch.store.checkpoints import Checkpoints
@@ -32,12 +32,11 @@ from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
 from lmsearch.store.records import StudyInfo, optuna_study
-from lmsearch.store.storage import FencedStorage, LeaseLostError
-from lmsearch.store.tables import Progress, StudyRef, Ticket
+from lmsearch.store.storage import LeaseLostError
+from lmsearch.store.tables import Ticket
 from lmsearch.text.corpus import Corpus, open_corpus
 
 _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
-_FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,7 @@ class WorkerOptions:
     max_failures: int | None = None  # in a row with the same traceback; None: the study's
     checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in `folder`
     allow_pickle: bool = False  # for a corpus of object arrays
+    trainer: str = "lstm"  # one of TRAINERS
 
 
 class Stop:
@@ -66,6 +66,7 @@ class Stop:
 
     def __init__(self, seconds: float | None) -> None:
         self.exit_code: int | None = None
+        self.asked = 0  # how often the study's workers had been asked to stop when this one joined
         # The clock of the wall may jump.
         self._until = None if seconds is None else time.monotonic() + seconds
 
@@ -74,6 +75,11 @@ class Stop:
         if self.exit_code is None:
             self.exit_code = exit_code
 
+    def hear(self, asked: int) -> None:
+        """Stop, with exit code 0, where the study's workers were asked to since this one joined."""
+        if asked > self.asked:
+            self.request(0)
+
     def requested(self) -> bool:
         """Tell whether to stop; the end of the time budget is a request with exit code 0."""
         if self._until is not None and time.monotonic() >= self._until:
@@ -81,33 +87,28 @@ class Stop:
         return self.exit_code is not None
 
     def listen(self) -> None:
-        """Stop on SIGINT, SIGTERM, SIGHUP and SIGUSR1; at once on a second one of the first three."""
-
+        """Stop on the signals that ask for it; at once on a second one that a person or a system sends."""
         heard: list[int] = []
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            # Slurm sends SIGUSR1 to each process of a job, and the parent passes on what it got.
-            if number != signal.SIGUSR1:
+        def act(number: int) -> None:
+            # The parent passes on what it got, also what Slurm has sent to each process by itself.
+            if number != stopping.SLURMS:
                 heard.append(number)
             if len(heard) > 1:
                 os._exit(128 + number)
             self.request(128 + number)
 
-        signal.signal(signal.SIGINT, handle)
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGUSR1, handle)  # what Slurm sends before it ends a job
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
-            signal.signal(signal.SIGHUP, handle)
+        stopping.listen(act)
 
 
-def run_worker(options: WorkerOptions, say: Callable[[str], None], trainer: Trainer = train) -> int:
+def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
     """Work until every ticket is answered; give the exit code. Raises `LmsearchError` where it cannot work."""
     stop = Stop(options.until)
     stop.listen()
     if options.parent_pipe is not None:
         _watch_parent(options.parent_pipe, stop)
     try:
-        return _join(options, stop, say, trainer)
+        return _join(options, stop, say)
     except StoreGoneError as error:
         if not stop.requested():
             raise
@@ -115,8 +116,10 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None], trainer: Trai
         return stop.exit_code or 0
 
 
-def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], trainer: Trainer) -> int:
-    device = open_device(options.device)
+def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int:
+    if options.trainer not in TRAINERS:
+        raise ConfigError(f"no trainer is called {options.trainer!r}{nearest(options.trainer, TRAINERS)}")
+    trainer = TRAINERS[options.trainer](options.device)
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop, say))
     storage.lease_seconds = options.lease_seconds
     info = open_own_study(storage, options.study)
@@ -127,7 +130,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
     corpus = join_corpus(info, options)
     host = socket.gethostname()
     name = options.name or f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
-    holder = tickets.Holder(worker=name, host=host, process=os.getpid(), device=str(device))
+    holder = tickets.Holder(worker=name, host=host, process=os.getpid(), device=trainer.name)
     settings = info.spec.settings
     files = study_files(options)
     runner = TrialRunner(
@@ -135,11 +138,9 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
         study=optuna_study(storage, info.ref.name),
         info=info,
         corpus=corpus,
-        device=device,
-        train=trainer,
+        trainer=trainer,
         checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
         models=files / "models",
-        control=(leased := _Leased(storage, info.ref, stop, options.stall, asked)),
         say=say,
     )
     with contextlib.suppress(OSError):  # a full disk is told of when there is something to write
@@ -147,9 +148,9 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], traine
     if options.parent_pipe is None:  # else the parent has said it
         runner.tell_of_others()
     gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
-    say(f"worker {name} joined {options.study} on {device}")
-    most = options.max_failures or settings.max_failures
-    return _work(runner, holder, leased, stop, most, options.parent_pipe is not None)
+    say(f"worker {name} joined {options.study} on {trainer.name}")
+    stop.asked = asked
+    return _work(runner, holder, stop, options)
 
 
 def study_files(options: WorkerOptions) -> Path:
@@ -170,16 +171,10 @@ def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
     return corpus
 
 
-def _work(
-    runner: TrialRunner,
-    holder: tickets.Holder,
-    leased: "_Leased",
-    stop: Stop,
-    max_failures: int,
-    has_parent: bool,
-) -> int:
+def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: WorkerOptions) -> int:
     failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
+    max_failures = options.max_failures or runner.info.spec.settings.max_failures
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)
         if ticket is None:
@@ -187,11 +182,12 @@ def _work(
             if not tickets.owes(storage, study):
                 runner.sweep()
                 return 0
-            leased.hear(tickets.read_stop(storage, study)[0])
+            stop.hear(tickets.read_stop(storage, study)[0])
             time.sleep(_IDLE_SECONDS)
             continue
-        outcome = _run_ticket(runner, ticket, leased)
-        if not has_parent:
+        lease = Lease(storage, study, ticket, options.stall, stop.requested, stop.hear)
+        outcome = _run_ticket(runner, lease)
+        if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
         if outcome is not None:
             failures.append(_traceback_of(runner, ticket) if outcome == "failed" else None)
@@ -199,11 +195,12 @@ def _work(
     return stop.exit_code or 0
 
 
-def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str | None:
+def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
     """Run one ticket; None where it did not end here."""
-    with leased.renewing(ticket):
+    ticket = lease.ticket
+    with lease.renewing():
         try:
-            return runner.run(ticket)
+            return run_trial(runner, ticket, lease)
         except OutOfMemoryError as error:
             runner.say(str(error))
         except GiveBackError:
@@ -223,6 +220,27 @@ def _run_ticket(runner: TrialRunner, ticket: Ticket, leased: "_Leased") -> str |
     return None
 
 
+def run_trial(runner: TrialRunner, ticket: Ticket, control: Control) -> str:
+    """Run a ticket's trial to its end, and return its outcome; an error that is nobody's input ends it as failed.
+
+    Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now, and
+    `DroppedError` where it was ended from outside.
+    """
+    trial = runner.open(ticket)
+    with runner.dropping(ticket):
+        try:
+            if (outcome := trial.begin()) is not None:
+                return outcome
+            for event in trial.events():
+                if (outcome := trial.take(event, control)) is not None:
+                    return outcome
+            return trial.complete()
+        except (GiveBackError, LmsearchError, OptunaError):
+            raise
+        except Exception as error:
+            return trial.fail(error)
+
+
 def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
     failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
@@ -232,91 +250,6 @@ def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
 def _check_failures(failures: list[str | None], limit: int) -> None:
     if (failure := repeated_failure(failures, limit)) is not None:
         raise SearchFailedError(f"{limit} trials in a row failed in the same way:\n{failure}")
-
-
-class _Leased:
-    """Keeps the lease on the ticket at work: a thread renews it, the trial asks whether to go on."""
-
-    def __init__(self, storage: FencedStorage, study: StudyRef, stop: Stop, stall: float, asked: int) -> None:
-        self._storage = storage
-        self._study = study
-        self._stop = stop
-        self._stall = stall
-        self._asked = asked  # how often the study's workers had been asked to stop when this one joined
-        self._lost = threading.Event()
-        self._progress = Progress(epoch=0, step=0, tokens_per_second=None)
-        self._moved = time.monotonic()  # when the trial last made a step
-        self._epoch_began = (0, 0, 0.0)  # epoch, tokens, time
-
-    def hear(self, asked: int) -> None:
-        """Stop, with exit code 0, where the study's workers were asked to since this one joined."""
-        if asked > self._asked:
-            self._stop.request(0)
-
-    def progress(self, event: Event) -> Progress:
-        """Take note of how far the trial is; tokens per second are those since its epoch began here."""
-        done = event.number if isinstance(event, Epoch) else event.epoch - 1
-        number = event.number if isinstance(event, Epoch) else event.epoch
-        now = self._moved = time.monotonic()
-        if self._epoch_began[0] != number:
-            self._epoch_began = (number, event.tokens, now)
-        seconds, tokens = now - self._epoch_began[2], event.tokens - self._epoch_began[1]
-        speed = tokens / seconds if seconds > 0 and tokens > 0 else self._progress.tokens_per_second
-        self._progress = Progress(epoch=done, step=event.step, tokens_per_second=speed)
-        return self._progress
-
-    def check(self) -> None:
-        """Raise if the lease is lost, or if the worker is to stop."""
-        if self._lost.is_set():
-            raise LeaseLostError("the ticket was ended, or is with another worker now")
-        if self._stop.requested():
-            raise GiveBackError
-
-    @contextlib.contextmanager
-    def renewing(self, ticket: Ticket) -> Iterator[None]:
-        """Renew the lease three times in its length, in a thread, until the block ends."""
-        self._lost.clear()
-        self._progress = Progress(epoch=ticket.epoch, step=ticket.step, tokens_per_second=None)
-        self._epoch_began = (0, 0, 0.0)
-        self._moved = time.monotonic()
-        ended = threading.Event()
-        thread = threading.Thread(target=self._renew, args=(ticket, ended), name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            faulthandler.cancel_dump_traceback_later()
-
-    def _renew(self, ticket: Ticket, ended: threading.Event) -> None:
-        tick = min(self._storage.lease_seconds / 3, self._stall / 4)
-        looked = time.monotonic()
-        # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
-        faulthandler.dump_traceback_later(2 * self._stall, exit=True)
-        while not ended.wait(tick):
-            now = time.monotonic()
-            if now - looked > tick + _FROZEN_SECONDS or self._storage.waiting:
-                self._moved = now  # the process was frozen, or waits for the store
-            looked = now
-            faulthandler.dump_traceback_later(2 * self._stall, exit=True)
-            if now - self._moved > self._stall:
-                self._end_stalled(ticket)
-            try:
-                held, asked = tickets.sign_of_life(self._storage, self._study, ticket, self._progress)
-            except Exception:
-                continue  # the store is away; the next fenced write finds out how that ended
-            self.hear(asked)
-            if not held and not ended.is_set():
-                self._lost.set()
-
-    def _end_stalled(self, ticket: Ticket) -> None:
-        """Leave the process, whose trial hangs, with the stack of each thread in the log."""
-        print(f"no step for {self._stall:.0f} s; this is where each thread stands:", file=sys.stderr, flush=True)
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        with contextlib.suppress(Exception):
-            self._storage.give_back(ticket, None, None, "stall")
-        os._exit(STALLED)
 
 
 def _patience(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> Patience:

@@ -12,8 +12,9 @@ import torch
 from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import evaluation_blocks, to_device
 from lmsearch.lm.evaluate import begin_evaluation, evaluate, evaluate_blocks
+from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.train import Epoch, Step, TrainState, train
+from lmsearch.lm.train import train
 from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
 from lmsearch.lm.use.generate import Sampling
 from lmsearch.lm.use.trained import TrainedModel

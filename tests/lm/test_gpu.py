@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from lmsearch.config import RunConfig
+from lmsearch.lm.device import open_device
+from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.train import Epoch, Step, TrainState, open_device, train
+from lmsearch.lm.train import train
 from lmsearch.lm.use.cache import cache_probabilities, read_text
 from lmsearch.lm.use.generate import Sampling, generate
 from lmsearch.lm.use.trained import TrainedModel

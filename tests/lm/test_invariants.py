@@ -14,10 +14,11 @@ from lmsearch.config import DataConfig, RunConfig
 from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import batchify, draw_windows, evaluation_blocks
 from lmsearch.lm.evaluate import evaluate
+from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.layers import dropout, embed, weight_dropped_lstm
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, should_average
-from lmsearch.lm.train import Epoch, Step, TrainState, _Run, train
+from lmsearch.lm.train import _Run, train
 from lmsearch.text.readers import TextFolder
 from tests.factories import make_corpus, make_run, write_corpus
 

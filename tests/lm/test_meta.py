@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from lmsearch.lm.train import Epoch, Step, train
+from lmsearch.lm.events import Epoch, Step
+from lmsearch.lm.train import train
 from tests.factories import make_corpus, make_run
 
 META = torch.device("meta")

@@ -9,10 +9,12 @@ import torch
 
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.lm.batches import to_device
+from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import evaluate
+from lmsearch.lm.events import TrainState
 from lmsearch.lm.fit import Place, fit
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.train import TrainState, open_device, train
+from lmsearch.lm.train import train
 from lmsearch.lm.use.generate import generate, sample_text
 from lmsearch.lm.use.model_folder import load_model
 from lmsearch.losses import perplexity

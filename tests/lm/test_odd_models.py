@@ -18,7 +18,8 @@ from lmsearch.cli.main import main
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.fit import Place, alone
 from lmsearch.lm.model import LanguageModel
-from lmsearch.lm.use.model_folder import load_model, save_model
+from lmsearch.lm.saving import save_model
+from lmsearch.lm.use.model_folder import load_model
 from lmsearch.results.looks import read_looks
 from tests.factories import make_corpus, make_run
 
@@ -27,7 +28,13 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     config = make_run()
     weights = LanguageModel(config.model, 12).weights()
-    save_model(folder, weights, config.as_tables(), make_corpus().vocabulary, {"corpus": "0123", "valid_loss": 1.0})
+    save_model(
+        folder,
+        safetensors.torch.save(weights),
+        config.as_tables(),
+        make_corpus().vocabulary,
+        {"corpus": "0123", "valid_loss": 1.0},
+    )
     return folder
 
 

@@ -12,7 +12,8 @@ import torch
 
 import lmsearch
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.lm.train import Epoch, train
+from lmsearch.lm.events import Epoch
+from lmsearch.lm.train import train
 from tests.factories import TINY_STUDY, make_corpus, make_run, write_corpus
 
 POINT = {"model.output_dropout": 0.3, "model.tie_weights": True, "train.learning_rate": 0.01}

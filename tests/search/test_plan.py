@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lmsearch.lm.train import Event, train
+from lmsearch.lm.events import Event
+from lmsearch.lm.train import train
 from lmsearch.search import measure as measuring
 from lmsearch.search.measure import measure
 from lmsearch.search.plan import space_points

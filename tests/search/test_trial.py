@@ -6,12 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-import torch
 
 from lmsearch.config import DataConfig
-from lmsearch.lm.train import Event
+from lmsearch.lm.events import Event
 from lmsearch.search.begin import Request, begin
 from lmsearch.search.trial import GiveBackError, TrialRunner
+from lmsearch.search.worker import run_trial
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import TrialRecord, optuna_study
@@ -21,7 +21,7 @@ from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
 from tests.factories import TINY_STUDY, make_spec, write_corpus
-from tests.stub import stub_train
+from tests.stub import StubTrainer
 
 
 class Steps:
@@ -64,17 +64,15 @@ class Desk:
             study=optuna_study(self.storage, self.info.ref.name),
             info=self.info,
             corpus=self.corpus,
-            device=torch.device("cpu"),
-            train=stub_train,
+            trainer=StubTrainer("cpu"),
             checkpoints=Checkpoints(self.folder / "checkpoints", "h"),
             models=self.folder / "models",
-            control=Steps(stop_after),
             say=self.said.append,
         )
         with pytest.MonkeyPatch.context() as patch:
             if die_at:
                 patch.setattr(optuna.Trial, die_at, _die)
-            return runner.run(ticket)
+            return run_trial(runner, ticket, Steps(stop_after))
 
     def trial(self, number: int = 0) -> TrialRecord:
         return read_study(self.storage, self.info, epochs=True).trials[number]

@@ -30,6 +30,7 @@ def test_imports_point_down_and_big_packages_have_owners() -> None:
         ("lmsearch.text.corpus", ("torch", "optuna", "sqlalchemy")),
         ("lmsearch.launch.supervise, lmsearch.search.begin, lmsearch.results.best", ("torch",)),
         ("lmsearch.lm.train", ("optuna", "sqlalchemy")),
+        ("lmsearch.search.worker", ("torch",)),
     ],
 )
 def test_what_starts_light_stays_light(modules: str, absent: tuple[str, ...]) -> None:

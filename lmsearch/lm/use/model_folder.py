@@ -1,7 +1,6 @@
 """A trained model on disk: weights, config, vocabulary and what is known of them; loading runs no code."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +11,12 @@ from torch import Tensor
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
-from lmsearch.files import draft_of, replace_file, sync_folder
-from lmsearch.folders import LOOKS, MODEL_FILES, check_replaceable
-from lmsearch.formats import check_stamp, stamp
+from lmsearch.folders import MODEL_FILES
+from lmsearch.formats import check_stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.use.trained import TrainedModel
-from lmsearch.losses import json_text
 from lmsearch.study.reading import load_config
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
-
-
-def save_model(
-    folder: Path,
-    weights: dict[str, Tensor],
-    config: dict[str, Any],
-    words: Vocabulary,
-    metrics: dict[str, Any],
-) -> None:
-    """Write a model folder whole: `config` is a closed config's tables, its corpus named from this folder.
-
-    A model that is there is replaced; a folder that is no model raises `ConfigError`.
-    """
-    check_replaceable(folder)
-    draft = draft_of(folder)
-    draft.mkdir(parents=True)
-    try:
-        replace_file(draft / "model.safetensors", safetensors.torch.save(weights))
-        replace_file(draft / "config.json", json_text(stamp("config") | config, indent=2) + "\n")
-        replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
-        replace_file(draft / "metrics.json", json_text(stamp("model") | metrics, indent=2) + "\n")
-        if (folder / LOOKS).exists():  # these stay, whatever is trained
-            shutil.copyfile(folder / LOOKS, draft / LOOKS)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def load(folder: str | Path, device: str = "cpu") -> TrainedModel:

@@ -1,0 +1,106 @@
+"""The lease on a ticket in hand: its renewal, and the clock that notices a trial that makes no step."""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from lmsearch.errors import STALLED
+from lmsearch.lm.events import Epoch, Event
+from lmsearch.search.trial import GiveBackError
+from lmsearch.store import tickets
+from lmsearch.store.storage import FencedStorage, LeaseLostError
+from lmsearch.store.tables import Progress, StudyRef, Ticket
+
+_FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
+
+
+class Lease:
+    """Keeps the lease on one ticket: a thread renews it, the trial asks whether it may continue.
+
+    A worker has one for each trial in hand. `hear` is told how often the study's workers were asked to stop.
+    """
+
+    def __init__(
+        self,
+        storage: FencedStorage,
+        study: StudyRef,
+        ticket: Ticket,
+        stall: float,
+        stop_requested: Callable[[], bool],
+        hear: Callable[[int], None],
+    ) -> None:
+        self.ticket = ticket
+        self._storage = storage
+        self._study = study
+        self._stall = stall  # seconds without a step
+        self._stop_requested = stop_requested
+        self._hear = hear
+        self._lost = threading.Event()
+        self._progress = Progress(epoch=ticket.epoch, step=ticket.step, tokens_per_second=None)
+        self._moved = time.monotonic()  # when the trial last made a step
+        self._epoch_started = (0, 0, 0.0)  # epoch, tokens, time
+
+    def progress(self, event: Event) -> Progress:
+        """Take note of how far the trial is; tokens per second are those since its epoch started here."""
+        done = event.number if isinstance(event, Epoch) else event.epoch - 1
+        number = event.number if isinstance(event, Epoch) else event.epoch
+        now = self._moved = time.monotonic()
+        if self._epoch_started[0] != number:
+            self._epoch_started = (number, event.tokens, now)
+        seconds, tokens = now - self._epoch_started[2], event.tokens - self._epoch_started[1]
+        speed = tokens / seconds if seconds > 0 and tokens > 0 else self._progress.tokens_per_second
+        self._progress = Progress(epoch=done, step=event.step, tokens_per_second=speed)
+        return self._progress
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` if another worker holds the ticket, `GiveBackError` if the worker is to stop."""
+        if self._lost.is_set():
+            raise LeaseLostError("the ticket was ended, or is with another worker now")
+        if self._stop_requested():
+            raise GiveBackError
+
+    @contextlib.contextmanager
+    def renewing(self) -> Iterator[None]:
+        """Renew the lease three times in its length, in a thread, until the block ends."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._renew, args=(ended,), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _renew(self, ended: threading.Event) -> None:
+        tick = min(self._storage.lease_seconds / 3, self._stall / 4)
+        looked = time.monotonic()
+        # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
+        faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+        while not ended.wait(tick):
+            now = time.monotonic()
+            if now - looked > tick + _FROZEN_SECONDS or self._storage.waiting:
+                self._moved = now  # the process was frozen, or waits for the store
+            looked = now
+            faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+            if now - self._moved > self._stall:
+                self._end_stalled()
+            try:
+                held, asked = tickets.sign_of_life(self._storage, self._study, self.ticket, self._progress)
+            except Exception:
+                continue  # the store is away; the next fenced write finds out how that ended
+            self._hear(asked)
+            if not held and not ended.is_set():
+                self._lost.set()
+
+    def _end_stalled(self) -> None:
+        """Leave the process, whose trial hangs, with the stack of each thread in the log."""
+        print(f"no step for {self._stall:.0f} s; this is where each thread stands:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        with contextlib.suppress(Exception):
+            self._storage.give_back(self.ticket, None, None, "stall")
+        os._exit(STALLED)

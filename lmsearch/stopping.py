@@ -1,0 +1,28 @@
+"""The signals by which a person or a cluster asks a process to stop."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+SLURMS = signal.SIGUSR1  # what Slurm sends before it ends a job, to each process of it
+
+
+def listen(act: Callable[[int], None]) -> Callable[[], None]:
+    """Call `act` with the number of each signal that asks to stop; return what restores the handlers before.
+
+    These are SIGINT, SIGTERM, `SLURMS`, and SIGHUP except under nohup, which ignores it.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        act(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM, SLURMS]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return restore
