@@ -9,7 +9,7 @@ WORKDIR /source
 COPY constraints.txt ./
 RUN version=$(grep '^torch==' constraints.txt) \
     && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$version"
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY lmsearch lmsearch
 COPY studies studies
 RUN pip install --no-cache-dir . -c constraints.txt

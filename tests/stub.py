@@ -140,9 +140,7 @@ def _go_wrong(config: RunConfig) -> None:
 
 
 def _raise_out_of_memory() -> None:
-    import torch
-
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")  # as torch.OutOfMemoryError does
 
 
 def _allocate() -> None:
