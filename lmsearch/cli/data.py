@@ -130,7 +130,7 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
 
 
 def _place(corpus: str) -> str:
-    """Give where a text lies; a pipe stays what it is called, since the end of its link is no place."""
+    """Return where a text lies; a pipe stays what it is called, since the end of its link is no place."""
     return corpus if Path(corpus).is_fifo() else str(absolute(corpus, "the corpus"))
 
 

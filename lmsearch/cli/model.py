@@ -205,7 +205,7 @@ def _tell_study(
 @_corpus_option
 @json_option
 def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, storage: str, **options: Any) -> None:
-    """Give a model a cache: words that followed at similar places earlier in the text become more probable.
+    """Add a cache to a model: words that followed similar contexts earlier in the text become more probable.
 
     Window, theta and the cache's share are found on the validation split; the model itself stays as it is. What was
     found is written into the model's folder, as pointer.json.
@@ -264,7 +264,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 @storage_option
 @json_option
 def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Give the exact perplexity of any text, over the model's whole vocabulary.
+    """Compute the exact perplexity of any text, over the model's whole vocabulary.
 
     Its words are split as those of the training text were. Of N tokens (an end of line is one) the N - 1 after the
     first are predicted. A word that the model does not know is <unk> to it: where many are, a perplexity says little.

@@ -132,7 +132,7 @@ def parse_storage(text: str) -> "URL":
 
 
 def storage_words(url: "URL") -> list[str]:
-    """Give the --storage part of a command to print: nothing for the default, and never a password."""
+    """Return the --storage part of a command to print: nothing for the default, and never a password."""
     from lmsearch.store import url as urls
 
     if url == parse_storage(DEFAULT_STORAGE) or urls.has_password(url):
@@ -148,7 +148,7 @@ def storage_hint(url: "URL") -> str:
 
 
 def command_text(words: list[str], url: "URL") -> str:
-    """Give a command that a person can copy, with how it finds the store, where it takes one."""
+    """Return a command that a person can copy, with how it finds the store, where it takes one."""
     if words[1] in _WITHOUT_STORE:
         return shlex.join(words)
     return shlex.join([*words, *storage_words(url)]) + storage_hint(url)
@@ -202,7 +202,7 @@ def work_options(function: F) -> F:
 
 
 def work_words(options: Mapping[str, Any]) -> list[str]:
-    """Give those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
+    """Return those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
     words = []
     if options["checkpoints"] is not None:
         words += ["--checkpoints", str(absolute(options["checkpoints"], "--checkpoints"))]

@@ -216,14 +216,14 @@ def find_study_file(text: str) -> Path:
 
 
 def brought_studies() -> dict[str, Path]:
-    """Give the study files that travel with lmsearch, by name."""
+    """Return the study files that travel with lmsearch, by name."""
     package = Path(__file__).parent.parent
     folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
-    """Give this command again, as it is to be typed to go on: what is owed already is not owed again."""
+    """Return the command to resume with: what is in the budget already is not added again."""
     words = ["lmsearch", "run"] + ([] if study_file == "default" else [study_file])
     for option in ("name", "sampler", "pruner", "trials", "workers", "device", "hours"):
         value = options[option]

@@ -65,7 +65,7 @@ def _now(storage: "FencedStorage") -> tuple[float, str]:
 
 
 def status_document(record: "StudyRecord", now: tuple[float, str]) -> dict[str, Any]:
-    """Give a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
+    """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
     from lmsearch.store.records import OUTCOMES
 
     best = record.best
@@ -102,7 +102,7 @@ def _holding(ticket: "Ticket", now: tuple[float, str]) -> dict[str, Any]:
 
 
 def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
-    """Give the seconds since a ticket's holder was heard; None where the clock has begun anew since."""
+    """Return the seconds since a ticket's last heartbeat; None where the clock has restarted since."""
     if ticket.seen is None or ticket.boot != now[1]:
         return None
     return max(0.0, now[0] - ticket.seen)

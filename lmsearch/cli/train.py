@@ -110,11 +110,11 @@ class _Session:
             say(line)
 
     def place(self, config: "RunConfig") -> "Place":
-        """Give where a seed's training keeps what it makes."""
+        """Return where a seed's training keeps what it makes."""
         return _place(self.folder, self._model, config.train.seed)
 
     def start(self, config: "RunConfig", resume: bool) -> "TrainState | None":
-        """Give what a training goes on from, None where it begins; refuse to write over another one."""
+        """Return the state that a training resumes from, None where it starts; refuse to overwrite another one."""
         from lmsearch.lm.fit import comparable, read_state
         from lmsearch.study.reading import load_config
 
@@ -216,7 +216,7 @@ def _with_seed(config: "RunConfig", seed: int) -> "RunConfig":
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give mean and standard deviation (of a sample) over seeds; of one seed also where its model is."""
+    """Return mean and standard deviation (of a sample) over seeds; of one seed also where its model is."""
     import statistics
 
     values = [result["perplexity"] for result in results]
@@ -228,7 +228,7 @@ def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _again(config: Path, options: dict[str, Any]) -> str:
-    """Give the command that goes on."""
+    """Return the command to resume with."""
     import shlex
 
     words = ["lmsearch", "train", str(config)]
@@ -243,7 +243,7 @@ def _again(config: Path, options: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[list[int]]:
-    """Give a list to which a signal that asks to stop is added; a second one ends the process."""
+    """Provide a list to which a signal that asks to stop is added; a second one ends the process."""
     import os
 
     heard: list[int] = []
@@ -262,7 +262,7 @@ def _stopping() -> Iterator[list[int]]:
 
 
 def _told_result(config: Path) -> dict[str, Any]:
-    """Give what a best-config.json says of itself; nothing for other files."""
+    """Return what a best-config.json says about itself; nothing for other files."""
     import json
 
     if config.suffix != ".json":
