@@ -22,13 +22,13 @@ _WATCH_SECONDS = 2.0
 
 @click.command()
 @click.argument("study")
-@click.option("--watch", is_flag=True, help="Draw it anew every two seconds, until nothing is owed or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh every 2 s until all trials are done or Ctrl-C.")
 @storage_option
 @json_option
 def status(study: str, watch: bool, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Say how far a study is, and who is at work on what.
+    """Show a study's progress and its workers.
 
-    A trial that waits was saved and given back; a worker takes it before any new one.
+    A waiting trial was saved and requeued; the next free worker resumes it before it starts a new one.
 
     \b
     Example:

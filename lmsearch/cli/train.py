@@ -24,19 +24,30 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--name", help="The folder under runs/ for the models; the config's study or file by default.")
-@click.option("--seeds", type=COUNT, default=1, show_default=True, help="Train so many models.")
-@click.option("--epochs", type=COUNT, help="Instead of the config's.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Instead of the config's; again for more.")
-@click.option("--resume", is_flag=True, help="Go on where an earlier training of the same name stopped.")
+@click.option(
+    "--name", help="Folder under runs/ for the models. [default: the config's study, otherwise its file name]"
+)
+@click.option(
+    "--seeds",
+    type=COUNT,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Number of models to train, each with its own seed.",
+)
+@click.option("--epochs", type=COUNT, help="Number of epochs, instead of the config's.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a value of the config. May be repeated."
+)
+@click.option("--resume", is_flag=True, help="Resume an earlier training of the same name.")
 @device_option
 @pickle_option
 @json_option
 @click.option("--folder", hidden=True, type=click.Path(path_type=Path, file_okay=False))
 def train(config: Path, **options: Any) -> int:
-    """Train a closed config, such as a search's best-config.json, and keep its best epoch.
+    """Train a closed config, such as a search's best-config.json, and keep the best epoch.
 
-    Each model has a folder of its own, runs/NAME/seed-N, which is all that another machine needs. Ctrl-C saves.
+    Each model has its own folder, runs/NAME/seed-N, which another machine can use as it is. Ctrl-C saves the training.
 
     \b
     Examples:
