@@ -151,7 +151,7 @@ class RunConfig:
     train: TrainConfig
 
     def as_tables(self) -> dict[str, dict[str, Value]]:
-        """Give the config as plain tables, as study files have them; only what the corpus decides is left out."""
+        """Return the config as plain tables, as study files have them; only what the corpus decides is left out."""
         tables: dict[str, dict[str, Value]] = asdict(self)
         return {
             section: {name: value for name, value in table.items() if value is not None}
@@ -266,7 +266,7 @@ _TYPE_WORDS = {
 
 
 def coerce(path: str, value: object) -> Value:
-    """Give `value` the type of the setting at `path`; the setting's type rules, not how a number is written."""
+    """Convert `value` to the type of the setting at `path`; the setting's type rules, not how a number is written."""
     wanted = FIELD_TYPES[path]
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
     if number is not None and abs(number) < _TOO_LARGE:

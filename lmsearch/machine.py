@@ -13,7 +13,7 @@ from lmsearch.processes import python
 
 
 def default_devices(device: str, workers: int | None) -> list[str]:
-    """Give each worker its device: the GPUs in turn, else the CPU; one worker for each by default.
+    """List the device of each worker: the GPUs in turn, otherwise the CPU; by default one worker per device.
 
     Raises `DeviceError` for a device that is not there.
     """
@@ -36,7 +36,7 @@ def usable_cpus() -> int:
 
 
 def is_running(process: int) -> bool:
-    """Tell whether a process of this host is there and not merely unburied: one that died does nothing any more."""
+    """Whether a process of this host is there and not merely unburied: one that died does nothing any more."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -53,7 +53,7 @@ def is_running(process: int) -> bool:
 
 
 def has_nvidia_driver() -> bool:
-    """Tell whether NVIDIA's driver is on this host."""
+    """Whether NVIDIA's driver is on this host."""
     return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
 
 
@@ -77,7 +77,7 @@ def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """Give the bytes that new processes may have; None where the system does not say."""
+    """Return the bytes that new processes may have; None where the system does not say."""
     if not meminfo.is_file():
         return None
     found = re.search(r"^MemAvailable: +(\d+) kB$", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
@@ -85,7 +85,7 @@ def free_memory(meminfo: Path = Path("/proc/meminfo")) -> float | None:
 
 
 def cpu_limit(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Give how many processors this control group may use at a time; None without a limit."""
+    """Return how many processors this control group may use at a time; None without a limit."""
     # Version 2 has both numbers in one file, version 1 has a file for each.
     words = read_control_group("", "cpu.max", control, root).split() or [
         read_control_group("cpu", "cpu.cfs_quota_us", control, root),
@@ -95,7 +95,7 @@ def cpu_limit(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys
 
 
 def memory_left(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Give the bytes that this control group may still take; None without a limit."""
+    """Return the bytes that this control group may still take; None without a limit."""
     for controller, limit, used in (
         ("", "memory.max", "memory.current"),
         ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),

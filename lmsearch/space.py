@@ -23,16 +23,16 @@ class FloatRange:
         _check_grid(self, self.grid)
 
     def contains(self, value: Value) -> bool:
-        """Tell whether a closed value is a point of this range."""
+        """Whether a closed value is a point of this range."""
         inside = isinstance(value, int | float) and self.low <= value <= self.high
         return inside and (self.step is None or _on_lattice(float(value) - self.low, self.step))
 
     def ends(self) -> tuple[Value, ...]:
-        """Give the values at which a range is most likely to make an invalid run."""
+        """Return the values at which a range is most likely to make an invalid run."""
         return (self.low, self.high)
 
     def points(self) -> tuple[Value, ...] | None:
-        """Give the values of a grid search, or None where the file names none."""
+        """Return the values of a grid search, or None where the file names none."""
         return self.grid
 
     def count(self) -> int | None:
@@ -60,15 +60,15 @@ class IntRange:
         _check_grid(self, self.grid)
 
     def contains(self, value: Value) -> bool:
-        """Tell whether a closed value is a point of this range."""
+        """Whether a closed value is a point of this range."""
         return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def ends(self) -> tuple[Value, ...]:
-        """Give the values at which a range is most likely to make an invalid run."""
+        """Return the values at which a range is most likely to make an invalid run."""
         return (self.low, self.high)
 
     def points(self) -> tuple[Value, ...] | None:
-        """Give the values of a grid search, or None where the file names none."""
+        """Return the values of a grid search, or None where the file names none."""
         return self.grid
 
     def count(self) -> int:
@@ -92,15 +92,15 @@ class Choice:
             raise ConfigError(f"choices must differ, got {list(self.choices)}")
 
     def contains(self, value: Value) -> bool:
-        """Tell whether a closed value is one of the choices."""
+        """Whether a closed value is one of the choices."""
         return value in self.choices
 
     def ends(self) -> tuple[Value, ...]:
-        """Give all choices: each may be the one that makes an invalid run."""
+        """Return all choices: each may be the one that makes an invalid run."""
         return self.choices
 
     def points(self) -> tuple[Value, ...]:
-        """Give all choices: they are their own grid."""
+        """Return all choices: they are their own grid."""
         return self.choices
 
     def count(self) -> int:

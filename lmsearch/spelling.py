@@ -45,7 +45,7 @@ def spell_duration(seconds: float) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Give `; did you mean X?` for the known name closest to `name`, or the whole list where none is close."""
+    """Return `; did you mean X?` for the known name closest to `name`, or the whole list where none is close."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

@@ -39,12 +39,12 @@ class Owing:
 
     @property
     def done(self) -> set[int]:
-        """Give the numbers of the tickets that are answered."""
+        """Return the numbers of the tickets that are answered."""
         return {ticket.number for ticket in self.tickets if ticket.state == DONE}
 
     @property
     def owes(self) -> bool:
-        """Tell whether there is work left."""
+        """Whether there is work left."""
         return len(self.done) < len(self.tickets)
 
 
@@ -70,7 +70,7 @@ def folders_of_ours(runs: Path, cache: Path) -> list[Path]:
 
 
 def largest_checkpoint(folders: Sequence[Path]) -> int:
-    """Give the bytes of the largest checkpoint in the folders, 0 without any."""
+    """Return the bytes of the largest checkpoint in the folders, 0 without any."""
     return max((_size(path) or 0 for folder in folders for path in folder.glob("*.checkpoint")), default=0)
 
 
@@ -105,7 +105,7 @@ def forgotten_drafts(folder: Path) -> list[Path]:
 
 
 def _touched(path: Path) -> float:
-    """Give when a file, or anything in a folder, was last written; infinite for what is gone by now."""
+    """Return when a file, or anything in a folder, was last written; infinite for what is gone by now."""
     with contextlib.suppress(OSError):
         return max(place.stat().st_mtime for place in (path, *path.glob("**/*")))
     return float("inf")

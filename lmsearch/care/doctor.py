@@ -223,7 +223,7 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
 
 
 def _is_gone(ticket: Ticket, boot: str) -> bool:
-    """Tell whether a ticket's holder was a process of this host, and of this boot, that is no more.
+    """Whether a ticket's holder was a process of this host, and of this boot, that is no more.
 
     Where any process has its number now, be it another one, this is false.
     """
@@ -237,7 +237,7 @@ def _is_gone(ticket: Ticket, boot: str) -> bool:
 
 
 def _sees_every_process(boot: str) -> bool:
-    """Tell whether a process of this host cannot hide: containers may have one host name and processes of their own."""
+    """Whether a process of this host cannot hide: containers may have one host name and processes of their own."""
     if boot != "server":
         return True  # SQLite: whoever has the file is here
     try:
@@ -247,7 +247,7 @@ def _sees_every_process(boot: str) -> bool:
 
 
 def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, options: Options) -> Iterator[Finding]:
-    """Give back what a dead process held, once it has been silent for longer than a live one ever is.
+    """Release what a dead process held, once it has been silent for longer than a live one ever is.
 
     Two hosts, or a host and a container on it, may have one name: then the process lives where this one cannot look.
     """

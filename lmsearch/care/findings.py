@@ -44,7 +44,7 @@ def mend(
 
 
 def guarded(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Give the findings of one check; what keeps it from being made is a finding too."""
+    """Yield the findings of one check; what keeps it from being made is a finding too."""
     try:
         yield from findings
     except (LmsearchError, OSError) as error:

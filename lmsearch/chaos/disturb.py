@@ -77,7 +77,7 @@ class Outcome:
 
     @property
     def holds(self) -> bool:
-        """Tell whether every promise was kept."""
+        """Whether every promise was kept."""
         return not any(invariant.broken for invariant in self.invariants) and self.trained_twice == 0
 
 
@@ -218,7 +218,7 @@ class Chaos:
         return self._reader.read(epochs)
 
     def _workers(self) -> list[int]:
-        """Give the processes that are at work on a trial."""
+        """Return the processes that are working on a trial."""
         record = self._record()
         tickets = () if record is None else record.tickets
         return [
@@ -267,7 +267,7 @@ class Chaos:
         return "kill -9 of the parent"
 
     def _store_away(self) -> float:
-        """Give how long the store, or a frozen worker, may still keep a worker from leaving."""
+        """Return how long the store, or a frozen worker, may still keep a worker from leaving."""
         return max(0.0, self._calm_at - time.monotonic())
 
     def _interrupt(self) -> str | None:

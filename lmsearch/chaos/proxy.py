@@ -57,7 +57,7 @@ class Proxy:
                 _shut(end)
 
     def url(self, direct: URL) -> URL:
-        """Give the URL by which the server's database is reached through the proxy."""
+        """Return the URL by which the server's database is reached through the proxy."""
         query = {name: value for name, value in direct.query.items() if name not in ("host", "port")}
         return direct.set(host="127.0.0.1", port=self.port, query=query)
 
@@ -116,7 +116,7 @@ class Proxy:
 
 
 def server_address(url: URL) -> Address:
-    """Give where the server of a PostgreSQL URL listens."""
+    """Return where the server of a PostgreSQL URL listens."""
     host = str(url.query.get("host") or url.host or "127.0.0.1")
     port = int(str(url.query.get("port") or url.port or 5432))
     return f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)

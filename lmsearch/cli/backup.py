@@ -12,10 +12,10 @@ from lmsearch.cli.terminal import say
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @storage_option
 def backup(file: Path, storage: str, store_timeout: float | None) -> None:
-    """Copy a SQLite store into one file, also while a search is at work on it.
+    """Copy a SQLite store into one file, even while a search is running.
 
-    The copy is whole or not there. A FILE that is there is not replaced. For a store in PostgreSQL the command that
-    backs it up is named. How to restore: docs/backup.md
+    The copy is complete or not made at all. An existing FILE is not replaced. For a PostgreSQL store, the command to
+    back it up is printed. How to restore: docs/backup.md
 
     \b
     Example:

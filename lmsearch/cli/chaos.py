@@ -20,23 +20,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--minutes", type=Number(above=0, most=1e4), default=2.0, show_default=True, help="How long to disturb.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Which faults, in which order.")
 @click.option(
-    "--workers", type=click.IntRange(2, MOST_TRIALS), default=3, show_default=True, help="Processes that train."
+    "--minutes", type=Number(above=0, most=1e4), default=2.0, show_default=True, help="Duration of the disturbances."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for the choice and order of the faults.")
+@click.option(
+    "--workers", type=click.IntRange(2, MOST_TRIALS), default=3, show_default=True, help="Number of worker processes."
 )
 @click.option(
     "--storage",
     metavar="URL",
     envvar="LMSEARCH_STORAGE",
-    help="The store to test; a new SQLite file by default. Also LMSEARCH_STORAGE.",
+    help="The store to test. Also LMSEARCH_STORAGE. [default: a new SQLite file]",
 )
 @json_option
 def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json: bool) -> int:
-    """Test on your own machine and store that nothing is lost: kill, freeze and cut off a search, then count.
+    """Test on your machine and store that no work is lost: kill, freeze and disconnect a search, then check it.
 
-    It makes a study and a folder of its own and removes both. No server is stopped and no connection ended but its
-    own; a SQLite file that is named is locked for 30 s at a time.
+    It makes a study and a folder of its own and removes both. It stops no server and ends only its own connections. A
+    SQLite file given with --storage is locked for up to 30 s at a time.
 
     \b
     Example:

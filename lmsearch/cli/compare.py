@@ -12,16 +12,21 @@ from lmsearch.escapes import shown
 
 @click.command()
 @click.argument("studies", nargs=-1, required=True)
-@click.option("--report", "place", type=click.Path(path_type=Path, dir_okay=False), help="Write a page of it too.")
+@click.option(
+    "--report",
+    "place",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the comparison as an HTML page.",
+)
 @storage_option
 @json_option
 def compare(
     studies: tuple[str, ...], place: Path | None, storage: str, store_timeout: float | None, as_json: bool
 ) -> None:
-    """Compare searches by the best they had found after so many trials.
+    """Compare searches by their best perplexity after 1, 2, 4, … trials.
 
-    Each of STUDIES is a study or a pattern such as 'tpe-*', whose studies are repetitions of one search: their spread
-    is shown. They must read the same text for the same number of epochs.
+    Each of STUDIES is a study, or a pattern such as 'tpe-*'. The studies of a pattern count as repetitions of one
+    search, and their spread is shown. All must use the same text and the same number of epochs.
 
     \b
     Example:

@@ -35,19 +35,19 @@ _SAME = 0.005  # of a perplexity: a training on another kind of device may diffe
 
 @click.command()
 @click.argument("study")
-@click.option("--top", type=COUNT, default=3, show_default=True, help="How many leaders.")
-@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Fresh seeds for each.")
+@click.option("--top", type=COUNT, default=3, show_default=True, help="Number of best configurations to train again.")
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Number of fresh seeds for each.")
 @storage_option
 @workers_option
-@click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Path of the study's text on this host.")
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
 def confirm(study: str, storage: str, **options: Any) -> int:
-    """Train a study's best configurations once more on fresh seeds, and say whether the winner is real.
+    """Train a study's best configurations again on fresh seeds and say whether the winner is real.
 
-    The trainings are a study of their own, STUDY.confirm, which any worker may join and which is gone on with where it
-    stopped. best-config.json then names the confirmed winner. The test split is not read.
+    The trainings are a study of their own, STUDY.confirm. Any worker may join it, and the same command resumes it.
+    best-config.json then names the confirmed winner. The test split is not read.
 
     \b
     Examples:

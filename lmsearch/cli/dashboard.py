@@ -16,24 +16,24 @@ from lmsearch.folders import RUNS
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="The address to listen on; any but this machine's loopback needs a token.",
+    help="Address to listen on; any except this machine's loopback needs a token.",
 )
-@click.option("--port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="The port to listen on.")
+@click.option("--port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Port to listen on.")
 @click.option(
     "--token-file",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="A file with the token that visitors must show. Also LMSEARCH_DASHBOARD_TOKEN.",
+    help="File with the token that visitors must show. Also LMSEARCH_DASHBOARD_TOKEN.",
 )
 @click.option(
     "--allow-host",
     "allowed",
     metavar="NAME",
     multiple=True,
-    help="A name by which browsers may call it, such as a proxy's; may be given several times.",
+    help="Host name that browsers may use for it, such as a proxy's; repeatable.",
 )
-@click.option("--read-only", is_flag=True, help="Let nobody change anything.")
-@click.option("--prefix", default="", metavar="/lm", help="The path below which a proxy calls it.")
+@click.option("--read-only", is_flag=True, help="Refuse all changes.")
+@click.option("--prefix", default="", metavar="/lm", help="URL path under which a proxy serves it.")
 def dashboard(
     storage: str,
     store_timeout: float | None,
@@ -44,7 +44,7 @@ def dashboard(
     read_only: bool,
     prefix: str,
 ) -> None:
-    """Serve optuna-dashboard on the store, for a browser on this machine or, with a token, elsewhere.
+    """Serve optuna-dashboard for the store, to a browser on this machine or, with a token, elsewhere.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from lmsearch.spelling import nearest
 
 @click.group()
 def data() -> None:
-    """Fetch, look at and convert texts.
+    """Fetch, inspect and convert texts.
 
     \b
     Examples:
@@ -78,15 +78,17 @@ def fetch(name: str) -> None:
 
 @data.command()
 @click.argument("corpus")
-@click.option("--min-count", type=COUNT, help="As data.min_count; 2, or 1 where the text has <unk>.")
+@click.option("--min-count", type=COUNT, help="As data.min_count. [default: 2, or 1 if the text has <unk>]")
 @click.option("--max-vocabulary", type=click.IntRange(0, MOST_TRIALS), default=0, help="As data.max_vocabulary.")
 @click.option("--normalize", default="none", show_default=True, help="none, basic or tutorial, as data.normalize.")
 @click.option("--articles", default="none", show_default=True, help="none or headings, as data.articles.")
 @click.option("--split", metavar="A,B,C", help="As data.split, for one file: shares of train, valid and test.")
-@click.option("--allow-pickle", is_flag=True, help="Read arrays of objects, which can run code: if you trust them.")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read arrays of objects. They can run code, so only if you trust them."
+)
 @json_option
 def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **options: Any) -> None:
-    """Show what a model would see of a text: a name, a folder or a file.
+    """Show a text as a model would see it. CORPUS is a name, a folder or a file.
 
     \b
     Examples:
@@ -130,7 +132,7 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
 
 
 def _place(corpus: str) -> str:
-    """Give where a text lies; a pipe stays what it is called, since the end of its link is no place."""
+    """Return where a text lies; a pipe stays what it is called, since the end of its link is no place."""
     return corpus if Path(corpus).is_fifo() else str(absolute(corpus, "the corpus"))
 
 
@@ -144,11 +146,13 @@ def _shares(text: str) -> tuple[float, ...]:
 @data.command()
 @click.argument("source", type=click.Path(path_type=Path, file_okay=False))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--allow-pickle", is_flag=True, help="Read arrays of objects, which can run code: if you trust them.")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read arrays of objects. They can run code, so only if you trust them."
+)
 def convert(source: Path, target: Path, allow_pickle: bool) -> None:
-    """Turn a folder of arrays of objects into arrays that every reader can trust.
+    """Convert a folder of arrays of objects into arrays that are safe to read.
 
-    SOURCE has vocab.npy and, for each split, an object array with one array of indices an article; TARGET is new.
+    SOURCE has vocab.npy and, for each split, an object array with one array of indices per article. TARGET is new.
 
     \b
     Example:

@@ -29,15 +29,15 @@ _INDENT = 23  # of a sentence, after its state and its check
 
 @click.command()
 @storage_option
-@click.option("--repair", is_flag=True, help="Repair what is safe to repair; what is to be removed is listed first.")
+@click.option("--repair", is_flag=True, help="Repair what is safe to repair; everything to be removed is listed first.")
 @click.option("--dry-run", is_flag=True, hidden=True)
 @json_option
 def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: bool, as_json: bool) -> int:
-    """Look at store, leases, disk, corpora, devices and versions; change nothing unless asked to.
+    """Check store, leases, disk, corpora, devices and versions; change nothing unless asked to.
 
-    Run it where you run `lmsearch run`. It exits with 0 where nothing is left wrong. With --repair, what is safe to
-    repair is repaired: nothing that could be gone on with is ever removed, nor anything that lmsearch did not make, and
-    what a live worker holds is left alone.
+    Run it where you run `lmsearch run`. It exits with 0 if no problem is left. --repair repairs what is safe to repair:
+    it never removes anything that could be resumed or that lmsearch did not make, and never touches what a live worker
+    holds.
 
     \b
     Examples:

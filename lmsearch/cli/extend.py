@@ -15,24 +15,29 @@ from lmsearch.folders import check_new_name
 @click.command()
 @click.argument("study")
 @click.option(
-    "--set", "changes", multiple=True, required=True, metavar="NAME=VALUE", help="What changes; again for more."
+    "--set",
+    "changes",
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE",
+    help="A change of the study file; repeatable.",
 )
 @storage_option
-@click.option("--name", help="The new study's name; STUDY-2 by default.")
+@click.option("--name", help="Name of the new study. [default: STUDY-2]")
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
-@click.option("--trials", type=COUNT, help="How many new trials, instead of the file's number.")
+@click.option("--trials", type=COUNT, help="Number of new trials, instead of the file's.")
 @workers_option
-@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after so long; nothing is lost.")
+@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
 @click.pass_context
 def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **options: Any) -> Any:
-    """Search a changed space in a new study, which begins with what the old one found.
+    """Search a changed space in a new study that reuses the old study's trials.
 
-    A study never changes its space: this writes the study's file with the changes as STUDY-2.toml into this folder,
-    and runs it with the trials of STUDY that are points of the new space.
+    A study never changes its space. This command writes the changed study file as STUDY-2.toml into this folder and
+    runs it. Trials of STUDY that are points of the new space are taken over.
 
     \b
     Examples:

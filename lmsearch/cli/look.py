@@ -60,7 +60,7 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
 @storage_option
 @json_option
 def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Show the best trial of a study, and write its result files anew.
+    """Show a study's best trial and regenerate its result files.
 
     \b
     Example:

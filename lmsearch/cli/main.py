@@ -63,7 +63,7 @@ class _Grouped(click.Group):
 def cli() -> None:
     """Search for the best LSTM language model that your text and your machines allow.
 
-    Begin with `lmsearch run`: it needs no file, no data and no server.
+    Start with `lmsearch run`: it needs no file, no data and no server.
     """
 
 

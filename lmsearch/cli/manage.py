@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @click.argument("values", nargs=-1, metavar="NAME=VALUE…")
 @storage_option
 def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: float | None) -> None:
-    """Add one trial with values of your own; it is begun before the others.
+    """Add one trial with values of your own; it is started before the others.
 
-    Values that are not named come from the study's sampler.
+    The study's sampler chooses the values that you do not name.
 
     \b
     Example:
@@ -53,10 +53,10 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
 @click.command()
 @click.argument("study")
 @click.argument("trial", type=int, required=False)
-@click.option("--failed", is_flag=True, help="All failed trials that were not tried again yet.")
+@click.option("--failed", is_flag=True, help="All failed trials that were not retried yet.")
 @storage_option
 def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeout: float | None) -> None:
-    """Add one trial with the values of an ended one, such as one that failed; or one for each failed one.
+    """Retry a finished trial, such as a failed one, as a new trial; or retry all failed trials.
 
     \b
     Examples:
@@ -96,7 +96,7 @@ def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets:
 @click.argument("trial", type=int)
 @storage_option
 def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> None:
-    """End a running or waiting trial as failed; whoever runs it drops it.
+    """Mark a running or waiting trial as failed; its worker drops it.
 
     \b
     Example:
@@ -112,7 +112,7 @@ def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> N
 @click.argument("study")
 @storage_option
 def stop(study: str, storage: str, store_timeout: float | None) -> None:
-    """Let all workers of a study, on every host, save and leave; the next `lmsearch run` goes on.
+    """Stop all workers of a study, on every host, after they saved their trials; `lmsearch run` resumes.
 
     \b
     Example:
@@ -135,14 +135,14 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
 @click.option(
     "--checkpoints",
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that its workers were given as --checkpoints: its files there go too.",
+    help="The folder that its workers used as --checkpoints; the study's files there are deleted too.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
 def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_timeout: float | None) -> None:
-    """Delete a study for good: its trials, and its checkpoints, weights and result files on this host.
+    """Delete a study permanently: its trials, and its checkpoints, weights and result files on this host.
 
-    Models that were trained from its results (lmsearch train) and files of other people's stay.
+    It keeps models that `lmsearch train` made from its results, and files that lmsearch did not write.
 
     \b
     Example:

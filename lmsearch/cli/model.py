@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
-_corpus_option = click.option("--corpus", type=click.Path(), help="Where the model's text lies, if it was moved.")
+_corpus_option = click.option("--corpus", type=click.Path(), help="Path of the model's text, if it was moved.")
 
 
 def find_model(text: str, storage: str, store_timeout: float | None) -> Path:
@@ -113,10 +113,10 @@ def _open(text: str, device: str, storage: str, store_timeout: float | None) -> 
 @_corpus_option
 @json_option
 def test(model: str, device: str, storage: str, store_timeout: float | None, as_json: bool, **options: Any) -> None:
-    """Look at the test split, and write the look down beside the model and in its study.
+    """Evaluate a model on the test split, and record it beside the model and in its study.
 
-    MODEL is a model's folder, or a study, whose best model is meant. A figure on the test split is honest once: what is
-    chosen by it has been fitted to it. So every look is kept, with when it was taken.
+    MODEL is a model's folder, or a study, whose best model is used. A test result is unbiased only once: whatever you
+    select by it is fitted to the test split. So every test evaluation is recorded with its time.
 
     \b
     Example:
@@ -195,20 +195,22 @@ def _tell_study(
 @click.command()
 @click.argument("model")
 @click.option(
-    "--trials", type=click.IntRange(5, MOST_TRIALS), default=30, show_default=True, help="Pairs that are tried."
+    "--trials", type=click.IntRange(5, MOST_TRIALS), default=30, show_default=True, help="Number of pairs to try."
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the search.")
-@click.option("--test", "with_test", is_flag=True, help="Then look at the test split, once, with what was found.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--test", "with_test", is_flag=True, help="Then evaluate on the test split, once, with the constants found."
+)
 @device_option
 @storage_option
 @pickle_option
 @_corpus_option
 @json_option
 def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, storage: str, **options: Any) -> None:
-    """Give a model a cache: words that followed at similar places earlier in the text become more probable.
+    """Add a cache to a model: it raises words that followed similar contexts earlier in the text.
 
-    Window, theta and the cache's share are found on the validation split; the model itself stays as it is. What was
-    found is written into the model's folder, as pointer.json.
+    Window, theta and the cache's weight are searched on the validation split; the model itself does not change. The
+    constants are written into the model's folder, as pointer.json.
 
     \b
     Example:
@@ -259,15 +261,16 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 
 @click.command()
 @click.argument("model")
-@click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A file; also .gz.")
+@click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A text file; may be .gz.")
 @device_option
 @storage_option
 @json_option
 def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Give the exact perplexity of any text, over the model's whole vocabulary.
+    """Compute the exact perplexity of any text, over the model's whole vocabulary.
 
-    Its words are split as those of the training text were. Of N tokens (an end of line is one) the N - 1 after the
-    first are predicted. A word that the model does not know is <unk> to it: where many are, a perplexity says little.
+    The text is split into words as the training text was. Of N tokens (an end of line is one) the N - 1 after the
+    first are predicted. A word that the model does not know counts as <unk>: with many of these, the perplexity says
+    little.
 
     \b
     Example:
@@ -294,12 +297,12 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
 @click.command()
 @click.argument("model")
 @click.argument("contexts", type=_file)
-@click.option("--top", type=COUNT, help="Show so many of the model's own candidates for each context.")
+@click.option("--top", type=COUNT, metavar="N", help="Show the N most probable words for each context.")
 @click.option(
-    "--vocabulary", type=click.Path(path_type=Path, dir_okay=False), help="A vocab.npy: whose indices they are."
+    "--vocabulary", type=click.Path(path_type=Path, dir_okay=False), help="The vocab.npy that the indices refer to."
 )
 @click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="For the log-probabilities of all words."
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="File for the log-probabilities of all words."
 )
 @device_option
 @storage_option
@@ -319,8 +322,8 @@ def predict(
 ) -> None:
     """Predict the word after each context of an .npz file.
 
-    CONTEXTS holds `inp`, whole numbers of shape (N, T), and perhaps `out`, of shape (N,): then the mean negative
-    log-likelihood of those words is given. Without `out`, or with --output, the log-probabilities of all words are
+    CONTEXTS holds `inp`, integers of shape (N, T), and optionally `out`, of shape (N,). With `out`, the mean negative
+    log-likelihood of those words is printed. Without `out`, or with --output, the log-probabilities of all words are
     written, of shape (N, V). The indices are the model's own, or those of --vocabulary.
 
     \b
@@ -363,20 +366,24 @@ def _told_next(candidates: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("model")
-@click.option("--prompt", default="", help="What comes before; it is written too.")
-@click.option("--words", type=click.IntRange(min=1), default=100, show_default=True, help="How many to write.")
-@click.option("--temperature", type=NUMBER, default=1.0, show_default=True, help="0: always the most probable word.")
-@click.option("--top-k", type=int, default=0, help="Only the k most probable words.")
-@click.option("--top-p", type=NUMBER, default=1.0, help="Only the words that have so much probability together.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed, the same text.")
-@click.option("--no-unk/--unk", default=True, show_default=True, help="Whether never to write <unk>.")
-@click.option("--samples", type=COUNT, default=1, show_default=True, help="How many texts.")
+@click.option("--prompt", default="", help="Text to continue; it is printed too.")
+@click.option("--words", type=click.IntRange(min=1), default=100, show_default=True, help="Number of words.")
+@click.option(
+    "--temperature", type=NUMBER, default=1.0, show_default=True, help="0 always takes the most probable word."
+)
+@click.option("--top-k", type=int, default=0, help="Draw from the k most probable words only.")
+@click.option(
+    "--top-p", type=NUMBER, default=1.0, help="Draw from the most probable words that together reach this probability."
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The same seed gives the same text.")
+@click.option("--no-unk/--unk", default=True, show_default=True, help="Whether to avoid <unk>.")
+@click.option("--samples", type=COUNT, default=1, show_default=True, help="Number of texts.")
 @device_option
 @storage_option
 def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
-    """Let a model write.
+    """Generate text with a model.
 
-    Each word is written as soon as it is drawn, and is the model's next input.
+    Each word is printed as soon as it is drawn, and is the model's next input.
 
     \b
     Examples:

@@ -81,8 +81,8 @@ def storage_option(function: F) -> F:
         "--store-timeout",
         metavar="10m",
         callback=duration,
-        help="How long to wait for a store that does not answer before giving up with exit code 75: 10 s, and 10m "
-        "where trials run.",
+        help="How long to wait for a store that does not answer, before exiting with code 75. [default: 10s; 10m for "
+        "commands that run trials]",
     )
     storage = click.option(
         "--storage",
@@ -90,7 +90,7 @@ def storage_option(function: F) -> F:
         envvar="LMSEARCH_STORAGE",
         default=DEFAULT_STORAGE,
         show_default=True,
-        help="Where studies are kept: SQLite on one host, postgresql://… for several. Also LMSEARCH_STORAGE.",
+        help="URL of the store: SQLite for one host, postgresql://… for several. Also LMSEARCH_STORAGE.",
     )
     return storage(timeout(function))
 
@@ -119,7 +119,7 @@ def json_option(function: F) -> F:
 
 
 def warn_of_text(remarks: Iterable[str]) -> None:
-    """Say what speaks against a text."""
+    """Print warnings about a text."""
     for remark in remarks:
         say(f"warning: {remark}", err=True)
 
@@ -132,7 +132,7 @@ def parse_storage(text: str) -> "URL":
 
 
 def storage_words(url: "URL") -> list[str]:
-    """Give the --storage part of a command to print: nothing for the default, and never a password."""
+    """Return the --storage part of a command to print: nothing for the default, and never a password."""
     from lmsearch.store import url as urls
 
     if url == parse_storage(DEFAULT_STORAGE) or urls.has_password(url):
@@ -148,7 +148,7 @@ def storage_hint(url: "URL") -> str:
 
 
 def command_text(words: list[str], url: "URL") -> str:
-    """Give a command that a person can copy, with how it finds the store, where it takes one."""
+    """Return a command that a person can copy, with how it finds the store, where it takes one."""
     if words[1] in _WITHOUT_STORE:
         return shlex.join(words)
     return shlex.join([*words, *storage_words(url)]) + storage_hint(url)
@@ -161,37 +161,37 @@ def device_option(function: F) -> F:
 
 def workers_option(function: F) -> F:
     """Add --workers and --device, of several trainings at once."""
-    told = "cpu, cuda (all GPUs in turn), cuda:1, auto."
+    told = "cpu, cuda (all GPUs in turn), cuda:1 or auto."
     device = click.option("--device", default="auto", show_default=True, help=told)
-    told = "Processes; by default one a GPU, else one a CPU."
+    told = "Number of worker processes. [default: one per GPU, otherwise one per CPU]"
     return click.option("--workers", type=COUNT, help=told)(device(function))
 
 
 def pickle_option(function: F) -> F:
     """Add --allow-pickle."""
-    told = "Read a corpus of object arrays, which can run code: where you trust it. See: lmsearch data convert"
+    told = "Read a corpus of object arrays. They can run code, so only if you trust them. See: lmsearch data convert"
     return click.option("--allow-pickle", is_flag=True, help=told)(function)
 
 
 def work_options(function: F) -> F:
-    """Add what both `run` and `worker` are told of how trials are looked after."""
+    """Add the options of `run` and `worker` about checkpoints, stalls and failures."""
     options = (
         click.option(
             "--checkpoints",
             type=click.Path(path_type=Path, file_okay=False),
-            help="A folder for checkpoints and weights; shared by several hosts, a trial goes on on any of them.",
+            help="Folder for checkpoints and weights. If several hosts share it, a trial can resume on any of them.",
         ),
         click.option(
             "--stall",
             metavar="10m",
             default=f"{STALL_SECONDS:.0f}s",
             callback=positive_duration,
-            help="End a worker whose trial made no step for so long, with its stack in its log. [default: 10m]",
+            help="Kill a worker that makes no progress for this long; its stack trace is in its log. [default: 10m]",
         ),
         click.option(
             "--max-failures",
             type=COUNT,
-            help="Stop after so many trials in a row failed in the same way, instead of the file's number.",
+            help="Stop after this many trials in a row failed in the same way, instead of the file's number.",
         ),
         pickle_option,
         click.option("--lease-seconds", type=Number(above=0), default=30.0, hidden=True),
@@ -202,7 +202,7 @@ def work_options(function: F) -> F:
 
 
 def work_words(options: Mapping[str, Any]) -> list[str]:
-    """Give those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
+    """Return those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
     words = []
     if options["checkpoints"] is not None:
         words += ["--checkpoints", str(absolute(options["checkpoints"], "--checkpoints"))]

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 @click.argument("study_file", default="default")
 @storage_option
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
-@click.option("--trials", type=COUNT, help="How many trials, instead of the file's number.")
+@click.option("--trials", type=COUNT, help="Number of trials, instead of the file's.")
 @workers_option
 @pickle_option
 @json_option
 def plan(study_file: str, storage: str, store_timeout: float | None, **options: Any) -> None:
-    """Say what a search would cost here, before it starts; nothing is begun, and the store is not written.
+    """Estimate the time, memory and disk that a search needs on this machine; start nothing.
 
-    Each end of the space is built and trained on a few batches, in a process of its own. A space with a point that
-    cannot run is refused.
+    Each end of the space is built and trained on a few batches, in a process of its own. A space is refused if one of
+    these points cannot run. The store is not changed.
 
     \b
     Example:

@@ -19,7 +19,7 @@ _LOG_SECONDS = 30.0  # the same where it is a log
 
 @contextlib.contextmanager
 def reading_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """Give what draws the progress of reading a corpus on stderr; None where that is no terminal."""
+    """Draw the progress of reading a corpus on stderr; provide None where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -35,7 +35,7 @@ def reading_bar() -> Iterator[Callable[[str, int, int | None], None] | None]:
 
 @contextlib.contextmanager
 def training_line(tokens: int, epochs: int, quiet: bool) -> "Iterator[TrainingLine]":
-    """Give what says how far an epoch is: on one line of a terminal, in a log once in half a minute."""
+    """Report how far an epoch is: on one line in a terminal, every half minute in a log."""
     line = TrainingLine(tokens, epochs, quiet)
     try:
         yield line

@@ -14,24 +14,24 @@ from lmsearch.losses import json_text
 
 @click.command()
 @click.argument("study")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file; - is the terminal.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; - is the terminal.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["html", "csv", "json"]),
     default="html",
     show_default=True,
-    help="A page, or the data behind it: a row for each epoch, or one document.",
+    help="html is a page; csv has a row for each epoch; json is one document with all data.",
 )
-@click.option("--figure", metavar="NAME", help="One figure alone, such as curves, budget or slice-train.learning_rate.")
+@click.option("--figure", metavar="NAME", help="Write one figure, such as curves, budget or slice-train.learning_rate.")
 @storage_option
 def report(
     study: str, output: Path | None, form: str, figure: str | None, storage: str, store_timeout: float | None
 ) -> None:
-    """Write what a study found as one HTML file: what is best, how sure that is, and what to try next.
+    """Write a study's report as one HTML file: what is best, how sure that is, and what to try next.
 
-    The page asks no other host for anything. By default it is runs/STUDY/report.html, which the dashboard then offers,
-    with notes and plots of the study; csv and json are printed. The result files beside it are written anew.
+    The page loads nothing from other hosts. By default it is runs/STUDY/report.html, which the dashboard then links,
+    with notes and plots of the study; csv and json are printed. The result files beside it are regenerated.
 
     \b
     Examples:

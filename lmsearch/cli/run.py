@@ -45,21 +45,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study_file", default="default")
 @storage_option
-@click.option("--name", help="The study's name; the file's name by default.")
+@click.option("--name", help="Name of the study. [default: the file's name]")
 @click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
 @click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
-@click.option("--trials", type=COUNT, help="How many trials the study owes altogether.")
-@click.option("--more", type=COUNT, help="Owe so many trials more than now.")
+@click.option("--trials", type=COUNT, help="Set the trial budget of the study.")
+@click.option("--more", type=COUNT, metavar="N", help="Add N trials to the budget.")
 @workers_option
-@click.option("--from", "source", metavar="STUDY", help="Take over the trials of another study that fit this space.")
-@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after so long; nothing is lost.")
+@click.option("--from", "source", metavar="STUDY", help="Reuse the trials of another study that fit this space.")
+@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only what was found.")
+@click.option("--quiet", is_flag=True, help="Print only the result.")
 @json_option
 def run(study_file: str, storage: str, **options: Any) -> int:
-    """Search: begin a study, or go on with it, until it owes nothing.
+    """Start or resume a study and run it until its trial budget is used up.
 
-    STUDY_FILE is a file, or the name of a study that lmsearch brings: default, tutorial, tutorial-regularised,
+    STUDY_FILE is a file, or the name of a study that ships with lmsearch: default, tutorial, tutorial-regularised,
     wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper.
 
     \b
@@ -216,14 +216,14 @@ def find_study_file(text: str) -> Path:
 
 
 def brought_studies() -> dict[str, Path]:
-    """Give the study files that travel with lmsearch, by name."""
+    """Return the study files that travel with lmsearch, by name."""
     package = Path(__file__).parent.parent
     folder = package / "studies" if (package / "studies").is_dir() else package.parent / "studies"
     return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def _own_words(study_file: str, options: dict[str, Any]) -> list[str]:
-    """Give this command again, as it is to be typed to go on: what is owed already is not owed again."""
+    """Return the command to resume with: what is in the budget already is not added again."""
     words = ["lmsearch", "run"] + ([] if study_file == "default" else [study_file])
     for option in ("name", "sampler", "pruner", "trials", "workers", "device", "hours"):
         value = options[option]

@@ -42,11 +42,11 @@ class Setup:
 
     @property
     def folder(self) -> Path:
-        """Give the folder for the study's files."""
+        """Return the folder for the study's files."""
         return study_folder(self.info.ref.name)
 
     def launcher(self, signals: Any) -> Any:
-        """Give what starts the workers."""
+        """Return the launcher, which starts the workers."""
         import os
 
         from lmsearch.launch.supervise import Launcher
@@ -69,7 +69,7 @@ class Setup:
         return command_text(list(words), self.url)
 
     def tickets(self) -> list["Ticket"]:
-        """Give what the study owes and owed."""
+        """List the study's tickets."""
         from lmsearch.store.tickets import list_tickets
 
         return list_tickets(self.storage, self.info.ref)

@@ -22,13 +22,13 @@ _WATCH_SECONDS = 2.0
 
 @click.command()
 @click.argument("study")
-@click.option("--watch", is_flag=True, help="Draw it anew every two seconds, until nothing is owed or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh every 2 s until all trials are done or Ctrl-C.")
 @storage_option
 @json_option
 def status(study: str, watch: bool, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Say how far a study is, and who is at work on what.
+    """Show a study's progress and its workers.
 
-    A trial that waits was saved and given back; a worker takes it before any new one.
+    A waiting trial was saved and requeued; the next free worker resumes it before it starts a new one.
 
     \b
     Example:
@@ -65,7 +65,7 @@ def _now(storage: "FencedStorage") -> tuple[float, str]:
 
 
 def status_document(record: "StudyRecord", now: tuple[float, str]) -> dict[str, Any]:
-    """Give a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
+    """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
     from lmsearch.store.records import OUTCOMES
 
     best = record.best
@@ -102,7 +102,7 @@ def _holding(ticket: "Ticket", now: tuple[float, str]) -> dict[str, Any]:
 
 
 def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
-    """Give the seconds since a ticket's holder was heard; None where the clock has begun anew since."""
+    """Return the seconds since a ticket's last heartbeat; None where the clock has restarted since."""
     if ticket.seen is None or ticket.boot != now[1]:
         return None
     return max(0.0, now[0] - ticket.seen)

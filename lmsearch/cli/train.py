@@ -24,19 +24,30 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--name", help="The folder under runs/ for the models; the config's study or file by default.")
-@click.option("--seeds", type=COUNT, default=1, show_default=True, help="Train so many models.")
-@click.option("--epochs", type=COUNT, help="Instead of the config's.")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Instead of the config's; again for more.")
-@click.option("--resume", is_flag=True, help="Go on where an earlier training of the same name stopped.")
+@click.option(
+    "--name", help="Folder under runs/ for the models. [default: the config's study, otherwise its file name]"
+)
+@click.option(
+    "--seeds",
+    type=COUNT,
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Number of models to train, each with its own seed.",
+)
+@click.option("--epochs", type=COUNT, help="Number of epochs, instead of the config's.")
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a value of the config. May be repeated."
+)
+@click.option("--resume", is_flag=True, help="Resume an earlier training of the same name.")
 @device_option
 @pickle_option
 @json_option
 @click.option("--folder", hidden=True, type=click.Path(path_type=Path, file_okay=False))
 def train(config: Path, **options: Any) -> int:
-    """Train a closed config, such as a search's best-config.json, and keep its best epoch.
+    """Train a closed config, such as a search's best-config.json, and keep the best epoch.
 
-    Each model has a folder of its own, runs/NAME/seed-N, which is all that another machine needs. Ctrl-C saves.
+    Each model has its own folder, runs/NAME/seed-N, which another machine can use as it is. Ctrl-C saves the training.
 
     \b
     Examples:
@@ -110,11 +121,11 @@ class _Session:
             say(line)
 
     def place(self, config: "RunConfig") -> "Place":
-        """Give where a seed's training keeps what it makes."""
+        """Return where a seed's training keeps what it makes."""
         return _place(self.folder, self._model, config.train.seed)
 
     def start(self, config: "RunConfig", resume: bool) -> "TrainState | None":
-        """Give what a training goes on from, None where it begins; refuse to write over another one."""
+        """Return the state that a training resumes from, None where it starts; refuse to overwrite another one."""
         from lmsearch.lm.fit import comparable, read_state
         from lmsearch.study.reading import load_config
 
@@ -216,7 +227,7 @@ def _with_seed(config: "RunConfig", seed: int) -> "RunConfig":
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Give mean and standard deviation (of a sample) over seeds; of one seed also where its model is."""
+    """Return mean and standard deviation (of a sample) over seeds; of one seed also where its model is."""
     import statistics
 
     values = [result["perplexity"] for result in results]
@@ -228,7 +239,7 @@ def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _again(config: Path, options: dict[str, Any]) -> str:
-    """Give the command that goes on."""
+    """Return the command to resume with."""
     import shlex
 
     words = ["lmsearch", "train", str(config)]
@@ -243,7 +254,7 @@ def _again(config: Path, options: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[list[int]]:
-    """Give a list to which a signal that asks to stop is added; a second one ends the process."""
+    """Provide a list to which a signal that asks to stop is added; a second one ends the process."""
     import os
 
     heard: list[int] = []
@@ -262,7 +273,7 @@ def _stopping() -> Iterator[list[int]]:
 
 
 def _told_result(config: Path) -> dict[str, Any]:
-    """Give what a best-config.json says of itself; nothing for other files."""
+    """Return what a best-config.json says about itself; nothing for other files."""
     import json
 
     if config.suffix != ".json":

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("study")
-@click.option("--sort", default="trial", show_default=True, metavar="NAME", help="A searched value, or perplexity, …")
-@click.option("--where", metavar="CONDITION", help='Only some, such as "model.tie_weights == true and epochs > 3".')
-@click.option("--limit", type=COUNT, help="The first so many.")
+@click.option("--sort", default="trial", show_default=True, metavar="NAME", help="A searched value, perplexity, …")
+@click.option("--where", metavar="CONDITION", help='Only trials such as "model.tie_weights == true and epochs > 3".')
+@click.option("--limit", type=COUNT, metavar="N", help="Show only the first N.")
 @storage_option
 @json_option
 def trials(
@@ -32,7 +32,7 @@ def trials(
     store_timeout: float | None,
     as_json: bool,
 ) -> None:
-    """List a study's trials, the lowest first.
+    """List a study's trials in ascending order.
 
     Names are the searched values and trial, outcome, by, perplexity, best_epoch, epochs, parameters, seconds, reason.
     A condition compares them (== != < <= > >=), joined by and, or, not and brackets.
@@ -110,7 +110,7 @@ def _line(cells: list[str], widths: list[int]) -> str:
 @storage_option
 @json_option
 def show(study: str, trial: int, storage: str, store_timeout: float | None, as_json: bool) -> None:
-    """Show all that is known of one trial: its values, its epochs, why it ended, what its model wrote.
+    """Show one trial in full: its values, its epochs, why it ended, and a sample of its model's text.
 
     \b
     Example:

@@ -23,14 +23,14 @@ from lmsearch.folders import absolute, study_folder
 @click.argument("study")
 @storage_option
 @device_option
-@click.option("--corpus", type=click.Path(path_type=Path), help="Where the study's text lies on this host.")
-@click.option("--until", metavar="3h50m", callback=duration, help="Stop after so long; what runs is saved.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Path of the study's text on this host.")
+@click.option("--until", metavar="3h50m", callback=duration, help="Stop after this long; running trials are saved.")
 @work_options
 @click.option("--name", default="", hidden=True)
 @click.option("--parent-pipe", type=int, hidden=True)
 @click.option("--trainer", default="lstm", hidden=True)
 def worker(study: str, storage: str, **options: Any) -> int:
-    """Join a study from this or any host, and work until nothing is owed.
+    """Join a study from this or any other host and work until all trials are done.
 
     \b
     Example, on a second machine:

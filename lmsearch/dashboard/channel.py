@@ -20,13 +20,13 @@ class _Refusal:
         self._answer = status, headers, body
 
     def to_response(self, ident: str | None) -> tuple[str, list[tuple[str, str]], bytes]:
-        """Give status, headers and body, as waitress asks for them."""
+        """Return status, headers and body, as waitress asks for them."""
         status, headers, body = self._answer
         return status, [header for header in headers if header[0].lower() != "content-length"], body
 
 
 def make_channel(guard: Guard) -> type[HTTPChannel]:
-    """Give the class of a server's channels: a request with a body is judged by its headers, before that is read."""
+    """Return the class of a server's channels: a request with a body is judged by its headers, before that is read."""
 
     class GuardedParser(HTTPRequestParser):  # type: ignore[misc]
         def parse_header(self, header_plus: bytes) -> None:

@@ -60,12 +60,12 @@ class Rules:
 
     @property
     def address(self) -> str:
-        """Give a URL that a browser on this machine can open."""
+        """Return a URL that a browser on this machine can open."""
         host = "127.0.0.1" if self.host in _WILDCARDS else self.host
         return f"http://[{host}]:{self.port}/" if ":" in host else f"http://{host}:{self.port}/"
 
     def is_ours(self, host_header: str) -> bool:
-        """Tell whether a Host header names this server: another name may be anybody's, pointed here."""
+        """Whether a Host header names this server: another name may be anybody's, pointed here."""
         called = _split_host(host_header)
         if called is None:
             return False
@@ -117,7 +117,7 @@ class Guard:
         return self._application(environ, reply.start_response) if answer is None else answer
 
     def refusal(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes] | None:
-        """Give status, headers and body with which a request is refused by its headers alone; None where it is not."""
+        """Return status, headers and body that refuse a request by its headers alone; None where it passes."""
         told: list[tuple[str, Headers]] = []
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
@@ -194,7 +194,7 @@ def _without_token(environ: WSGIEnvironment) -> str:
 
 
 def _is_own(environ: WSGIEnvironment, host: str, *, sure: bool) -> bool:
-    """Tell whether a change comes from our own page; `sure` says so where no header tells.
+    """Whether a change comes from our own page; `sure` says so where no header tells.
 
     Every browser of today sends Sec-Fetch-Site, and older ones send Origin with a change. Without both it is a
     script, which has no cookie but what it was given, and is `sure` unless it shows one.
@@ -248,7 +248,7 @@ _ASKING = """<!doctype html>
 
 
 def _hardening(start_response: StartResponse) -> StartResponse:
-    """Give a `start_response` that adds the headers against framing, sniffing and leaking URLs where missing."""
+    """Return a `start_response` that adds the headers against framing, sniffing and leaking URLs where missing."""
 
     def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
         return start_response(status, _hardened(headers), exc_info)

@@ -54,7 +54,7 @@ class _KeepLeased:
         self._say = say
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        """Give what answers a route from now on."""
+        """Return the function that answers a route from now on."""
         if (route.method, route.rule) not in REMOVING:
             return callback
 

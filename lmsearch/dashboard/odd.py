@@ -28,7 +28,7 @@ class OddRequests:
 
 
 def _wrong(environ: WSGIEnvironment) -> tuple[str, str] | None:
-    """Give the status and a sentence for what is wrong with a request, None where nothing is."""
+    """Return the status and a sentence for what is wrong with a request, None where nothing is."""
     path = environ.get("PATH_INFO", "")
     parts = path.rstrip("/").split("/")[1:]
     if ".." in parts or "." in parts or "\0" in path or "" in parts:

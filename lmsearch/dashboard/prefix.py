@@ -29,7 +29,7 @@ Headers = list[tuple[str, str]]
 
 
 def check_prefix(prefix: str) -> str:
-    """Give a prefix as `/lm`, without a slash at its end; raises `LmsearchError` for what is none."""
+    """Return a prefix as `/lm`, without a slash at its end; raises `LmsearchError` for what is none."""
     bare = "/" + prefix.strip("/")
     if bare == "/":
         return ""

@@ -7,7 +7,7 @@ _LOG_TAIL = 4_000  # bytes of a log that are looked through for the last words o
 
 
 def ended_by_faulthandler(log: Path) -> bool:
-    """Tell whether the C runtime ended a worker, whose interpreter a library held."""
+    """Whether the C runtime ended a worker, whose interpreter a library held."""
     return re.search(r"^Timeout \(\d+:", _tail(log, 25 * _LOG_TAIL), re.MULTILINE) is not None
 
 
@@ -21,7 +21,7 @@ def _tail(log: Path, size: int) -> str:
 
 
 def last_words(log: Path) -> str:
-    """Give what a worker said last: its error sentence, or the end of its traceback."""
+    """Return what a worker said last: its error sentence, or the end of its traceback."""
     lines = _tail(log, _LOG_TAIL).splitlines()
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith("lmsearch: "):

@@ -360,7 +360,7 @@ def _send(child: _Child, number: int) -> None:
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> _End | None:
-    """Give how a child ended, None while it runs; `wait4` alone tells how much memory it used."""
+    """Return how a child ended, None while it runs; `wait4` alone tells how much memory it used."""
     pid, status, used = os.wait4(process.pid, os.WNOHANG)
     if pid == 0:
         return None
@@ -378,7 +378,7 @@ def _spell_end(code: int, trouble: str | None) -> str:
 
 
 def last_failures(ended: Sequence[TrialRecord], limit: int) -> str | None:
-    """Give the traceback with which the last `limit` trials of ours failed, if all failed with the same.
+    """Return the traceback with which the last `limit` trials of ours failed, if all failed with the same.
 
     Trials that another program added, or that were taken over, have no ticket and do not count.
     """

@@ -50,7 +50,7 @@ def draw_windows(rows: int, bptt: int, variable: bool, rng: np.random.Generator)
 
 
 def shuffled_articles(text: Text, rng: np.random.Generator) -> npt.NDArray[np.int32]:
-    """Give the text's tokens with its articles in a new order."""
+    """Return the text's tokens with its articles in a new order."""
     ends = np.append(text.article_starts[1:], len(text.tokens))
     order = rng.permutation(len(text.article_starts))
     parts = [text.tokens[text.article_starts[i] : ends[i]] for i in order]
@@ -82,7 +82,7 @@ class EvaluationBlocks:
         return _parts(self.context, self.bptt)
 
     def block(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Give inputs, targets and weights of one block of at most `bptt` rows."""
+        """Return inputs, targets and weights of one block of at most `bptt` rows."""
         if number < self.context_blocks:
             first, end = number * self.bptt, self.context
         else:

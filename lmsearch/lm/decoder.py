@@ -56,7 +56,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 @torch.no_grad()
 def row_losses(x_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
-    """Give the negative log-likelihood (nats) of each row's target."""
+    """Return the negative log-likelihood (nats) of each row's target."""
     rows = chunk_rows(x_NH.device, len(weight_VH))
     buffer = x_NH.new_empty(min(rows, len(x_NH)), len(weight_VH))
     losses_N = x_NH.new_empty(len(x_NH))
@@ -69,7 +69,7 @@ def row_losses(x_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tenso
 def _exponentials(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, buffer: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give exp(logits - their maximum), in `buffer`, its sums by row, and each row's loss."""
+    """Return exp(logits - their maximum), in `buffer`, its sums by row, and each row's loss."""
     logits = torch.addmm(bias, x, weight.t(), out=buffer)
     maxima = logits.amax(1, keepdim=True)
     at_target = logits.gather(1, targets)

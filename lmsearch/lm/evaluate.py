@@ -75,7 +75,7 @@ def evaluate_blocks(
 
 
 def _first_begins(states: States) -> States:
-    """Give the states with those of the first column, which has nothing before it, at zero."""
+    """Return the states with those of the first column, which has nothing before it, at zero."""
     begun = [(hidden.clone(), cell.clone()) for hidden, cell in states]
     for hidden, cell in begun:
         hidden[..., 0, :] = 0
@@ -86,7 +86,7 @@ def _first_begins(states: States) -> States:
 def evaluate(
     model: LanguageModel, tokens_N: Tensor, batch_size: int, bptt: int, context: int = 0, unknown: int = -1
 ) -> Losses:
-    """Give the mean losses over a text's N - 1 predictions; `unknown` is the index of `<unk>`, -1 for none.
+    """Return the mean losses over a text's N - 1 predictions; `unknown` is the index of `<unk>`, -1 for none.
 
     Exact in one column. Several begin, but for the first, with the states that the `context` tokens before them leave.
     The official awd-lstm-lm divides by one row too many, which lowers its perplexity by up to 0.06 %; this is the sum

@@ -40,7 +40,7 @@ class Place:
 
     @property
     def state(self) -> Path:
-        """Give the file from which the training can be gone on with, beside the model, which is whole without it."""
+        """Return the file to resume the training from, beside the model, which is complete without it."""
         return self.folder.with_name(f"{self.folder.name}.training")
 
 
@@ -168,7 +168,7 @@ def begun_with(place: Place) -> str:
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:
-    """Give the settings by dotted path, but for where the text lies: it may have moved."""
+    """Return the settings by dotted path, but for where the text lies: it may have moved."""
     tables = json.loads(json.dumps(config.as_tables()))
     return {
         f"{section}.{name}": value

@@ -20,7 +20,7 @@ _WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory could not be had, on the device or on the host."""
+    """Whether an error means that memory could not be had, on the device or on the host."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
@@ -40,7 +40,7 @@ def begin_measuring(device: "torch.device | None") -> None:
 
 
 def peak_memory(device: "torch.device | None") -> int:
-    """Give the most memory used since `begin_measuring`, in bytes: the device's, or on a CPU the process's."""
+    """Return the most memory used since `begin_measuring`, in bytes: the device's, or on a CPU the process's."""
     if device is not None and device.type == "cuda":
         import torch
 

@@ -47,7 +47,7 @@ class LanguageModel(nn.Module):
             self.decoder.bias.zero_()
 
     def initial_states(self, batch_size: int) -> States:
-        """Give the states at the beginning of a text: zeros."""
+        """Return the states at the start of a text: zeros."""
         weight = self.embedding.weight
         return [
             (weight.new_zeros(1, batch_size, size), weight.new_zeros(1, batch_size, size))
@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         return Features(dropped, x, after)
 
     def loss(self, features_TBH: Tensor, targets_TB: Tensor) -> Tensor:
-        """Give the mean cross-entropy of the next words, in nats, over the full vocabulary."""
+        """Return the mean cross-entropy of the next words, in nats, over the full vocabulary."""
         rows = chunk_rows(features_TBH.device, self.vocabulary_size)
         loss: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             features_TBH.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets_TB.flatten(), rows
@@ -78,12 +78,12 @@ class LanguageModel(nn.Module):
         return loss
 
     def losses(self, features_TBH: Tensor, targets_TB: Tensor) -> Tensor:
-        """Give the negative log-likelihood of each next word, in nats, of shape (T, B), without gradients."""
+        """Return the negative log-likelihood of each next word, in nats, of shape (T, B), without gradients."""
         losses_N = row_losses(features_TBH.flatten(0, 1), self.decoder.weight, self.decoder.bias, targets_TB.flatten())
         return losses_N.view(targets_TB.shape)
 
     def weights(self) -> dict[str, Tensor]:
-        """Give the weights by name, a tied matrix once."""
+        """Return the weights by name, a tied matrix once."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
     @torch.no_grad()

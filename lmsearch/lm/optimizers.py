@@ -27,7 +27,7 @@ def make_optimizer(
 
 
 def should_average(valid_losses: Sequence[float], newest: float, nonmono: int) -> bool:
-    """Tell whether NT-ASGD begins to average: the loss is worse than the best of all but the last `nonmono`.
+    """Whether NT-ASGD starts to average: the loss is worse than the best of all but the last `nonmono`.
 
     The rule of AWD-LSTM's released code, asked once an epoch before `newest` joins `valid_losses`.
     """
@@ -71,5 +71,5 @@ class PlateauRate:
 
 
 def improves(valid_losses: Sequence[float], newest: float) -> bool:
-    """Tell whether `newest` is a new best; a loss that is not finite never is."""
+    """Whether `newest` is a new best; a loss that is not finite never is."""
     return math.isfinite(newest) and all(newest < loss for loss in valid_losses if math.isfinite(loss))

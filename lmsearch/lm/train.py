@@ -203,7 +203,7 @@ class _Run:
                 self.rate = PlateauRate(settings)  # averaging is done at the full rate
 
     def finished(self) -> bool:
-        """Tell whether all epochs are done, or no new best came for `patience` epochs."""
+        """Whether all epochs are done, or no new best came for `patience` epochs."""
         settings = self.config.train
         if self.evaluation is not None:
             return False

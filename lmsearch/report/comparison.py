@@ -30,11 +30,11 @@ class Group:
 
     @property
     def budget(self) -> int:
-        """Give the number of trials that all its studies have."""
+        """Return the number of trials that all its studies have."""
         return min((len(path) for path in self.paths), default=0)
 
     def at(self, budget: int) -> list[float]:
-        """Give what each study had found after so many trials; infinite where nothing was complete."""
+        """Return what each study had found after so many trials; infinite where nothing was complete."""
         return [path[budget - 1] for path in self.paths]
 
 
@@ -86,7 +86,7 @@ def _other_words(one: StudyInfo, other: StudyInfo) -> str:
 
 
 def budgets(groups: Sequence[Group]) -> list[int]:
-    """Give the budgets at which to compare: 1, 2, 4, … and the largest that all have."""
+    """Return the budgets at which to compare: 1, 2, 4, … and the largest that all have."""
     most = min((group.budget for group in groups), default=0)
     return sorted(
         {*(1 << power for power in range(most.bit_length()) if 1 << power <= most), *([most] if most else [])}
@@ -101,7 +101,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Give head and rows: what each group had found after so many trials."""
+    """Return head and rows: what each group had found after so many trials."""
     columns = budgets(groups)
     head = ["search", "repetitions", *(f"{n} trial{'s' if n > 1 else ''}" for n in columns)]
     rows = [
@@ -144,7 +144,7 @@ def best_against_budget(groups: Sequence[Group]) -> go.Figure:
 
 
 def write_comparison(groups: Sequence[Group]) -> str:
-    """Give a comparison as a page of HTML."""
+    """Return a comparison as a page of HTML."""
     head, rows = table(groups)
     words = [
         "The lowest validation perplexity of the complete trials after so many have ended, in the order in which they "
@@ -163,7 +163,7 @@ def write_comparison(groups: Sequence[Group]) -> str:
 
 
 def comparison_document(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Give a comparison as plain values; what is not finite is None."""
+    """Return a comparison as plain values; what is not finite is None."""
     return [
         {
             "search": group.name,

@@ -60,7 +60,7 @@ _LEAST_CONTOUR = 10
 
 
 def sample(trials: Sequence[TrialRecord], most: int = MOST_DRAWN) -> list[TrialRecord]:
-    """Give all of a few trials; of many a fixed sample: the best ones, and others at even distances."""
+    """Return all of a few trials; of many a fixed sample: the best ones, and others at even distances."""
     if len(trials) <= most:
         return list(trials)
     best = sorted(trials, key=lambda trial: trial.perplexity)[: most // 10]
@@ -72,7 +72,7 @@ def sample(trials: Sequence[TrialRecord], most: int = MOST_DRAWN) -> list[TrialR
 
 
 def _told(name: str, drawn: int, of: int) -> str:
-    """Give the name of a group in a legend, with how many of it are drawn where these are not all."""
+    """Return the name of a group in a legend, with how many of it are drawn where these are not all."""
     return name if drawn == of else f"{name} ({drawn:,} of {of:,} drawn)"
 
 
@@ -628,7 +628,7 @@ PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")
 
 
 def new_figure(x: str, y: str) -> go.Figure:
-    """Give an empty figure with titles for its axes, as all figures here look."""
+    """Return an empty figure with titles for its axes, as all figures here look."""
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
     figure = go.Figure(
         layout={
@@ -649,7 +649,7 @@ def new_figure(x: str, y: str) -> go.Figure:
 
 
 def _y_range(trials: Sequence[TrialRecord]) -> tuple[float, float]:
-    """Give the part of the axis in which trials that came to something lie; what is above is drawn at its end."""
+    """Return the part of the axis in which trials that came to something lie; what is above is drawn at its end."""
     values = sorted(t.perplexity for t in trials if t.outcome != "diverged") or [t.perplexity for t in trials]
     high = quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
     low = values[0]
@@ -669,14 +669,14 @@ def _shown(value: Value) -> Value:
 
 
 def _shade(rank: int) -> str:
-    """Give a blue that is paler the worse a trial's rank."""
+    """Return a blue that is paler the worse a trial's rank."""
     light = 0.75 * (rank - 1) / _LABELLED
     parts = [round(channel + light * (225 - channel)) for channel in (31, 98, 158)]
     return "#" + "".join(f"{part:02x}" for part in parts)
 
 
 def _steps(places: Sequence[float], values: Sequence[float]) -> dict[str, list[float]]:
-    """Give the places at which a falling line steps, and its end."""
+    """Return the places at which a falling line steps, and its end."""
     kept = [
         (place, value)
         for number, (place, value) in enumerate(zip(places, values, strict=True))

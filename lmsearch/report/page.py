@@ -28,12 +28,12 @@ class Plot:
 
     @property
     def height(self) -> int:
-        """Give its height in pixels, so that the page does not jump when it is drawn."""
+        """Return its height in pixels, so that the page does not jump when it is drawn."""
         return int(self.figure.layout.height or 420)
 
     @property
     def json(self) -> Markup:
-        """Give it as JSON that cannot end the element it stands in."""
+        """Return it as JSON that cannot end the element it stands in."""
         return Markup(self.figure.to_json().replace("<", "\\u003c"))
 
 
@@ -61,7 +61,7 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Give a page as HTML; all text is escaped, and a policy in the page lets no script run but its own."""
+    """Return a page as HTML; all text is escaped, and a policy in the page lets no script run but its own."""
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=title,
         sections=sections,

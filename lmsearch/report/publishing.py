@@ -100,17 +100,17 @@ class Publisher:
 
 
 def artifact_id(info: StudyInfo, name: str) -> str:
-    """Give the id under which a study's file is offered: always the same, so that it is offered once."""
+    """Return the id under which a study's file is offered: always the same, so that it is offered once."""
     return str(uuid.uuid5(uuid.UUID(info.ref.key), name))
 
 
 def file_of(folder: Path, name: str) -> Path:
-    """Give the file, or for the model the folder, that is offered under a name."""
+    """Return the file, or for the model the folder, that is offered under a name."""
     return folder / name.removesuffix(".zip")
 
 
 def find_artifact(storage: FencedStorage, runs: Path, wanted: str) -> tuple[str, Path] | None:
-    """Give name and place of the file that is offered under an id; None where there is none here."""
+    """Return name and place of the file that is offered under an id; None where there is none here."""
     for info in readable_studies(storage)[0]:
         for name in FILES:
             if artifact_id(info, name) != wanted:

@@ -33,7 +33,7 @@ _SHOWN_TRIALS = 20
 
 
 def write_report(results: Results, command: Command) -> str:
-    """Give a study's report as HTML; raises `StudyError` for a confirmation, which its study's report tells."""
+    """Return a study's report as HTML; raises `StudyError` for a confirmation, which its study's report tells."""
     results.record.info.require_search()
     sections = [
         _verdict(results, command),
@@ -52,7 +52,7 @@ def write_report(results: Results, command: Command) -> str:
 
 
 def write_figure(results: Results, name: str) -> str:
-    """Give one figure of a study as HTML; raises `LmsearchError` where there is none of that name, or nothing in it."""
+    """Return one figure of a study as HTML; raises `LmsearchError` for an unknown name, or without data for it."""
     figure = make_figure(results, name)
     section = Section(id="figure", plots=[Plot(name=name, figure=figure, width=_width(results, name))])
     return render_page(f"{results.name}: {name}", [section])
@@ -78,7 +78,7 @@ def next_commands(results: Results) -> list[list[str]]:
 
 
 def confirm_next(results: Results) -> list[str] | None:
-    """Give the command that tells more of whether the winner is real; None where there is a winner."""
+    """Return the command that tells more of whether the winner is real; None where there is a winner."""
     again = results.confirmation
     if again is None:
         return confirm_words(results.name)
@@ -325,7 +325,7 @@ def _width(results: Results, name: str) -> int:
 
 
 def document(results: Results) -> dict[str, Any]:
-    """Give all that a report is made from as one document of plain values."""
+    """Return all that a report is made from as one document of plain values."""
     again = results.confirmation
     return {
         "study": results.name,
@@ -345,7 +345,7 @@ def document(results: Results) -> dict[str, Any]:
 
 
 def epochs_csv(results: Results) -> str:
-    """Give all that a report is made from as one table, a row for each epoch of each trial."""
+    """Return all that a report is made from as one table, a row for each epoch of each trial."""
     paths = list(results.record.info.spec.open)
     own = ("trial", "outcome", "by", "parameters", "reason")
     figures = ("epoch", "perplexity", "train_loss", "valid_loss", "seconds", "tokens", "learning_rate")

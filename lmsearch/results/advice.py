@@ -89,7 +89,7 @@ def edges(record: StudyRecord) -> list[Edge]:
 
 
 def place(value: FloatRange | IntRange, number: Value) -> float:
-    """Give where a number lies between the ends of its range, from 0 to 1 in the scale that is searched."""
+    """Return where a number lies between the ends of its range, from 0 to 1 in the scale that is searched."""
     low, high, at = float(value.low), float(value.high), float(number)
     if value.log:
         low, high, at = math.log(low), math.log(high), math.log(at)
@@ -101,7 +101,7 @@ def _distance(at: float, flipped: bool) -> float:
 
 
 def _wider(path: str, value: FloatRange | IntRange, end: str) -> Value | None:
-    """Give the end of a wider range, None where the setting allows nothing beyond."""
+    """Return the end of a wider range, None where the setting allows nothing beyond."""
     for share in (0.5, 0.25, 0.125):
         if value.log:
             factor = min(10.0, (value.high / value.low) ** share)
@@ -129,7 +129,7 @@ def _rounded(value: FloatRange | IntRange, raw: float) -> Value:
 
 
 def edge_line(record: StudyRecord, edge: Edge) -> str:
-    """Give the line of the study file with the range made wider."""
+    """Return the line of the study file with the range made wider."""
     section, _, name = edge.path.partition(".")
     document = tomlkit.parse(record.info.spec.text)
     table = document[section][name]
@@ -153,7 +153,7 @@ def edge_sentence(edge: Edge) -> str:
 
 
 def confirm_words(study: str) -> list[str]:
-    """Give the command that tells whether a study's best is really the best, as it is advised."""
+    """Return the command that tells whether a study's best is really the best, as it is advised."""
     return ["lmsearch", "confirm", study, "--top", "3", "--seeds", "3"]
 
 
@@ -251,12 +251,12 @@ def ended_in_order(record: StudyRecord, by: str | None = None) -> list[TrialReco
 
 
 def random_draws(record: StudyRecord) -> Draws:
-    """Give the study's random trials; a pruned one counts with what it had reached."""
+    """Return the study's random trials; a pruned one counts with what it had reached."""
     return Draws(tuple(trial.perplexity for trial in ended_in_order(record, "random")))
 
 
 def best_so_far(trials: Sequence[TrialRecord]) -> list[float]:
-    """Give the lowest perplexity of the complete trials after each of some trials, infinite before the first."""
+    """Return the lowest perplexity of the complete trials after each of some trials, infinite before the first."""
     values = [trial.perplexity if trial.outcome == "complete" else math.inf for trial in trials]
     return list(itertools.accumulate(values, min))
 
@@ -325,7 +325,7 @@ class Closeness:
 
     @property
     def is_stopped(self) -> bool:
-        """Tell whether a median pruner would have stopped it there."""
+        """Whether a median pruner would have stopped it there."""
         return self.perplexity > self.median
 
 
@@ -361,7 +361,7 @@ def closeness(results: Results) -> list[Closeness]:
 
 
 def lowest_by(trial: TrialRecord, epoch: int) -> float:
-    """Give the lowest perplexity that a trial had reached by an epoch."""
+    """Return the lowest perplexity that a trial had reached by an epoch."""
     return min(value for number, value in trial.curve.items() if number <= epoch)
 
 
@@ -406,7 +406,7 @@ def time_sentences(record: StudyRecord) -> Iterator[str]:
 
 
 def _idle(trials: Sequence[TrialRecord]) -> tuple[float, float]:
-    """Give the seconds in which places for workers were taken, and in which they were there to be taken.
+    """Return the seconds in which places for workers were taken, and in which they were there to be taken.
 
     As many places as ever were taken at once; time in which nothing ran, such as a night between two runs, does not
     count.

@@ -151,7 +151,7 @@ def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
 
 
 def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
-    """Give best-config.json: the winner's closed config, what it reached, and where it comes from.
+    """Return best-config.json: the winner's closed config, what it reached, and where it comes from.
 
     `folder` is where the file will lie: a corpus that is a path is named from there. A confirmed winner stands with
     the study's own seed and curve, so that it trains again to the same numbers; what the fresh seeds gave is beside.
@@ -186,7 +186,7 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
 
 
 def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
-    """Give what the fresh seeds told of the winner, and of all others; of all leaders where there is no winner."""
+    """Return the fresh seeds' results of the winner and of all others; of all leaders where there is no winner."""
     winner, comparison = confirmation.winner, confirmation.comparison
     others = confirmation.leaders if winner is None else confirmation.leaders[1:]
     differences = [*(comparison.differences if comparison else ()), *[None] * len(others)]
@@ -214,7 +214,7 @@ def _ends(interval: Interval | None) -> list[float] | None:
 
 
 def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Give a config's tables for a file in `folder`, from which a corpus that is a path is named."""
+    """Return a config's tables for a file in `folder`, from which a corpus that is a path is named."""
     tables = config.as_tables()
     if config.data.corpus not in BUILT_IN_CORPORA:
         tables["data"]["corpus"] = os.path.relpath(config.data.corpus, folder.resolve())
@@ -222,7 +222,7 @@ def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
 
 
 def trials_csv(record: StudyRecord) -> str:
-    """Give all trials as a table, one row each."""
+    """Return all trials as a table, one row each."""
     output = io.StringIO()
     paths = list(record.info.spec.open)
     head = TRIALS_HEAD.split(",")
@@ -245,7 +245,7 @@ def trials_csv(record: StudyRecord) -> str:
 
 
 def require_winner(results: Results) -> TrialRecord:
-    """Give the confirmed winner, else the best trial.
+    """Return the confirmed winner, else the best trial.
 
     Raises `StudyError` where none is complete, and for a confirmation.
     """
@@ -256,7 +256,7 @@ def require_winner(results: Results) -> TrialRecord:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a result depends on."""
+    """Return the versions that a result depends on."""
     found = {"python": platform.python_version(), "lmsearch": __version__}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -265,7 +265,7 @@ def versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Give the commit of lmsearch's own source tree, None where it is installed without one."""
+    """Return the commit of lmsearch's own source tree, None where it is installed without one."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
@@ -358,7 +358,7 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
 
 
 def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:
-    """Give the files that people's commands have put beside this very trial's weights, by name."""
+    """Return the files that people's commands have put beside this very trial's weights, by name."""
     places = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
     found = next((place for place in places if is_best_model(place, info, trial)), None)
     if found is None:

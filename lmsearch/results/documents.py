@@ -8,7 +8,7 @@ from lmsearch.store.records import TrialRecord
 
 
 def trial_document(trial: TrialRecord) -> dict[str, Any]:
-    """Give a trial as plain values; what is not finite is None."""
+    """Return a trial as plain values; what is not finite is None."""
     return {
         "trial": trial.number,
         "outcome": trial.outcome,

@@ -11,7 +11,7 @@ _LEAST_COMPLETE = 6  # below that PED-ANOVA says nothing
 
 
 def importances(record: StudyRecord) -> dict[str, float]:
-    """Give each open value's share of the differences between trials (PED-ANOVA, Watanabe et al., 2023).
+    """Return each open value's share of the differences between trials (PED-ANOVA, Watanabe et al., 2023).
 
     The most important comes first; empty where too few trials are complete to tell.
     """

@@ -37,7 +37,7 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
-    """Give the looks that were taken with a model."""
+    """Return the looks that were taken with a model."""
     try:
         looks = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dic
 
 
 def study_looks(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
-    """Give the looks at the test split that were taken with a study's models."""
+    """Return the looks at the test split that were taken with a study's models."""
     looks = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
     return [look for look in looks if _is_look(look)] if isinstance(looks, list) else []
 

@@ -41,7 +41,7 @@ class Leader:
 
     @property
     def mean(self) -> float:
-        """Give the mean perplexity over its seeds, NaN where none ended well."""
+        """Return the mean perplexity over its seeds, NaN where none ended well."""
         return mean(self.perplexities.values()) if self.perplexities else math.nan
 
 
@@ -66,7 +66,7 @@ class Confirmation:
 
     @property
     def winner(self) -> Leader | None:
-        """Give the leader with the best mean once all that was asked for has ended; None where none ended well."""
+        """Return the leader with the best mean once all that was asked for has ended; None where none ended well."""
         return self.leaders[0] if self.is_answered and self.compared else None
 
     @property
@@ -83,7 +83,7 @@ class Confirmation:
 
     @property
     def verdict(self) -> str:
-        """Give `winner`, or `tie` where the data says no more; `alone` where only one leader ended well with its seeds.
+        """Return `winner` or `tie`; `alone` where only one leader finished with its seeds.
 
         `open` before all that was asked for at first has ended, `none` where no leader ended well.
         """
@@ -108,13 +108,13 @@ class Results:
 
     @property
     def winner(self) -> TrialRecord | None:
-        """Give the confirmed winner, else the best trial; None where none is complete."""
+        """Return the confirmed winner, else the best trial; None where none is complete."""
         confirmed = self.confirmation and self.confirmation.winner
         return confirmed.trial if confirmed else self.record.best
 
     @property
     def name(self) -> str:
-        """Give the study's name."""
+        """Return the study's name."""
         return self.record.info.ref.name
 
 
@@ -196,7 +196,7 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
 
 
 def _answered(tickets: Sequence[Ticket]) -> set[str]:
-    """Give the batches that have ended altogether, up to the first that has not."""
+    """Return the batches that have ended altogether, up to the first that has not."""
     batches: dict[str, bool] = {}
     for ticket in sorted(tickets, key=lambda one: one.number):
         batches[ticket.batch] = batches.get(ticket.batch, True) and ticket.state == DONE

@@ -13,7 +13,7 @@ BAND_LEVEL = 0.5  # of the band around the typical best of a budget
 
 
 def _special() -> Any:
-    """Give SciPy's special functions, which take a tenth of a second to load."""
+    """Return SciPy's special functions, which take a tenth of a second to load."""
     import scipy.special
 
     return scipy.special
@@ -29,7 +29,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Give Student's interval of a mean; None for fewer than two values, which have no spread."""
+    """Return Student's interval of a mean; None for fewer than two values, which have no spread."""
     if len(values) < 2:
         return None
     half = _quantile(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def is_called(self) -> bool:
-        """Tell whether the best is better than each of the others beyond doubt."""
+        """Whether the best is better than each of the others beyond doubt."""
         return bool(self.differences) and all(difference.low > 0 for difference in self.differences)
 
 
@@ -81,7 +81,7 @@ def compare(values: Sequence[Sequence[float]], level: float = LEVEL, looks: int 
 
 
 def _quantile(freedom: int, level: float) -> float:
-    """Give the number of standard errors on each side of a mean that hold `level` of Student's distribution."""
+    """Return the number of standard errors on each side of a mean that hold `level` of Student's distribution."""
     return float(_special().stdtrit(freedom, (1 + level) / 2))
 
 
@@ -100,7 +100,7 @@ class Draws:
         return sorted(self.values)
 
     def expected_best(self, budget: int) -> float:
-        """Give the mean, over all choices of so many of the trials, of the lowest value among them."""
+        """Return the mean, over all choices of so many of the trials, of the lowest value among them."""
         count = len(self.values)
         if not 1 <= budget <= count:
             raise ValueError(f"a budget must be from 1 to {count}, got {budget}")
@@ -110,7 +110,7 @@ class Draws:
         )
 
     def chance_below(self, value: float, budget: int) -> float:
-        """Give the share of the choices of so many of the trials whose lowest value is below `value`."""
+        """Return the share of the choices of so many of the trials whose lowest value is below `value`."""
         above = sum(one >= value for one in self.values)
         return 1 - math.comb(above, budget) / math.comb(len(self.values), budget)
 
@@ -122,7 +122,7 @@ class Draws:
         return low + (high - low) * min(1.0, max(0.0, at - whole))
 
     def band(self, budget: int) -> tuple[float, float] | None:
-        """Give the ends between which the true typical best lies in half of all cases; None where nobody can say.
+        """Return the ends between which the true typical best lies in half of all cases; None where nobody can say.
 
         It is the middle half of the bootstrap distribution of that quantile, in closed form: an order statistic of a
         sample is below the true quantile with a probability that does not depend on what is sampled. Between two of
@@ -137,11 +137,11 @@ class Draws:
         return None if low is None or high is None else (low, high)
 
     def _limit(self, share: float, side: float) -> float | None:
-        """Give the value that is above the quantile at `share` with probability `side`; None where none is."""
+        """Return the value that is above the quantile at `share` with probability `side`; None where none is."""
         count = len(self.values)
 
         def is_above(rank: int) -> float:
-            """Give the probability that the value of this rank is above the quantile."""
+            """Return the probability that the value of this rank is above the quantile."""
             return 1 - float(_special().betainc(rank, count - rank + 1, share))
 
         if is_above(1) > side + 1e-9:
@@ -158,5 +158,5 @@ class Draws:
 
 
 def _share(budget: int) -> float:
-    """Give the quantile that the best of so many is below in half of all cases."""
+    """Return the quantile that the best of so many is below in half of all cases."""
     return float(1 - 0.5 ** (1 / budget))

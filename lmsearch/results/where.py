@@ -50,7 +50,7 @@ _DEEPEST = 50
 
 
 def field_of(trial: TrialRecord, name: str) -> Any:
-    """Give what a trial has under a name, None where it has nothing."""
+    """Return what a trial has under a name, None where it has nothing."""
     return FIELDS[name](trial) if name in FIELDS else trial.params.get(name)
 
 

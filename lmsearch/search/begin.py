@@ -80,7 +80,7 @@ def _find_or_create(
     source: str,
     remarks: tuple[str, ...],
 ) -> tuple[StudyInfo | None, StudyInfo]:
-    """Give the study as it was before, None for a new one, and as it is now.
+    """Return the study as it was before, None for a new one, and as it is now.
 
     A copy whose original is not in this store is as new: nobody knows what it still owed.
     """

@@ -76,7 +76,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
 
 
 def fresh_seeds(spec: StudySpec, count: int) -> list[int]:
-    """Give seeds that the study does not train with: those that follow its own, or the range that it searches.
+    """Return seeds that the study does not train with: those that follow its own, or the range that it searches.
 
     Beyond the highest seed there is they go on from 0. Raises `StudyError` where so many are not left.
     """
@@ -91,7 +91,7 @@ def fresh_seeds(spec: StudySpec, count: int) -> list[int]:
 
 
 def confirmation_spec(info: StudyInfo) -> StudySpec:
-    """Give a study's file with the seed open, no pruner and no points of its own."""
+    """Return a study's file with the seed open, no pruner and no points of its own."""
     document = tomlkit.parse(info.spec.text)
     for table in ("manual", "sampler", "pruner"):
         document.pop(table, None)

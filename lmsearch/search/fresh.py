@@ -29,7 +29,7 @@ class FreshPoints(BaseSampler):
         self._rng = np.random.default_rng(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Give the whole space: a point is drawn at once."""
+        """Return the whole space: a point is drawn at once."""
         return self._space
 
     def sample_relative(
@@ -81,7 +81,7 @@ def values_of(value: OpenValue) -> tuple[Value, ...]:
 
 
 def _exact(value: Any, values: tuple[Value, ...]) -> Any:
-    """Give the value of the list that this is, which steps of 0.1 may miss by a rounding."""
+    """Return the value of the list that this is, which steps of 0.1 may miss by a rounding."""
     if not isinstance(value, float):
         return value
     return min((one for one in values if isinstance(one, float)), key=lambda one: abs(one - value), default=value)

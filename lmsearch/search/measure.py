@@ -78,7 +78,7 @@ def _evaluate(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[
 
 
 def _memory(device: torch.device) -> int:
-    """Give the bytes that this process took of its device, those that its allocator keeps and CUDA's own with them."""
+    """Return the device memory of this process in bytes, with what its allocator keeps and CUDA's own."""
     return torch.cuda.max_memory_reserved(device) + _CONTEXT if device.type == "cuda" else peak_memory(device)
 
 

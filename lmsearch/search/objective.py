@@ -64,7 +64,7 @@ def _device(name: str) -> torch.device:
 
 
 def objective(study_file: str | Path, device: str = "auto") -> Objective:
-    """Give an Optuna objective that trains what a study file describes: minimise it.
+    """Return an Optuna objective that trains what a study file describes: minimise it.
 
     It draws the file's open values from the trial, reports validation perplexity after each epoch (steps from 1),
     raises `optuna.TrialPruned` where the study's pruner says so or the trial diverges, and returns the lowest

@@ -48,23 +48,23 @@ class Plan:
 
     @property
     def middle(self) -> Point:
-        """Give the point in the middle of the space, by which the hours are told."""
+        """Return the point in the middle of the space, from which the hours are estimated."""
         return next(point for point in self.points if point.what == "middle")
 
     @property
     def hours(self) -> float:
-        """Give the hours of the whole search, if nothing is pruned."""
+        """Return the hours of the whole search, if nothing is pruned."""
         waves = math.ceil(self.trials / self.workers)
         return waves * self.epochs * (self.middle.epoch_seconds or 0.0) / 3600
 
     @property
     def memory(self) -> int:
-        """Give the most bytes that the workers take that share one memory."""
+        """Return the most memory, in bytes, of the workers that share one device or host."""
         return self.sharing * max(point.memory or 0 for point in self.points)
 
     @property
     def disk(self) -> int:
-        """Give the most bytes that checkpoints and weights take: two files a running trial, and the best models."""
+        """Return the most bytes that checkpoints and weights take: two files a running trial, and the best models."""
         checkpoint = max(point.checkpoint or 0 for point in self.points)
         weights = max(point.weights or 0 for point in self.points)
         return 2 * self.workers * checkpoint + (self.workers + 3 + 1) * weights
@@ -81,7 +81,7 @@ def points_remark(spec: StudySpec, trials: int) -> str:
 
 
 def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
-    """Give the smallest, the middle and the largest point of a space, and each end of it that costs otherwise.
+    """Return the smallest, the middle and the largest point of a space, and each end of it with another cost.
 
     Raises `ConfigError` where one of them makes no valid run.
     """
@@ -111,7 +111,7 @@ def _middle(value: Any) -> Value:
 
 
 def _cost_key(config: RunConfig) -> tuple[Any, ...]:
-    """Give what decides how long a step takes and how much memory; values of dropout and rates do not."""
+    """Return what decides how long a step takes and how much memory; values of dropout and rates do not."""
     model, train = config.model, config.train
     return (*model.layer_sizes(), model.tie_weights, train.batch_size, train.bptt, train.optimizer)
 

@@ -100,7 +100,7 @@ def _take_over(storage: FencedStorage, source: str, info: StudyInfo) -> Taken:
 
 
 def fitting_params(params: Mapping[str, Any], origin: StudyInfo, info: StudyInfo) -> dict[str, Value] | None:
-    """Give a trial's values as a point of another space: its closed config must be one; None where it is not."""
+    """Return a trial's values as a point of another space: its closed config must be one; None where it is not."""
     size = info.vocabulary_size
     try:
         config = origin.spec.close(params, size)

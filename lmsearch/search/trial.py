@@ -109,7 +109,7 @@ class TrialRunner:
         return found
 
     def _known(self, ticket: Ticket) -> tuple[str, list[EpochRow]]:
-        """Give the digest of what a ticket's trial computes ("" before its values are drawn), and its epochs."""
+        """Return the digest of what a ticket's trial computes ("" before its values are drawn), and its epochs."""
         if ticket.trial_id is None or ticket.trial_number is None:
             return "", []
         try:
@@ -251,7 +251,7 @@ class Trial:
         return self._failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
     def _memory_failed(self, peak: int) -> str:
-        """Give the trial back to be tried alone on its device; the second time it is infeasible."""
+        """Requeue the trial to run alone on its device; the second time it is infeasible."""
         if self.ticket.memory_failures + 1 >= _MOST_MEMORY_FAILURES:
             return self._infeasible(peak)
         self.runner.storage.give_back(self.ticket, None, None, "memory", peak)
@@ -434,6 +434,6 @@ def _weights(runner: TrialRunner) -> list[Path]:
 
 
 def _weights_name(trial: FrozenTrial) -> str:
-    """Give the name of the folder of weights that a trial's attribute names, "" where it names none."""
+    """Return the name of the folder of weights that a trial's attribute names, "" where it names none."""
     model = trial.user_attrs.get("model")
     return named_in(WEIGHTS, model) if isinstance(model, str) else ""

@@ -81,7 +81,7 @@ class Stop:
             self.request(0)
 
     def requested(self) -> bool:
-        """Tell whether to stop; the end of the time budget is a request with exit code 0."""
+        """Whether to stop; the end of the time budget is a request with exit code 0."""
         if self._until is not None and time.monotonic() >= self._until:
             self.request(0)
         return self.exit_code is not None
@@ -154,7 +154,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int
 
 
 def study_files(options: WorkerOptions) -> Path:
-    """Give the folder for a worker's checkpoints and weights."""
+    """Return the folder for a worker's checkpoints and weights."""
     shared = options.checkpoints
     return (options.folder if shared is None else shared / options.folder.name).resolve()
 

@@ -103,7 +103,7 @@ class Checkpoints:
             raise OSError(errno.EDQUOT, f"the quota of {self.quota:,.0f} bytes for checkpoints is reached")
 
     def find(self, ticket: Ticket, digest: str, reported: Sequence[EpochRow]) -> Found:
-        """Give what a new holder of the ticket goes on from; no checkpoint where it must start again.
+        """Return what a new holder of the ticket resumes from; no checkpoint where it must start again.
 
         That is the file that the ticket names, a later one of the lease just before (left by an outage), or,
         where a checksum fails, the one before. It must be for the config and text of `digest`. One of lmsearch 0.1.0

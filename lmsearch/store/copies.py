@@ -22,7 +22,7 @@ _REASON = "copied"
 
 
 def is_copy(storage: FencedStorage, info: StudyInfo) -> bool:
-    """Tell whether a study is a copy that nobody has adopted yet."""
+    """Whether a study is a copy that nobody has adopted yet."""
     if info.home_id != info.ref.id:
         return True
     # In another store it may have got the same id.
@@ -42,7 +42,7 @@ def open_own_study(storage: FencedStorage, name: str) -> StudyInfo:
 
 
 def adopt_copy(storage: FencedStorage, info: StudyInfo) -> tuple[StudyInfo, bool]:
-    """Give a copy a key and tickets of its own; tell whether what its original still owed is known.
+    """Make a copy a study of its own, with a key and tickets; return whether the original's open tickets are known.
 
     Its ended trials answer its tickets as they did in the original. Its running ones, whose workers are the
     original's, are told failed, and their tickets are owed again with the same values. The caller holds the
@@ -84,7 +84,7 @@ def _tickets_of(storage: FencedStorage, key: str) -> list[Ticket]:
 
 
 def _rows(info: StudyInfo, trials: Sequence[FrozenTrial], original: Sequence[Ticket]) -> list[dict[str, Any]]:
-    """Give the copy's tickets: those of the original where it is known, else one for each trial that had one."""
+    """Return the copy's tickets: those of the original where it is known, else one for each trial that had one."""
     by_ticket = {n: trial for trial in trials if isinstance(n := trial.user_attrs.get("ticket"), int)}
     if not original:
         return [_row(info, number, trial, _origin(info, trial)) for number, trial in sorted(by_ticket.items())]

@@ -7,7 +7,7 @@ from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
 
 
 def distribution(value: OpenValue) -> BaseDistribution:
-    """Give an open value as Optuna knows it."""
+    """Return an open value as Optuna knows it."""
     if isinstance(value, Choice):
         return CategoricalDistribution(value.choices)
     if isinstance(value.low, float):
@@ -16,7 +16,7 @@ def distribution(value: OpenValue) -> BaseDistribution:
 
 
 def open_value(space: BaseDistribution) -> OpenValue | None:
-    """Give a distribution of another program's as an open value; None where it leaves nothing open, or has no order."""
+    """Return another program's distribution as an open value; None where it leaves nothing open, or has no order."""
     try:
         match space:
             case CategoricalDistribution():

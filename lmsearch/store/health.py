@@ -43,12 +43,12 @@ def server(storage: FencedStorage) -> str:
 
 
 def revision(storage: FencedStorage) -> str:
-    """Give the revision of Optuna's tables; the store was refused when it was opened if it is not ours."""
+    """Return the revision of Optuna's tables; the store was refused when it was opened if it is not ours."""
     return str(_scalar(storage, "SELECT version_num FROM alembic_version"))
 
 
 def journal_mode(storage: FencedStorage) -> str:
-    """Give SQLite's journal mode; `wal` unless the file system does not bear it."""
+    """Return SQLite's journal mode; `wal` unless the file system does not bear it."""
     return str(_scalar(storage, "PRAGMA journal_mode"))
 
 
@@ -64,7 +64,7 @@ def damage(storage: FencedStorage) -> list[str]:
 
 
 def round_trip(storage: FencedStorage) -> float:
-    """Give the seconds that the store takes to answer, the least of five tries."""
+    """Return the seconds that the store takes to answer, the least of five tries."""
     return min(_seconds(storage, sa.select(1)) for _ in range(5))
 
 
@@ -99,7 +99,7 @@ UNION ALL SELECT 'the CONNECTION LIMIT of the database ' || base.datname, base.d
 
 
 def connection_limits(storage: FencedStorage) -> list[Limit]:
-    """Give PostgreSQL's limits on connections, the one with the least room first; none on SQLite."""
+    """Return PostgreSQL's limits on connections, the one with the least room first; none on SQLite."""
     if storage.engine.name == "sqlite":
         return []
 
@@ -112,7 +112,7 @@ def connection_limits(storage: FencedStorage) -> list[Limit]:
 
 
 def give_back_silent(storage: FencedStorage, ticket: Ticket) -> bool:
-    """Give back a ticket whose worker died; false where its holder gave a sign of life after `ticket` was read."""
+    """Release a ticket whose worker died; false where its holder sent a heartbeat after `ticket` was read."""
     mine = (
         TICKET.c.study_key == ticket.study_key,
         TICKET.c.number == ticket.number,
@@ -199,7 +199,7 @@ def _scalar(storage: FencedStorage, statement: str) -> Any:
 
 
 def _seconds(storage: FencedStorage, *statements: Any) -> float:
-    """Give how long one transaction took; without the waiting, where it had to be repeated."""
+    """Return how long one transaction took; without the waiting, where it had to be repeated."""
 
     def call(again: bool) -> float:
         began = time.perf_counter()

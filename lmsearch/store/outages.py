@@ -84,12 +84,12 @@ class WaitUpTo:
     limit: float
 
     def __call__(self, outage: Outage) -> bool:
-        """Tell whether to wait on."""
+        """Whether to wait on."""
         return outage.gone + outage.crowded < self.limit
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether a failed call may succeed when it is repeated: the database was away, busy or full."""
+    """Whether a failed call may succeed when it is repeated: the database was away, busy or full."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         return is_transient(error.__cause__)
     if isinstance(error, PendingRollbackError):
@@ -101,7 +101,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_crowded(error: BaseException) -> bool:
-    """Tell whether the server is there and has no connection free."""
+    """Whether the server is there and has no connection free."""
     cause = database_error(error)
     if cause is None or isinstance(cause, sqlite3.Error):
         return False
@@ -110,7 +110,7 @@ def is_crowded(error: BaseException) -> bool:
 
 
 def database_error(error: BaseException) -> BaseException | None:
-    """Give the driver's own error that stands behind Optuna's or SQLAlchemy's."""
+    """Return the driver's own error that stands behind Optuna's or SQLAlchemy's."""
     if isinstance(error, StorageInternalError) and error.__cause__ is not None:
         return database_error(error.__cause__)
     return error.orig if isinstance(error, DBAPIError) else error

@@ -70,12 +70,12 @@ class StudyInfo:
 
     @property
     def confirms(self) -> str:
-        """Give the name of the study whose leaders this one trains once more, "" for any other study."""
+        """Return the name of the study whose leaders this one retrains, "" for any other study."""
         name = self.ref.name.removesuffix(_CONFIRMATION)
         return name if name != self.ref.name and SEED in self.spec.open else ""
 
     def is_of(self, study: "StudyInfo") -> bool:
-        """Tell whether this confirmation is of that study, and not of an earlier one of the same name."""
+        """Whether this confirmation is of that study, and not of an earlier one of the same name."""
         own, theirs = (
             {path: value for path, value in {**spec.fixed, **spec.open}.items() if path not in (SEED, "data.corpus")}
             for spec in (self.spec, study.spec)
@@ -116,26 +116,26 @@ class TrialRecord:
 
     @functools.cached_property
     def perplexity(self) -> float:
-        """Give the lowest perplexity over the epochs so far, infinite before the first."""
+        """Return the lowest perplexity over the epochs so far, infinite before the first."""
         return min(self.curve.values(), default=math.inf)
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it has not ended."""
+        """Whether it has not ended."""
         return self.outcome in ("running", "waiting")
 
     def with_epochs(self, rows: Sequence[EpochRow]) -> "TrialRecord":
-        """Give the same with what each epoch gave."""
+        """Return the same trial with its epochs' results."""
         return replace(self, epochs=tuple(rows)) if rows else self
 
     @property
     def best_epoch(self) -> int | None:
-        """Give the epoch of the lowest perplexity, the first of equals."""
+        """Return the epoch of the lowest perplexity, the first of equals."""
         return min(sorted(self.curve), key=lambda epoch: self.curve[epoch], default=None)
 
     @property
     def seconds(self) -> float:
-        """Give the seconds of all its epochs, 0 where they were not read."""
+        """Return the seconds of all its epochs, 0 where they were not read."""
         return sum(row.seconds for row in self.epochs)
 
     @property
@@ -154,7 +154,7 @@ class StudyRecord:
 
     @functools.cached_property
     def best(self) -> TrialRecord | None:
-        """Give the complete trial with the lowest perplexity, the first of equals; None for a confirmation.
+        """Return the complete trial with the lowest perplexity, the first of equals; None for a confirmation.
 
         A trial that another program added without the searched values cannot be it.
         """
@@ -184,17 +184,17 @@ class StudyRecord:
 
 
 def confirmation_name(study: str) -> str:
-    """Give the name of the study that runs another one's leaders once more, on fresh seeds."""
+    """Return the name of the study that retrains another one's leaders on fresh seeds."""
     return study + _CONFIRMATION
 
 
 def without_seed(params: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-    """Give a configuration apart from its seed, as a key."""
+    """Return a configuration apart from its seed, as a key."""
     return tuple(sorted((path, value) for path, value in params.items() if path != SEED))
 
 
 def configurations(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Give the best complete trial of each configuration, seeds apart: the lowest perplexity first."""
+    """Return the best complete trial of each configuration, seeds apart: the lowest perplexity first."""
     complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda t: (t.perplexity, t.number))
     found: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
     for trial in complete:

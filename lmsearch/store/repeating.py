@@ -103,7 +103,7 @@ class RepeatingStorage(RDBStorage):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Give this thread's session; commit at the end, roll back on an error."""
+        """Provide this thread's session; commit at the end, roll back on an error."""
         session = self.scoped_session()
         try:
             yield session
@@ -117,7 +117,7 @@ class RepeatingStorage(RDBStorage):
     # The clock of leases: the server's; on SQLite, which is one host, the host's since its boot.
 
     def clock(self) -> sa.ColumnElement[float]:
-        """Give the present time as an expression, in seconds."""
+        """Return the present time as an expression, in seconds."""
         if self.engine.name == "sqlite":
             return sa.literal(time.monotonic(), sa.Float(53))
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
@@ -172,23 +172,23 @@ class RepeatingStorage(RDBStorage):
         return self.persist(lambda again: super(RepeatingStorage, self).get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Give a study's directions."""
+        """Return a study's directions."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Give a study's attributes."""
+        """Return a study's attributes."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Give a study's attributes."""
+        """Return a study's attributes."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_study_system_attrs(study_id))
 
     def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
-        """Give a trial's attributes."""
+        """Return a trial's attributes."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_trial_user_attrs(trial_id))
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
-        """Give a trial's attributes."""
+        """Return a trial's attributes."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_trial_system_attrs(trial_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
@@ -201,11 +201,11 @@ class RepeatingStorage(RDBStorage):
         return self.persist(lambda again: read(study_id, trial_number))
 
     def get_trial_param(self, trial_id: int, param_name: str) -> float:
-        """Give one value of a trial."""
+        """Return one value of a trial."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_trial_param(trial_id, param_name))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Give one trial."""
+        """Return one trial."""
         return self.persist(lambda again: super(RepeatingStorage, self).get_trial(trial_id))
 
     def _get_trials(

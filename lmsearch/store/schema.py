@@ -133,7 +133,7 @@ def _at_work(connection: sa.Connection, live: sa.ColumnElement[bool]) -> list[st
 
 @contextlib.contextmanager
 def _writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Give a connection within one transaction that nobody else writes in, until its end."""
+    """Provide a connection within one transaction that nobody else writes in, until its end."""
     with engine.connect() as connection, connection.begin():
         if engine.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's driver begins none before it makes tables

@@ -82,7 +82,7 @@ class FencedStorage(RepeatingStorage):
         self.persist(call)
 
     def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
-        """Give the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
+        """Return the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
 
         It asks for the lease number, not for its expiry: a slow holder whom nobody replaced goes on.
         """
@@ -369,7 +369,7 @@ class FencedStorage(RepeatingStorage):
 
 
 def _taken_over(session: Session, study_id: int, template: FrozenTrial | None) -> int | None:
-    """Give the id of the trial that was taken over from the same place as `template`, None where there is none."""
+    """Return the id of the trial that was taken over from the same place as `template`, None where there is none."""
     if template is None or FROM not in template.user_attrs:
         return None
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
@@ -384,7 +384,7 @@ def _taken_over(session: Session, study_id: int, template: FrozenTrial | None) -
 
 
 def trouble_values(trouble: str, peak_memory: int | None = None) -> dict[str, Any]:
-    """Give what a ticket's row gains by a trouble; `peak_memory` is in bytes."""
+    """Return what a ticket's row gains by a trouble; `peak_memory` is in bytes."""
     column = TROUBLES[trouble]
     return {column.name: column + 1} | ({} if peak_memory is None else {"peak_memory": peak_memory})
 

@@ -128,11 +128,11 @@ class Ticket:
 
     @property
     def untouched(self) -> bool:
-        """Tell whether nobody has begun it and no values are fixed, so that it can be withdrawn."""
+        """Whether nobody has started it and no values are fixed, so that it can be withdrawn."""
         return self.state == OPEN and self.lease == 0 and not self.fixed
 
     def is_leased(self, now: float, boot: str) -> bool:
-        """Tell whether it is under a lease that has not run out, by the clock of leases and the boot it counts from."""
+        """Whether it is under a lease that has not run out, by the clock of leases and the boot it counts from."""
         return self.state == RUNNING and self.boot == boot and self.expires is not None and self.expires >= now
 
 

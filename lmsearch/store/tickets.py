@@ -59,7 +59,7 @@ class Changes:
 
 
 def list_tickets(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
-    """Give all tickets of a study, by number."""
+    """Return all tickets of a study, by number."""
 
     def call(again: bool) -> list[Ticket]:
         with storage.transaction() as session:
@@ -129,7 +129,7 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | N
 
 
 def _given(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
-    """Give the parameters of the statements of a claim."""
+    """Return the parameters of the statements of a claim."""
     return {
         "the_study": study.key,
         "the_id": study.id,
@@ -162,7 +162,7 @@ _FORMAT_QUERY = format_query().scalar_subquery()
 
 
 def _lock_number(study: StudyRef) -> int:
-    """Give the number of a study's advisory lock, of 63 bits."""
+    """Return the number of a study's advisory lock, of 63 bits."""
     return int.from_bytes(hashlib.sha256(study.key.encode()).digest()[:8]) >> 1
 
 
@@ -186,7 +186,7 @@ def _live(dialect: str) -> sa.ColumnElement[bool]:
 
 
 def _free(dialect: str, takes_over: bool) -> sa.ColumnElement[bool]:
-    """Give the condition under which a ticket may be claimed, its device apart."""
+    """Return the condition under which a ticket may be claimed, its device apart."""
     free: sa.ColumnElement[bool] = TICKET.c.state == OPEN
     if takes_over:
         free = sa.or_(free, sa.and_(TICKET.c.state == RUNNING, sa.not_(_live(dialect))))
@@ -226,7 +226,7 @@ def _taking(dialect: str) -> Any:
 
 
 def _take_beside_others(takes_over: bool) -> Any:
-    """Give the claim of a study in which nothing must run alone: rows that others are taking are passed over."""
+    """Return the claim of a study in which nothing must run alone: rows that others are taking are passed over."""
     pick = _next(_free("postgresql", takes_over)).with_for_update(skip_locked=True).cte("pick")
     owed_alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
     taking = _taking("postgresql").add_cte(pick)
@@ -280,12 +280,12 @@ def _held(connection: sa.Connection, study: StudyRef, holder: Holder) -> Ticket 
 
 
 def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
-    """Give the condition that a ticket is under a lease that has not run out."""
+    """Return the condition that a ticket is under a lease that has not run out."""
     return sa.and_(TICKET.c.state == RUNNING, TICKET.c.expires >= storage.clock(), TICKET.c.boot == storage.boot())
 
 
 def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
-    """Give which tickets there is room for on the holder's device: `any`, those `beside` others, or none."""
+    """Return which tickets there is room for on the holder's device: `any`, those `beside` others, or none."""
     others = connection.execute(_OTHERS_HERE[connection.engine.name], given).scalars().all()
     if 1 in others or (others and connection.execute(_WAITS_HERE, given).scalar()):
         return None
@@ -293,7 +293,7 @@ def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
 
 
 def owes(storage: FencedStorage, study: StudyRef) -> bool:
-    """Tell whether a study still owes a trial."""
+    """Whether a study has trials left."""
 
     def call(again: bool) -> bool:
         with storage.transaction() as session:
@@ -310,7 +310,7 @@ def release_worker(
     trouble: str | None = None,
     peak_memory: int | None = None,
 ) -> bool:
-    """Give back what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended.
+    """Release what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended.
 
     Tells whether it held anything.
     """
@@ -340,7 +340,7 @@ def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
 
 
 def present(storage: FencedStorage) -> tuple[float, str]:
-    """Give the time by the clock of leases, in seconds, and the boot that it counts from."""
+    """Return the time by the clock of leases, in seconds, and the boot that it counts from."""
 
     def call(again: bool) -> float:
         with storage.transaction() as session:
@@ -358,7 +358,7 @@ def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
 
 
 def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
-    """Give how often a study's workers were asked to stop, and whether the study stands stopped now."""
+    """Return how often a study's workers were asked to stop, and whether the study stands stopped now."""
 
     def call(again: bool) -> tuple[int, bool]:
         with storage.transaction() as session:
@@ -476,7 +476,7 @@ def check_there(session: Session | sa.Connection, study: StudyRef) -> None:
 
 
 def of_study(study: StudyRef) -> sa.ColumnElement[bool]:
-    """Give the condition that a ticket is the study's."""
+    """Return the condition that a ticket is the study's."""
     return sa.and_(TICKET.c.study_key == study.key, TICKET.c.study_id == study.id)
 
 

@@ -90,7 +90,7 @@ class StudyReader:
 
 @contextlib.contextmanager
 def _one_moment(storage: FencedStorage) -> Iterator[Session]:
-    """Give a transaction in which all queries see the store as it is at the first of them."""
+    """Provide a transaction in which all queries see the store as it is at the first of them."""
     with storage.transaction() as session:
         if storage.engine.name == "sqlite":
             session.connection().exec_driver_sql("BEGIN")  # Python's driver begins none before it writes
@@ -146,7 +146,7 @@ def count_trials(storage: FencedStorage, study: StudyRef) -> int:
 
 
 def _newer(study: StudyRef, last: int, ids: Sequence[int]) -> Callable[[Any], Part]:
-    """Give the condition for trials that are newer than the last one that was read, and for some others."""
+    """Return the condition for trials that are newer than the last one that was read, and for some others."""
     newer = sa.select(_TRIAL.trial_id).where(_TRIAL.study_id == study.id, _TRIAL.trial_id > last)
     return lambda column: sa.or_(column.in_(newer), column.in_(ids)) if ids else column.in_(newer)
 
@@ -298,7 +298,7 @@ def _outcome(state: str, reason: str, ticket: Ticket | None) -> str:
 
 
 def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = None) -> dict[int, list[EpochRow]]:
-    """Give the epochs of a study's trials, or of one of them, by trial number."""
+    """Return the epochs of a study's trials, or of one of them, by trial number."""
     columns = EPOCH.c
     query = (
         sa.select(columns.trial_number, columns.epoch, columns.train_loss, columns.valid_loss, columns.seconds,

@@ -95,19 +95,19 @@ def _check_options(url: URL) -> None:
 
 
 def redact(url: URL) -> str:
-    """Give the URL for a person to read, its password as `***`."""
+    """Return the URL for a person to read, its password as `***`."""
     query = {name: value if name in _SHOWN else "***" for name, value in url.query.items()}
     shown = url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
     return shown.replace("%2A%2A%2A", "***")
 
 
 def has_password(url: URL) -> bool:
-    """Tell whether the URL holds a secret, so that it may not stand on a command line."""
+    """Whether the URL holds a secret, so that it may not stand on a command line."""
     return bool(url.password) or any(name not in _SHOWN for name in url.query)
 
 
 def full_text(url: URL) -> str:
-    """Give the whole URL, for the environment of a child process and for nothing else."""
+    """Return the whole URL, for the environment of a child process and for nothing else."""
     return url.render_as_string(hide_password=False)
 
 
@@ -120,7 +120,7 @@ def _hide(text: str) -> str:
 
 
 def engine_options(url: URL, connections: int) -> dict[str, Any]:
-    """Give the arguments for `create_engine`: at most `connections` connections, kept alive."""
+    """Return the arguments for `create_engine`: at most `connections` connections, kept alive."""
     pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": _POOL_SECONDS}
     if url.get_backend_name() == "sqlite":
         assert url.database is not None

@@ -26,7 +26,7 @@ def extended_text(
     folder: Path,
     settings: Mapping[str, str | int | None] | None = None,
 ) -> str:
-    """Give the file of the study `name` with `NAME=VALUE` changes; comments stay.
+    """Return the file of the study `name` with `NAME=VALUE` changes; comments stay.
 
     It names its source, and has the `settings` of [study] that were asked for, so that it says all that the new study
     is: whatever ends the command that writes it, `lmsearch run` of the file does the rest.
@@ -92,7 +92,7 @@ def _value(text: str) -> Any:
 
 
 def next_name(name: str, taken: Collection[str]) -> str:
-    """Give the name of the study that follows another: `name-2`, `name-3`, …, the first that is not taken."""
+    """Return the name of the study that follows another: `name-2`, `name-3`, …, the first that is not taken."""
     found = re.fullmatch(r"(.*)-(\d+)", name)
     stem, number = (found[1], int(found[2])) if found else (name, 1)
     while True:

@@ -36,7 +36,7 @@ _MOST_OPTION = 1_000_000_000
 
 
 def median_warmup(epochs: int) -> int:
-    """Give the first epoch at which the median pruner may stop a trial, where the study file does not say."""
+    """Return the first epoch at which the median pruner may stop a trial, where the study file does not say."""
     return 1 + max(1, epochs // 5)
 
 

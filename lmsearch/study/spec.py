@@ -41,7 +41,7 @@ class StudySettings:
 
     @property
     def checkpoint_bytes(self) -> float:
-        """Give the quota for checkpoints in bytes, infinite where there is none."""
+        """Return the quota for checkpoints in bytes, infinite where there is none."""
         return 1e9 * self.checkpoint_gb or math.inf
 
     def __post_init__(self) -> None:
@@ -73,16 +73,16 @@ class StudySpec:
 
     @property
     def epochs(self) -> int:
-        """Give the number of epochs of a trial that is not stopped."""
+        """Return the number of epochs of a trial that is not stopped."""
         return int(self.fixed.get("train.epochs", default_value("train.epochs")))
 
     @property
     def data(self) -> DataConfig:
-        """Give the text's settings, which are never open; the corpus is a built-in name or an absolute path."""
+        """Return the text's settings, which are never open; the corpus is a built-in name or an absolute path."""
         return RunConfig.from_paths({p: v for p, v in self.fixed.items() if p.startswith("data.")}).data
 
     def text_from(self, folder: Path) -> str:
-        """Give the file's text, with a corpus that is a path named from `folder`; comments stay.
+        """Return the file's text, with a corpus that is a path named from `folder`; comments stay.
 
         Defaults of an earlier lmsearch that hold in it are written out, so that a new study of it is the same.
         """
@@ -110,7 +110,7 @@ class StudySpec:
         return RunConfig.from_paths(values)
 
     def check_point(self, params: Mapping[str, object]) -> dict[str, Value]:
-        """Give some open values their types; refuse names that are not open and values out of range."""
+        """Convert open values to their types; refuse names that are not open and values out of range."""
         checked: dict[str, Value] = {}
         for path, raw in params.items():
             if path not in self.open:
@@ -148,7 +148,7 @@ class StudySpec:
         return None if None in counts else math.prod(count for count in counts if count is not None)
 
     def ends(self) -> Iterator[dict[str, Value]]:
-        """Give points that together reach every end of every range and every choice and grid value."""
+        """Yield points that together reach every end of every range and every choice and grid value."""
         base = {path: value.ends()[0] for path, value in self.open.items()}
         yield base
         for path, value in self.open.items():

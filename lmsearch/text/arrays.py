@@ -67,7 +67,7 @@ class ArrayFolder:
         return Vocabulary(listed)
 
     def text(self, split: str, words: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Give a split's tokens and where its articles begin; each token must be below `words`."""
+        """Return a split's tokens and where its articles begin; each token must be below `words`."""
         path = self._files[split]
         stored = _load(path, self.allow_pickle)
         if stored.dtype == object:

@@ -69,7 +69,7 @@ def _untold(what: str, done: int, total: int | None) -> None:
 
 
 def cache_folder() -> Path:
-    """Give the folder for encoded corpora: LMSEARCH_CACHE, else the user's cache folder."""
+    """Return the folder for encoded corpora: LMSEARCH_CACHE, else the user's cache folder."""
     named = os.environ.get("LMSEARCH_CACHE")
     if named:
         return absolute(named, "LMSEARCH_CACHE =")

@@ -85,12 +85,12 @@ _VERIFIED = ".verified"  # a file in a corpus's folder that says so
 
 
 def dataset_folder(name: str, cache: Path) -> Path:
-    """Give the folder in which a named corpus lies once it is fetched."""
+    """Return the folder in which a named corpus lies once it is fetched."""
     return cache / "downloads" / name
 
 
 def is_fetched(name: str, cache: Path) -> bool:
-    """Tell whether a named corpus is there, and was verified."""
+    """Whether a named corpus is there, and was verified."""
     return (dataset_folder(name, cache) / _VERIFIED).exists() and _is_complete(name, cache)
 
 
@@ -100,7 +100,7 @@ def _is_complete(name: str, cache: Path) -> bool:
 
 
 def fetched(name: str, cache: Path, progress: bool = True) -> Path:
-    """Give the folder of a named corpus, fetching it first where it is not there.
+    """Return the folder of a named corpus, fetching it first where it is not there.
 
     Raises `CorpusError` where no mirror has it, what came is another text, or a file put there by hand is.
     """

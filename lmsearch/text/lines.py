@@ -24,13 +24,13 @@ _spaced = _SpacedMarks()
 
 
 def basic_words(line: str) -> list[str]:
-    """Give the words of a line in lower case, each mark of punctuation a word; letters of every script stay whole."""
+    """Return the words of a line in lower case, each mark of punctuation a word; letters of every script stay whole."""
     parts = line.lower().translate(_spaced).split(f" < {UNK[1:-1]} > ")  # `<unk>` is a word, not three
     return f" {UNK} ".join(parts).split() if len(parts) > 1 else parts[0].split()
 
 
 def tutorial_words(line: str) -> list[str]:
-    """Give the words of a line as PyTorch's seq2seq tutorial does: a space before `.!?`, other non-letters one space.
+    """Return the words of a line as PyTorch's seq2seq tutorial does: a space before `.!?`, other non-letters one space.
 
     Its comment says that it lower-cases too; its code does not.
     """
@@ -53,7 +53,7 @@ class Headings:
         self._has_words = False  # the article so far; blank lines before a first heading are not one
 
     def begins(self, line: str) -> bool:
-        """Tell whether an article begins with the next line of a text."""
+        """Whether an article begins with the next line of a text."""
         words = line.split()
         begins = self._after_blank and self._has_words and _is_title(words)
         self._has_words |= bool(words)

@@ -52,7 +52,7 @@ class Reader(Protocol):
         ...
 
     def digest(self) -> str:
-        """Give a hash of the text, so that a changed text is noticed."""
+        """Return a hash of the text, so that a changed text is noticed."""
         ...
 
     def splits(self) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ class Reader(Protocol):
         ...
 
     def lines(self, split: str) -> Iterator[Line]:
-        """Give the lines of one split; raises `CorpusError` for text that cannot be read."""
+        """Return the lines of one split; raises `CorpusError` for text that cannot be read."""
         ...
 
 
@@ -129,7 +129,7 @@ class PythonDocs:
         return SPLITS
 
     def lines(self, split: str) -> Iterator[Line]:
-        """Give the paragraphs of one split, topic by topic."""
+        """Return the paragraphs of one split, topic by topic."""
         if self._splits is None:
             self._splits = _split_topics(_topics())
         return iter(self._splits[split])
@@ -223,7 +223,7 @@ class TextFolder:
         return tuple(self._files)
 
     def lines(self, split: str) -> Iterator[Line]:
-        """Give the lines of one file, blank ones too."""
+        """Yield the lines of one file, blank ones too."""
         for _, line in _read(self._files[split], self._data):
             yield line
 
@@ -252,7 +252,7 @@ class TextFile:
         return tuple(split for split, share in zip(SPLITS, self._data.split, strict=False) if share)
 
     def lines(self, split: str) -> Iterator[Line]:
-        """Give the lines of one split, whose first begins an article."""
+        """Yield the lines of one split, whose first begins an article."""
         number = self.splits().index(split)
         starts: list[int | None] = [*self._find_starts(), None]
         first, end = starts[number] or 0, starts[number + 1]
@@ -297,7 +297,7 @@ def _why_few_lines(path: Path) -> str:
 
 
 def _hash(path: Path) -> tuple[str, int]:
-    """Give the hash and the number of the bytes of a text, without what packs them."""
+    """Return the hash and the number of the bytes of a text, without what packs them."""
     total, size = hashlib.sha256(), 0
     with _readable(path), _open(path) as file:
         while chunk := file.read(1 << 20):
@@ -322,7 +322,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _read(
     path: Path, data: DataConfig, first: int = 0, end: int | None = None, words: bool = True
 ) -> Iterator[tuple[int, Line]]:
-    """Give each piece with the byte at which it begins, and with its words unless they are not asked for."""
+    """Yield each piece with the byte at which it begins, and with its words unless they are not asked for."""
     split = NORMALIZE[data.normalize]
     headings = Headings() if data.articles == "headings" else None
     offset, ended = 0, True
@@ -354,7 +354,7 @@ def _count_lost(text: str, words: list[str]) -> tuple[int, int]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Give the lines of any file of text, also a packed one; raises `CorpusError` where it cannot be read."""
+    """Yield the lines of any file of text, also a packed one; raises `CorpusError` where it cannot be read."""
     offset = 0
     with _readable(path), _open(path) as file:
         for raw in file:
@@ -396,7 +396,7 @@ def _why_zeros(path: Path, position: int) -> str:
 
 
 def _pieces(path: Path, file: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Give a file's lines, a very long one in pieces that end at a space, and whether the line ends there."""
+    """Yield a file's lines, a very long one in pieces that end at a space, and whether the line ends there."""
     held, ended = b"", True
     while part := file.readline(_LONGEST_PIECE):
         if part.endswith(b"\n"):

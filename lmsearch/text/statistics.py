@@ -21,7 +21,7 @@ class SplitFacts:
 
 
 def split_facts(corpus: Corpus) -> list[SplitFacts]:
-    """Give the figures of each split there is."""
+    """Return the statistics of each split there is."""
     texts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
     return [_facts(corpus, split, text) for split, text in texts.items() if text is not None]
 
@@ -43,14 +43,14 @@ def word_counts(corpus: Corpus, text: Text) -> npt.NDArray[np.int64]:
 
 
 def most_frequent(corpus: Corpus, count: int) -> list[tuple[str, int]]:
-    """Give the most frequent words of the train split, with how often each occurs."""
+    """Return the most frequent words of the train split, with how often each occurs."""
     counts = word_counts(corpus, corpus.train)
     order = np.argsort(-counts, kind="stable")[:count]
     return [(corpus.vocabulary.words[place], int(counts[place])) for place in order]
 
 
 def first_lines(corpus: Corpus, text: Text, count: int, longest: int = 60) -> list[str]:
-    """Give the first lines of a text that have words, as a model sees them, each cut after `longest` words."""
+    """Return the first lines of a text that have words, as a model sees them, each cut after `longest` words."""
     lines: list[str] = []
     words: list[str] = []
     for token in text.tokens[: 1 << 16]:

@@ -20,11 +20,11 @@ class Vocabulary:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """Give the index of each word."""
+        """Return the index of each word."""
         return {word: number for number, word in enumerate(self.words)}
 
     def encode(self, words: Iterable[str]) -> list[int]:
-        """Give the indices of words, unknown ones as that of `<unk>`."""
+        """Return the indices of words, unknown ones as that of `<unk>`."""
         index, unknown = self.index, self.index[UNK]
         return [index.get(word, unknown) for word in words]
 

@@ -29,7 +29,7 @@ class CacheConstants:
     weight: float  # lambda in the paper: its share of the mixture
 
     def as_dict(self) -> dict[str, float]:
-        """Give them by name."""
+        """Return the constants by name."""
         return asdict(self)
 
 
@@ -60,7 +60,7 @@ def read_text(trained: TrainedModel, tokens: npt.NDArray[np.int32]) -> ReadText:
 
 @torch.no_grad()
 def cache_probabilities(text: ReadText, window: int, theta: float) -> Tensor:
-    """Give the cache's probability of each next word, of shape (N,); the first place has nothing behind it: 0."""
+    """Return the cache's probability of each next word, of shape (N,); the first place has nothing behind it: 0."""
     found = []
     for start in range(0, len(text.targets_N), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(text.targets_N)))
@@ -71,7 +71,7 @@ def cache_probabilities(text: ReadText, window: int, theta: float) -> Tensor:
 
 
 def _attention(text: ReadText, rows: slice, window: int, theta: float) -> tuple[Tensor, int]:
-    """Give the attention of some places on those behind them, and the first of these; zeros where there are none."""
+    """Return the attention of some places on those behind them, and the first of these; zeros where there are none."""
     first = max(0, rows.start - window)
     scores = theta * text.features_NH[rows] @ text.features_NH[first : rows.stop].t()
     places = torch.arange(rows.start, rows.stop, device=scores.device)[:, None]
@@ -81,7 +81,7 @@ def _attention(text: ReadText, rows: slice, window: int, theta: float) -> tuple[
 
 
 def mixed_loss(text: ReadText, cache_N: Tensor, weight: float) -> float:
-    """Give the mean loss (nats) of the mixture; where nothing lies behind, the model is alone."""
+    """Return the mean loss (nats) of the mixture; where nothing lies behind, the model is alone."""
     # In logarithms, since the model's own probability may be smaller than any number.
     cache = (weight * cache_N.double()).log()
     mixed = torch.logaddexp(cache, math.log1p(-weight) - text.losses_N)
@@ -89,7 +89,7 @@ def mixed_loss(text: ReadText, cache_N: Tensor, weight: float) -> float:
 
 
 def best_weight(text: ReadText, cache_N: Tensor) -> float:
-    """Give the weight with the lowest loss: the loss is convex in it, so its slope is halved down to its zero."""
+    """Return the weight with the lowest loss: the loss is convex in it, so its slope is halved down to its zero."""
     past = _has_past(text)
     cache, own = cache_N[past].double(), text.losses_N[past].neg().exp().clamp_min(1e-300)
     low, high = 0.0, 1.0
@@ -106,7 +106,7 @@ def _has_past(text: ReadText) -> Tensor:
 
 @torch.no_grad()
 def next_word_with_cache(trained: TrainedModel, text: ReadText, place: int, constants: CacheConstants) -> Tensor:
-    """Give the mixture's probability of every word at one place of a text, of shape (V,)."""
+    """Return the mixture's probability of every word at one place of a text, of shape (V,)."""
     own: Tensor = trained.model.decoder(text.features_NH[place]).softmax(0)
     if place == 0:
         return own

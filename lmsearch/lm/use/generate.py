@@ -40,7 +40,7 @@ def generate(
     sampling: Sampling | None = None,
     prompt: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Give word after word, each drawn after those before it; the first follows `<eos>` and `prompt`.
+    """Yield word after word, each drawn after those before it; the first follows `<eos>` and `prompt`.
 
     Words of the prompt that the model does not know are `<unk>` to it. The same seed gives the same words on one
     device; temperature 0 needs none.

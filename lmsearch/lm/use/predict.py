@@ -63,12 +63,12 @@ def read_contexts(
 
 
 def _table(path: Path, words: Vocabulary, allow_pickle: bool) -> npt.NDArray[np.int64]:
-    """Give the model's index of each word that another vocabulary lists, -1 where it knows none."""
+    """Return the model's index of each word that another vocabulary lists, -1 where it knows none."""
     return np.array([words.index.get(word, -1) for word in read_words(path, allow_pickle)], dtype=np.int64)
 
 
 def log_likelihoods(model: TrainedModel, asked: Contexts) -> npt.NDArray[np.float64]:
-    """Give the log-probability of the word that follows each context, of shape (N,)."""
+    """Return the log-probability of the word that follows each context, of shape (N,)."""
     assert asked.next_N is not None
     found, start = [], 0
     for block in model.next_word(asked.contexts_NT):
@@ -90,7 +90,7 @@ def write_log_probabilities(model: TrainedModel, asked: Contexts, path: Path) ->
 
 
 def top_words(model: TrainedModel, asked: Contexts, count: int) -> list[dict[str, Any]]:
-    """Give the most probable words after each context, and the probability of the one that follows where known."""
+    """Return the most probable words after each context, and the probability of the one that follows where known."""
     told: list[dict[str, Any]] = []
     words = model.vocabulary.words
     for block in model.next_word(asked.contexts_NT):

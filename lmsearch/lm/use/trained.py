@@ -41,12 +41,12 @@ class TextResult:
 
     @property
     def perplexity(self) -> float:
-        """Give exp(loss), over all tokens."""
+        """Return exp(loss), over all tokens."""
         return perplexity(self.loss)
 
     @property
     def known_perplexity(self) -> float:
-        """Give exp(known_loss), over the words that the model knows."""
+        """Return exp(known_loss), over the words that the model knows."""
         return perplexity(self.known_loss)
 
 
@@ -61,7 +61,7 @@ class TrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Give where the model is."""
+        """Return where the model is."""
         return self.model.embedding.weight.device
 
     def to(self, device: torch.device | str) -> "TrainedModel":
@@ -70,13 +70,13 @@ class TrainedModel:
         return self
 
     def words(self, text: str) -> list[str]:
-        """Give the words of a text as the model was trained on them, with `<eos>` at the end of each line."""
+        """Return the words of a text as the model was trained on them, with `<eos>` at the end of each line."""
         split = NORMALIZE[self.config.data.normalize]
         return [word for line in _lines(text) for word in (*split(line), EOS)]
 
     @torch.no_grad()
     def log_probabilities(self, words: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Give the natural logarithm of each word's probability after those before it, the first after an `<eos>`.
+        """Return the natural logarithm of each word's probability after those before it, the first after an `<eos>`.
 
         Of shape (N,). A word that the model does not know has the probability of `<unk>`. Raises `ConfigError` for a
         text in place of its words, which `words` gives.
@@ -95,14 +95,14 @@ class TrainedModel:
         return -torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
 
     def evaluate(self, lines: Iterable[str]) -> TextResult:
-        """Give the exact perplexity of a text's lines; raises `CorpusError` where they have fewer than two tokens."""
+        """Return the exact perplexity of a text's lines; raises `CorpusError` where they have fewer than two tokens."""
         split = NORMALIZE[self.config.data.normalize]
         words = itertools.chain.from_iterable((*split(line), EOS) for line in lines)
         unknown = self.vocabulary.index[UNK]
         return self.measure(np.fromiter((self.vocabulary.index.get(word, unknown) for word in words), np.int64))
 
     def measure(self, tokens_N: npt.NDArray[np.integer[Any]]) -> TextResult:
-        """Give the same of a text of N of the model's tokens."""
+        """Return the same of a text of N of the model's tokens."""
         if len(tokens_N) < 2:
             raise CorpusError("the text has fewer than two tokens, so there is nothing to predict")
         unknown = self.vocabulary.index[UNK]
@@ -111,12 +111,12 @@ class TrainedModel:
         return TextResult(found.loss, found.known_loss, len(tokens_N), int((tokens_N == unknown).sum()))
 
     def perplexity(self, text: str) -> float:
-        """Give the perplexity of a text: of each of its tokens but the first, after those before it."""
+        """Return the perplexity of a text: of each of its tokens but the first, after those before it."""
         return self.evaluate(_lines(text)).perplexity
 
     @torch.no_grad()
     def next_word(self, contexts_NT: npt.NDArray[np.integer[Any]]) -> Iterator[npt.NDArray[np.float32]]:
-        """Give the log-probabilities of the word that follows each context, some contexts at a time: (n, V) each.
+        """Yield the log-probabilities of the word that follows each context, some contexts at a time: (n, V) each.
 
         Contexts are indices of the model's vocabulary, each the beginning of a text.
         """
@@ -134,12 +134,12 @@ class TrainedModel:
     def generate(
         self, prompt: str = "", words: int = 100, seed: int = 0, sampling: Sampling | None = None
     ) -> Iterator[str]:
-        """Give words that the model writes after a prompt, each its next input; `<eos>` is the end of a line."""
+        """Generate words after a prompt, each its next input; `<eos>` is the end of a line."""
         given = self.prompt_words(prompt)
         return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, given), words)
 
     def prompt_words(self, prompt: str) -> list[str]:
-        """Give the words of a prompt as the model reads them: those of a text whose last line has not ended."""
+        """Return the words of a prompt as the model reads them: those of a text whose last line has not ended."""
         return self.words(prompt)[:-1] if prompt.strip() else []
 
     def _encoded(self, words: Sequence[str]) -> Tensor:

@@ -82,7 +82,7 @@ def _complete(name: str, columns: tuple[sa.Column[Any], ...]) -> None:
 
 
 def _lift_studies() -> None:
-    """Give what is kept of each study a format; the first commits kept it as a system attribute, without an id."""
+    """Return what is kept of each study a format; the first commits kept it as a system attribute, without an id."""
     connection = op.get_bind()
     lifted: set[int] = set()
     for table in (_USER, _SYSTEM):  # where a study has both, the later one holds
