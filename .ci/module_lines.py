@@ -1,4 +1,4 @@
-"""Write the list of modules in docs/architecture.md from their docstrings; `--check` only reports whether it is current."""
+"""Write the list of modules in docs/architecture.md from their docstrings; `--check` reports whether it is current."""
 
 import ast
 import sys

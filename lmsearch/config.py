@@ -11,6 +11,7 @@ from typing import Any
 
 from lmsearch.errors import ConfigError
 from lmsearch.formats import FIRST
+from lmsearch.setting import Setting, check_settings, setting, setting_of
 
 Value = bool | int | float | str
 
@@ -28,30 +29,53 @@ DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "auto")
 """How devices are named, by example."""
 
 
+_SAME_TEXT = "all trials of a study must read the same text"
+_NOT_COMPARABLE = "perplexities of trials that differ in it could not be compared"
+
+
+def _share(says: str) -> Any:
+    return setting(0.0, says, low=0, below=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which text, and which of its words the model knows."""
 
-    corpus: str
-    min_count: int | None = None  # rarer words of the train split become <unk>; None: 1 where it has <unk>, else 2
-    max_vocabulary: int = 0  # 0: every word that is frequent enough
-    split: tuple[float, ...] = (0.8, 0.1, 0.1)  # shares of train, valid and test where the corpus is one file
-    normalize: str = "none"
-    articles: str = "none"  # headings: they begin where WikiText's headings stand
-    shuffle_articles: bool | None = None  # None: as the corpus is meant, true for python-docs and arrays
+    corpus: str = setting(
+        MISSING,
+        "`python-docs`, `wikitext-2`, `penn-treebank`, or a folder or file relative to this file",
+        closed=_SAME_TEXT,
+    )
+    min_count: int | None = setting(
+        None,
+        "rarer words of the train split become `<unk>`; by default 2, or 1 if the train split has `<unk>` itself",
+        low=1,
+        closed=_SAME_TEXT,
+    )
+    max_vocabulary: int = setting(
+        0, "the most words, of which the most frequent are kept; 0: no limit", low=0, closed=_SAME_TEXT
+    )
+    split: tuple[float, ...] = setting(
+        (0.8, 0.1, 0.1), "shares of train, valid and test if the corpus is one file", closed=_SAME_TEXT
+    )
+    normalize: str = setting("none", "how words are rewritten", choices=NORMALIZERS, closed=_SAME_TEXT)
+    articles: str = setting(
+        "none", "`headings`: articles start at WikiText's headings", choices=ARTICLES, closed=_SAME_TEXT
+    )
+    shuffle_articles: bool | None = setting(
+        None,
+        "whether articles are shuffled each epoch; by default true for `python-docs` and arrays",
+        closed=_SAME_TEXT,
+    )
 
     def __post_init__(self) -> None:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; name a built-in corpus, a folder or a file")
-        if self.min_count is not None:
-            _at_least("data.min_count", self.min_count, 1)
-        _at_least("data.max_vocabulary", self.max_vocabulary, 0)
+        check_settings("data", self)
         if 0 < self.max_vocabulary < 3:
             raise ConfigError(
                 "data.max_vocabulary counts <unk> and <eos> too: it must be at least 3, or 0 for no limit"
             )
-        _one_of("data.normalize", self.normalize, NORMALIZERS)
-        _one_of("data.articles", self.articles, ARTICLES)
         shares = self.split
         if len(shares) != 3 or min(shares) < 0 or 0 in shares[:2] or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(
@@ -64,27 +88,20 @@ class DataConfig:
 class ModelConfig:
     """The LSTM language model: its sizes and its dropout, as shares of values that are dropped."""
 
-    embedding_size: int = 400
-    hidden_size: int = 1150
-    num_layers: int = 3
-    tie_weights: bool = True
-    embedding_dropout: float = 0.0
-    input_dropout: float = 0.0
-    hidden_dropout: float = 0.0
-    output_dropout: float = 0.0
-    locked_dropout: bool = True
-    weight_dropout: float = 0.0
-    init_range: float = 0.1
+    embedding_size: int = setting(400, "width of the word embedding", low=1, high=_MOST_UNITS, cost=True)
+    hidden_size: int = setting(1150, "width of the LSTM layers", low=1, high=_MOST_UNITS, cost=True)
+    num_layers: int = setting(3, "number of LSTM layers", low=1, high=_MOST_LAYERS, cost=True)
+    tie_weights: bool = setting(True, "whether embedding and decoder share one matrix", cost=True)
+    embedding_dropout: float = _share("share of words whose embedding is dropped")
+    input_dropout: float = _share("dropout between embedding and first layer")
+    hidden_dropout: float = _share("dropout between layers")
+    output_dropout: float = _share("dropout after the last layer")
+    locked_dropout: bool = setting(True, "whether one dropout mask holds for a whole window")
+    weight_dropout: float = _share("dropout of the hidden-to-hidden weights")
+    init_range: float = setting(0.1, "embedding and decoder start uniform in ± this", above=0)
 
     def __post_init__(self) -> None:
-        for name, most in (("embedding_size", _MOST_UNITS), ("hidden_size", _MOST_UNITS), ("num_layers", _MOST_LAYERS)):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-            _at_most(f"model.{name}", getattr(self, name), most)
-        for name in ("embedding", "input", "hidden", "output", "weight"):
-            share = getattr(self, f"{name}_dropout")
-            if not 0 <= share < 1:
-                raise ConfigError(f"model.{name}_dropout must be at least 0 and below 1, got {share}")
-        _positive("model.init_range", self.init_range)
+        check_settings("model", self)
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """List (input size, output size) of each LSTM layer; a tied model ends as wide as its embedding."""
@@ -104,42 +121,49 @@ class ModelConfig:
 class TrainConfig:
     """How the model is trained. Learning rates and decays are those of the optimizer named."""
 
-    optimizer: str = "adam"
-    learning_rate: float = 0.002
-    weight_decay: float = 0.0
-    clip_norm: float = 0.25  # 0: gradients are not clipped
-    batch_size: int = 20
-    bptt: int = 35
-    variable_bptt: bool = False
-    activation_reg: float = 0.0
-    temporal_activation_reg: float = 0.0
-    anneal_factor: float = 1.0  # 1: the learning rate is never divided
-    anneal_patience: int = 1  # epochs
-    nonmono: int = 5  # epochs, for nt-asgd
-    finetune: bool = False  # for nt-asgd: a second stage from the averages, until its own trigger
-    epochs: int = 40
-    patience: int = 0  # epochs; 0: never stop early
-    seed: int = 1
-    threads: int = 1
-    eval_batch_size: int = 10
-    eval_context: int = 200  # tokens that each column of an evaluation reads before its own; 0: it begins with none
+    optimizer: str = setting("adam", "optimizer", choices=OPTIMIZERS, cost=True)
+    learning_rate: float = setting(0.002, "learning rate at the start", above=0)
+    weight_decay: float = setting(0.0, "weight decay", low=0)
+    clip_norm: float = setting(0.25, "largest norm of the gradients; 0: they are not clipped", low=0)
+    batch_size: int = setting(20, "columns that are trained at once", low=1, cost=True)
+    # Two tokens a window are the least that a difference in time can be taken over.
+    bptt: int = setting(35, "tokens of a window of backpropagation through time", low=2, high=1 << 20, cost=True)
+    variable_bptt: bool = setting(False, "whether the length of a window is drawn")
+    activation_reg: float = setting(0.0, "activation regularisation (AR)", low=0)
+    temporal_activation_reg: float = setting(0.0, "temporal activation regularisation (TAR)", low=0)
+    anneal_factor: float = setting(
+        1.0, "what the learning rate is divided by after `anneal_patience` epochs; 1: it stays", low=1
+    )
+    anneal_patience: int = setting(1, "epochs without a new best before the learning rate is divided", low=1)
+    nonmono: int = setting(5, "epochs without a new best before `nt-asgd` starts to average", low=1)
+    finetune: bool = setting(
+        False,
+        "`nt-asgd`: a second stage from the averages until its own trigger fires, for at most as many epochs",
+    )
+    epochs: int = setting(40, "epochs of a trial", low=1, high=_MOST_EPOCHS, closed=_NOT_COMPARABLE)
+    patience: int = setting(0, "epochs without a new best before a trial stops; 0: it never does", low=0)
+    seed: int = setting(1, "seed of the initial weights and of dropout", low=0)
+    threads: int = setting(
+        1,
+        "threads of PyTorch on a CPU",
+        low=1,
+        high=_MOST_THREADS,
+        closed="sums are formed in another order, so equal trials would differ",
+    )
+    eval_batch_size: int = setting(
+        10, "columns of an evaluation, fewer for a short text", low=1, closed=_NOT_COMPARABLE
+    )
+    eval_context: int = setting(
+        200,
+        "tokens that a column of an evaluation reads before its own, so that the perplexity is that of one column",
+        low=0,
+        closed=_NOT_COMPARABLE,
+    )
 
     def __post_init__(self) -> None:
-        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        check_settings("train", self)
         if self.finetune and self.optimizer != "nt-asgd":
-            raise ConfigError(f"train.finetune goes on from the averages of nt-asgd; {self.optimizer} has none")
-        _positive("train.learning_rate", self.learning_rate)
-        for name in ("weight_decay", "clip_norm", "activation_reg", "temporal_activation_reg"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
-        _at_least("train.anneal_factor", self.anneal_factor, 1)
-        # Two tokens a window are the least that a difference in time can be taken over.
-        _at_least("train.bptt", self.bptt, 2)
-        for name in ("batch_size", "anneal_patience", "nonmono", "epochs", "threads", "eval_batch_size"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
-        for name, most in (("epochs", _MOST_EPOCHS), ("threads", _MOST_THREADS), ("bptt", 1 << 20)):
-            _at_most(f"train.{name}", getattr(self, name), most)
-        for name in ("patience", "seed", "eval_context"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            raise ConfigError(f"train.finetune continues from the averages of nt-asgd; {self.optimizer} has none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +275,11 @@ def _field_types() -> dict[str, type]:
     return found
 
 
+SETTINGS: dict[str, Setting] = {
+    f"{section}.{one.name}": setting_of(one) for section, owner in SECTIONS.items() for one in fields(owner)
+}
+"""Every setting by its dotted path, with its bounds, its sentence and its cost."""
+
 FIELD_TYPES: dict[str, type] = _field_types()
 """Every setting by its dotted path, with its type, in the order of this file."""
 
@@ -296,23 +325,3 @@ def parse_budget(text: str) -> int:
         raise ConfigError(f'model.parameters must be a number such as "24M" or "300k", got {text!r}')
     factor = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}[match[2].lower()]
     return round(float(match[1].replace("_", "")) * factor)
-
-
-def _one_of(path: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{path} {value!r} is not known; there are: {', '.join(known)}")
-
-
-def _at_least(path: str, value: float, low: float) -> None:
-    if value < low:
-        raise ConfigError(f"{path} must be at least {low}, got {value}")
-
-
-def _at_most(path: str, value: float, high: float) -> None:
-    if value > high:
-        raise ConfigError(f"{path} must be at most {high:,}, got {value:,}")
-
-
-def _positive(path: str, value: float) -> None:
-    if value <= 0:
-        raise ConfigError(f"{path} must be above 0, got {value}")

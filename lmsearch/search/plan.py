@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lmsearch.config import RunConfig, Value
+from lmsearch.config import SETTINGS, RunConfig, Value
 from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.machine import free_memory, memory_left
 from lmsearch.processes import python
@@ -112,8 +112,9 @@ def _middle(value: Any) -> Value:
 
 def _cost_key(config: RunConfig) -> tuple[Any, ...]:
     """Return what decides how long a step takes and how much memory; values of dropout and rates do not."""
-    model, train = config.model, config.train
-    return (*model.layer_sizes(), model.tie_weights, train.batch_size, train.bptt, train.optimizer)
+    tables = config.as_tables()
+    names = (path.partition(".")[::2] for path, setting in SETTINGS.items() if setting.cost)
+    return tuple(tables[section][name] for section, name in names)
 
 
 def make_plan(

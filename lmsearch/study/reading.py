@@ -10,6 +10,7 @@ from typing import Any, cast
 from lmsearch.config import (
     BUILT_IN_CORPORA,
     FIELD_TYPES,
+    SETTINGS,
     RunConfig,
     Value,
     coerce,
@@ -25,13 +26,6 @@ from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS, check_option
 from lmsearch.study.spec import StudySettings, StudySpec
 from lmsearch.version import __version__
 
-_NOT_COMPARABLE = "perplexities of trials that differ in it could not be compared"
-NEVER_OPEN = {
-    "train.epochs": _NOT_COMPARABLE,
-    "train.threads": "sums are formed in another order, so equal trials would differ",
-    "train.eval_batch_size": _NOT_COMPARABLE,
-    "train.eval_context": _NOT_COMPARABLE,
-}
 _LEFT_ALONE = ("lmsearch", "result", "provenance")  # what best-config.json has beside its config
 _TABLES = ("study", "sampler", "pruner", "data", "model", "train")
 
@@ -199,9 +193,8 @@ def _paths(tables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _open_value(path: str, table: dict[str, Any]) -> OpenValue:
-    if path in NEVER_OPEN or path.startswith("data."):
-        reason = NEVER_OPEN.get(path, "all trials of a study must read the same text")
-        raise ConfigError(f"{path} may not be open: {reason}")
+    if SETTINGS[path].closed:
+        raise ConfigError(f"{path} may not be open: {SETTINGS[path].closed}")
     wanted = FIELD_TYPES[path]
     known = ("choices",) if "choices" in table else ("low", "high", "log", "step", "grid")
     for key in table:
@@ -241,8 +234,8 @@ def _same_as(path: str, table: dict[str, Any]) -> str:
         raise ConfigError(f"{path}: same_as names one other setting, got {table!r}")
     if path.startswith("data.") or FIELD_TYPES[source] is not FIELD_TYPES[path]:
         raise ConfigError(f"{path} cannot be the same as {source}")
-    if path in NEVER_OPEN:
-        raise ConfigError(f"{path} may not be open: {NEVER_OPEN[path]}")
+    if SETTINGS[path].closed:
+        raise ConfigError(f"{path} may not be open: {SETTINGS[path].closed}")
     return source
 
 

@@ -14,9 +14,10 @@ from lmsearch.cli.main import cli
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_page_of_each_command_is_its_help() -> None:
+@pytest.mark.parametrize("script", ["command_pages", "settings", "module_lines"])
+def test_what_is_written_by_a_script_is_current(script: str) -> None:
     said = subprocess.run(
-        [sys.executable, ROOT / ".ci/command_pages.py", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / f".ci/{script}.py", "--check"], capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr
 

@@ -1,0 +1,112 @@
+"""Write what is made from `lmsearch/config.py`: tables in docs/study-files.md, the schema of best-config.json.
+
+`--check` only reports whether both are current.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from lmsearch.config import FIELD_TYPES, REQUIRED, SECTIONS, SETTINGS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "study-files.md"
+SCHEMA = ROOT / "lmsearch" / "best-config.schema.json"
+FIRST, LAST = "<!-- settings: made by .ci/settings.py -->\n", "<!-- end of settings -->"
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+TITLES = {
+    "data": "See also [texts.md](texts.md).",
+    "model": '`parameters = "24M"` instead of `hidden_size` solves it (and `embedding_size`, if not given).',
+    "train": "Learning rates and decays are those of the optimizer.",
+}
+ADDED = {"finetune", "eval_context"}  # files of earlier versions lack them
+
+
+def page(text: str) -> str:
+    """Return the page with a table for each section."""
+    before, _, rest = text.partition(FIRST)
+    _, _, after = rest.partition(LAST)
+    parts = []
+    for section, owner in SECTIONS.items():
+        parts.append(f"### `[{section}]`\n\n{TITLES[section]}\n")
+        rows = [_row(f"{section}.{one.name}", one) for one in dataclasses.fields(owner)]
+        parts.append(
+            "\n".join(["| setting | default | values | may be searched | what it is |", "| --- " * 5 + "|", *rows])
+            + "\n"
+        )
+    return f"{before}{FIRST}\n" + "\n".join(parts) + f"\n{LAST}{after}"
+
+
+def _row(path: str, one: "dataclasses.Field[Any]") -> str:
+    known = SETTINGS[path]
+    default = "required" if path in REQUIRED else "" if one.default is None else f"`{json.dumps(one.default)}`"
+    searched = "no" if known.closed else "yes"
+    return f"| `{one.name}` | {default} | {_values(path)} | {searched} | {known.says} |"
+
+
+def _values(path: str) -> str:
+    known, kind = SETTINGS[path], FIELD_TYPES[path]
+    if known.choices:
+        return ", ".join(f"`{choice}`" for choice in known.choices)
+    if kind is bool:
+        return "`true`, `false`"
+    least = (
+        f"from {known.low:g}" if known.low is not None else f"above {known.above:g}" if known.above is not None else ""
+    )
+    most = (
+        f"to {known.high:,}" if known.high is not None else f"below {known.below:g}" if known.below is not None else ""
+    )
+    word = {int: "whole number", float: "number", str: "text"}.get(kind, "three numbers")
+    return " ".join(part for part in (word, least, most) if part)
+
+
+def schema(text: str) -> str:
+    """Return the schema with the properties of each section."""
+    document = json.loads(text)
+    for section, owner in SECTIONS.items():
+        names = [one.name for one in dataclasses.fields(owner)]
+        required = [one.name for one in dataclasses.fields(owner) if one.default is not None and one.name not in ADDED]
+        document["properties"][section] = {
+            "type": "object",
+            "required": required,
+            "additionalProperties": False,
+            "properties": {name: _property(f"{section}.{name}") for name in names},
+        }
+    document["$defs"].pop("share", None)
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _property(path: str) -> dict[str, Any]:
+    known, kind = SETTINGS[path], FIELD_TYPES[path]
+    if known.choices:
+        return {"description": known.says, "enum": list(known.choices)}
+    if kind not in TYPES:
+        item = {"type": "number", "minimum": 0, "maximum": 1}
+        return {"description": known.says, "type": "array", "items": item, "minItems": 3, "maxItems": 3}
+    bounds = {
+        "minimum": known.low,
+        "exclusiveMinimum": known.above,
+        "maximum": known.high,
+        "exclusiveMaximum": known.below,
+    }
+    found = {"description": known.says, "type": TYPES[kind]} | {k: v for k, v in bounds.items() if v is not None}
+    return found | ({"minLength": 1} if kind is str else {})
+
+
+def main() -> None:
+    """Write both files, or report which are not current."""
+    wrong = []
+    for path, make in ((PAGE, page), (SCHEMA, schema)):
+        text = path.read_text(encoding="utf-8")
+        if (made := make(text)) != text:
+            wrong.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(made, encoding="utf-8")
+    if wrong and "--check" in sys.argv:
+        sys.exit(f"not current: {', '.join(wrong)}; run: python .ci/settings.py")
+
+
+if __name__ == "__main__":
+    main()
