@@ -1,5 +1,6 @@
 """Real servers, folders of their own, and the conformance kit's readable assertions."""
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import pytest
 from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau
+from tests.forks import Forked, ForkServer, can_fork
 from tests.servers import Server
 
 pytest.register_assert_rewrite("optuna.testing.pytest_storages")
@@ -102,25 +104,39 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.delenv("LMSEARCH_STORAGE", raising=False)
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Load what commands load, once, and fork from it."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
+def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     """Run the real command in a folder of its own, and give what it said; none outlives the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked | subprocess.Popen[bytes]] = []
 
     def run(*words: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "lmsearch.cli.main", *words]
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(os.environ) | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        said, complained = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(command, process.returncode, said, complained)
+        given = dict(os.environ) | environment
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+            if can_fork(environment):
+                with Path(os.devnull).open("rb") as nothing:
+                    files = [file.fileno() for file in (nothing, said, complained)]
+                    started.append(fork_server.start(words, cwd, given, files))
+            else:
+                command = [sys.executable, "-m", "lmsearch.cli.main", *words]
+                started.append(
+                    subprocess.Popen(
+                        command, cwd=cwd, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
+                    )
+                )
+            code = started[-1].wait(timeout=240)
+            texts = []
+            for file in (said, complained):
+                file.seek(0)
+                texts.append(io.TextIOWrapper(file, encoding="utf-8").read())
+        return subprocess.CompletedProcess(["lmsearch", *words], code, *texts)
 
     yield run
     for process in started:
