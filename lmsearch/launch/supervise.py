@@ -284,7 +284,7 @@ class Launcher:
         words = last_words(child.log)
         told = words.removeprefix("lmsearch: ")
         if code == StoreGoneError.exit_code:
-            return StoreGoneError(told.partition("; what ran is saved")[0])
+            return StoreGoneError(told.partition("; progress is saved")[0])
         if code == LmsearchError.exit_code:
             return LmsearchError(told)
         if code == SearchFailedError.exit_code and words.startswith("lmsearch:"):

@@ -586,7 +586,7 @@ def test_the_command_says_what_it_repaired(sqlite_bureau: Bureau, cli: Cli) -> N
     old = cli("doctor", "--dry-run", "--storage", sqlite_bureau.url)
     assert (old.returncode, old.stderr) == (
         2,
-        "lmsearch: doctor only looks now, so --dry-run is gone; what repairs is: lmsearch doctor --repair\n",
+        "lmsearch: doctor changes nothing by itself, so --dry-run was removed; to repair, use: lmsearch doctor --repair\n",
     )
     said = cli("doctor", "--repair", "--storage", sqlite_bureau.url)
     assert said.returncode == 0 and said.stdout.splitlines()[-1] == "nothing is wrong, 1 repaired"

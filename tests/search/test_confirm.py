@@ -247,10 +247,10 @@ def test_the_command_confirms_and_trains_a_winner_again_whose_weights_are_gone(c
         shutil.rmtree(tmp_path / "runs/tiny" / name)
     said = cli("confirm", "tiny", "--top", "2", "--seeds", "2", "--workers", "1")
     assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith("confirm  tiny: 4 trainings asked for, 4 owed\n")
+    assert said.stdout.startswith("confirm  tiny: 4 trainings requested, 4 left\n")
     config = json.loads((tmp_path / "runs/tiny/best-config.json").read_text())["result"]
     assert config["source"] == "confirmed"
-    assert f"the weights of trial {config['trial']} are gone, so that it is trained again" in said.stderr
+    assert f"the weights of trial {config['trial']} are missing; it is trained again" in said.stderr
     metrics = json.loads((tmp_path / "runs/tiny/best-model/metrics.json").read_text())
     assert metrics["perplexity"] == pytest.approx(config["perplexity"])
     assert "warning" not in said.stderr and not (tmp_path / "runs/tiny.winner").exists()
