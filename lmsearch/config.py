@@ -127,7 +127,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         if self.finetune and self.optimizer != "nt-asgd":
-            raise ConfigError(f"train.finetune goes on from the averages of nt-asgd; {self.optimizer} has none")
+            raise ConfigError(f"train.finetune continues from the averages of nt-asgd; {self.optimizer} has none")
         _positive("train.learning_rate", self.learning_rate)
         for name in ("weight_decay", "clip_norm", "activation_reg", "temporal_activation_reg"):
             _at_least(f"train.{name}", getattr(self, name), 0)

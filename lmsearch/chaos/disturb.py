@@ -188,7 +188,7 @@ class Chaos:
         return _Run(process, log)
 
     def _ended(self) -> bool:
-        """Take note of a run that has ended; tell whether it had answered all that was owed."""
+        """Take note of a run that has ended; return whether all trials were done."""
         run = self._run
         if run is None or (code := run.process.poll()) is None:
             return False

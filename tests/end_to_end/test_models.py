@@ -141,8 +141,8 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
     if metrics["epoch"] > 2:
         assert metrics["changes"] == [{"after_epoch": 2, "train.epochs": [2, 4], "train.learning_rate": [5.0, 0.5]}]
     for words, told in (
-        (["--resume", "--set", "model.hidden_size=7"], "was begun with model.hidden_size = 6, now it is 7"),
-        (["--set", "train.learning_rate=0.1", "--epochs", "4"], "go on with --resume, or give it another --name"),
+        (["--resume", "--set", "model.hidden_size=7"], "was started with model.hidden_size = 6, now it is 7"),
+        (["--set", "train.learning_rate=0.1", "--epochs", "4"], "resume it with --resume, or give it another --name"),
         (["--set", "train.lerning_rate=0.1"], "did you mean train.learning_rate?"),
         (["--set", "train.learning_rate"], "is not NAME=VALUE"),
         (["--set", "train.bptt=no"], "train.bptt must be a whole number, got 'no'"),
@@ -167,7 +167,7 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     first, second = cli("test", "tiny"), cli("test", "tiny", "--json")
     assert first.returncode == second.returncode == 0, first.stderr
     assert "look 2" not in first.stdout and json.loads(second.stdout)["look"] == 2
-    assert "this is look 3 at the test split" in cli("test", "runs/tiny/best-model").stdout
+    assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
     looks = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
     assert len(looks) == 3 and len({look["perplexity"] for look in looks}) == 1
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results anew
