@@ -72,7 +72,7 @@ def _torch() -> Finding:
         return Finding(check="devices", state=PROBLEM, text=text)
     if asked.returncode != 0:
         words = asked.stderr.strip().splitlines() or [f"its process ended with {asked.returncode}"]
-        text = f"PyTorch cannot be loaded ({words[-1]}); install it anew with: pip install --force-reinstall torch"
+        text = f"PyTorch cannot be loaded ({words[-1]}); reinstall it with: pip install --force-reinstall torch"
         return Finding(check="devices", state=PROBLEM, text=text)
     told: dict[str, Any] = json.loads(asked.stdout)
     gpus = [
@@ -84,7 +84,7 @@ def _torch() -> Finding:
     if not has_nvidia_driver():
         text = f"PyTorch {told['version']} loads; no NVIDIA GPU is here, so trials run on the CPU"
         return Finding(check="devices", state=OK, text=text)
-    why = "is built without CUDA: install one with it" if told["cuda"] is None else "finds none: look at nvidia-smi"
+    why = "is built without CUDA: install one with it" if told["cuda"] is None else "finds none: check nvidia-smi"
     text = f"NVIDIA's driver is here, but PyTorch {told['version']} {why}"
     return Finding(check="devices", state=PROBLEM, text=text)
 
@@ -97,7 +97,9 @@ def check_versions() -> Iterator[Finding]:
     try:
         itself = importlib.metadata.metadata("lmsearch")
     except importlib.metadata.PackageNotFoundError:
-        text = "lmsearch itself is not installed, so what it asks for is not known here; install it with: pip install ."
+        text = (
+            "lmsearch itself is not installed, so its requirements are not known here; install it with: pip install ."
+        )
         yield Finding(check="versions", state=UNCHECKED, text=text)
         return
     python = platform.python_version()

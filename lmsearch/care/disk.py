@@ -86,7 +86,7 @@ def _room(folder: Path, largest: int) -> Finding:
         remedy = (
             "free space there"
             if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "let this user write there, or begin elsewhere"
+            else "let this user write there, or start elsewhere"
         )
         return Finding(check="disk", state=PROBLEM, text=f"{name} cannot be written to ({error.strerror}); {remedy}")
     free = shutil.disk_usage(there).free
@@ -189,12 +189,12 @@ def _of_kinds(name: str, kinds: Mapping[str, Sequence[Path]], repair: bool) -> I
     damaged = [path for path in needed if read_checkpoint(path) is None and path.exists()]
     for path in damaged:
         text = (
-            f"{name}: the checksum of {path} fails; it is never used: its trial goes on from the one before, or "
-            f"starts again; remove it"
+            f"{name}: the checksum of {path} fails; it is never used: its trial resumes from the one before, "
+            f"or starts again; remove it"
         )
         yield Finding(check="disk", state=PROBLEM, text=text)
     if needed and not damaged:
-        text = f"{name}: {count(len(needed), 'checkpoint')} of trials to go on with, {spell_bytes(_sum(needed))}"
+        text = f"{name}: {count(len(needed), 'checkpoint')} of resumable trials, {spell_bytes(_sum(needed))}"
         yield Finding(check="disk", state=OK, text=f"{text}, whole")
 
 
@@ -224,7 +224,7 @@ def check_corpora(cache: Path, studies: Sequence[Owing], repair: bool) -> Iterat
             "corpora",
             repair,
             f"the checksum fails of {listed(damaged)}",
-            "removed, and encoded anew from the text where it is here",
+            "removed, and encoded again from the text if it is here",
             lambda: _remove_damaged(damaged),
             damaged,
         )
@@ -254,15 +254,15 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
         return Finding(check="corpora", state=OK, text=text)
     if isinstance(corpus, Corpus):
         wrong = (
-            f"{corpus.description} here has the fingerprint {corpus.fingerprint}; it was begun on {info.corpus}, "
+            f"{corpus.description} here has the fingerprint {corpus.fingerprint}; it was started on {info.corpus}, "
             f"fingerprint {info.fingerprint}"
         )
     else:
         wrong = str(corpus)
     if not study.owes:
-        text = f"{info.ref.name}: {wrong}; nothing is owed, so no worker asks for it"
+        text = f"{info.ref.name}: {wrong}; no trial is left, so no worker needs it"
         return Finding(check="corpora", state=NOTE, text=text)
-    text = f"{info.ref.name}: {wrong}; say where that text lies with: lmsearch worker {info.ref.name} --corpus PATH"
+    text = f"{info.ref.name}: {wrong}; give the path of that text with: lmsearch worker {info.ref.name} --corpus PATH"
     return Finding(check="corpora", state=PROBLEM, text=text)
 
 

@@ -85,7 +85,7 @@ def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
     url = options.storage
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         state = PROBLEM if options.expected else NOTE
-        text = f"there is no store {url.database} yet; begin a study with: lmsearch run"
+        text = f"there is no store {url.database} yet; start a study with: lmsearch run"
         yield Finding(check="store", state=state, text=text)
         return None
     try:
@@ -176,7 +176,7 @@ def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> 
         wrong = f"{count(strays, 'row')} of tickets and epochs whose studies are gone"
         yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
     if not infos and not unreadable:
-        yield Finding(check="leases", state=OK, text="the store has no study yet; begin one with: lmsearch run")
+        yield Finding(check="leases", state=OK, text="the store has no study yet; start one with: lmsearch run")
 
 
 def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
@@ -193,7 +193,7 @@ def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
         state=PROBLEM,
         text=(
             f"{info.ref.name}: trials {numbers} were enqueued by Optuna's study.enqueue_trial, which no worker takes "
-            f"from; owe their values with: {shlex.join(['lmsearch', 'enqueue', info.ref.name, *values])}, and end them "
+            f"from; add their values with: {shlex.join(['lmsearch', 'enqueue', info.ref.name, *values])}, and end them "
             f"with: lmsearch fail {shlex.quote(info.ref.name)} {queued[0].number}"
         ),
     )
@@ -215,8 +215,8 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
         if _is_gone(ticket, boot):
             yield from _dead(storage, info, ticket, now, options)
         elif not ticket.is_leased(now, boot):
-            text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker goes on"
-            text += f" with it: {options.command(['lmsearch', 'worker', name])}"
+            text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker resumes"
+            text += f" it: {options.command(['lmsearch', 'worker', name])}"
             yield Finding(check="leases", state=NOTE, text=text)
     yield from _adrift(storage, info, options)
     yield _at_work(storage, info, now, boot)
@@ -260,9 +260,9 @@ def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, o
         yield Finding(check="leases", state=PROBLEM, text=text)
         return
     if options.repair and not health.give_back_silent(storage, ticket):
-        yield Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} went on meanwhile")
+        yield Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} continued meanwhile")
         return
-    remedy = "given back, to go on from its last checkpoint"
+    remedy = "released, to resume from its last checkpoint"
     yield from mend("leases", options.repair, wrong, remedy, lambda: None)
 
 
@@ -286,9 +286,11 @@ def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> 
     tickets = list_tickets(storage, info.ref)
     done = sum(ticket.state == DONE for ticket in tickets)
     live = [ticket for ticket in tickets if ticket.is_leased(now, boot)]
-    told = [f"{_of(t)} ({_holder(t)}, heard {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
+    told = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
     text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "
-    return Finding(check="leases", state=OK, text=text + (f"at work: {listed(told)}" if told else "nobody is at work"))
+    return Finding(
+        check="leases", state=OK, text=text + (f"running: {listed(told)}" if told else "no worker is running")
+    )
 
 
 def _holder(ticket: Ticket) -> str:

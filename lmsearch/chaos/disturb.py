@@ -188,7 +188,7 @@ class Chaos:
         return _Run(process, log)
 
     def _ended(self) -> bool:
-        """Take note of a run that has ended; tell whether it had answered all that was owed."""
+        """Take note of a run that has ended; return whether all trials were done."""
         run = self._run
         if run is None or (code := run.process.poll()) is None:
             return False
@@ -197,8 +197,8 @@ class Chaos:
         self._ends.append(f"exit {code}")
         if code not in run.told | {0}:
             self._unexplained.append(f"{run.log.name}: exit {code}")
-        if code > 0 and "go on with: lmsearch run" not in said:
-            self._unexplained.append(f"{run.log.name}: exit {code} without a command that goes on")
+        if code > 0 and "resume with: lmsearch run" not in said:
+            self._unexplained.append(f"{run.log.name}: exit {code} without a command to resume")
         if "Traceback (most recent call last)" in said:
             self._unexplained.append(f"{run.log.name}: a traceback")
         return code == 0
@@ -362,7 +362,7 @@ class Chaos:
     def _count(self, in_time: bool, seconds: float) -> Outcome:
         record = self._record(epochs=True)
         if record is None:
-            raise StudyError(f"the search did not begin; see {self._options.folder / 'run-0.log'}")
+            raise StudyError(f"the search did not start; see {self._options.folder / 'run-0.log'}")
         logs = self._options.folder / "runs" / self.name / "logs"
         self._unexplained += tracebacks(logs)
         deaths = sum(

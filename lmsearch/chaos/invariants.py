@@ -123,7 +123,7 @@ def ended_by_itself(in_time: bool, seconds: float) -> Invariant:
 
 
 def ends_are_explained(ends: Sequence[str], unexplained: Iterable[str]) -> Invariant:
-    """I5: each process ended as it was told to, or says in one sentence why."""
+    """I5: each process ended as it was asked to, or says in one sentence why."""
     odd = list(unexplained)
     return Invariant(
         name="I5",
@@ -135,7 +135,7 @@ def ends_are_explained(ends: Sequence[str], unexplained: Iterable[str]) -> Invar
 
 
 def epochs_trained_twice(logs: Path) -> int:
-    """Count the epochs that were trained again though a checkpoint had them: it is written before the epoch is told."""
+    """Count the epochs that were trained again though a checkpoint had them: it is written before the report."""
     told = Counter(match.groups() for text in _texts(logs) for match in _EPOCH_LINE.finditer(text))
     return sum(count - 1 for count in told.values())
 

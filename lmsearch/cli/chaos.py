@@ -74,7 +74,7 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     else:
         _print(outcome)
     if keep:
-        say(f"what was said is kept in {folder}", err=True)
+        say(f"the logs are kept in {folder}", err=True)
     return int(keep)
 
 

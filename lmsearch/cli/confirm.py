@@ -65,15 +65,15 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         with bearing():
             tickets = setup.tickets()
             owed = sum(ticket.state != "done" for ticket in tickets)
-            say(f"confirm  {study}: {len(tickets)} trainings asked for, {owed} owed")
+            say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
         record = watch(setup.launcher(signals).run(setup.devices), quiet, Keeper(setup))
     except StoreGoneError as error:
-        raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
+        raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:
         why = "interrupted" if signals.received else why_over(setup)
         with bearing():
-            say(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+            say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
     return _conclude(setup, study, command, options)
 
@@ -156,20 +156,23 @@ def _with_weights(
     if files.best_model is not None or files.model_host or files.best_config is None or winner is None:
         return files
     if not options["quiet"]:
-        say(f"the weights of trial {winner.number} are gone, so that it is trained again", err=True)
+        say(f"the weights of trial {winner.number} are missing; it is trained again", err=True)
     place = folder / "models" / name_of_retraining(results.record.info, winner)
     make_folder(place.parent)
     words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
     words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
     trained = subprocess.run(words, capture_output=True, text=True, check=False)
     if trained.returncode != 0:
-        say(f"warning: the winner's weights are gone and it did not train: {trained.stderr.strip()}", err=True)
+        say(
+            f"warning: the winner's weights are missing and training it again failed: {trained.stderr.strip()}",
+            err=True,
+        )
         return files
     told = json.loads(trained.stdout)
     if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
         say(
-            f"warning: trained again, trial {winner.number} has perplexity {told['perplexity']:.2f} and not "
-            f"{winner.perplexity:.2f}, as another device may; the model is in {place}",
+            f"warning: trained again, trial {winner.number} has perplexity {told['perplexity']:.2f} instead of "
+            f"{winner.perplexity:.2f}, as can happen on another device; the model is in {place}",
             err=True,
         )
         return files

@@ -126,7 +126,7 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
         say(f"{one.split:6} {one.tokens:12,} {one.unknown:8.1%} {one.articles:9,} {one.distinct:17,}")
     say("most frequent: " + ", ".join(f"{word} {count:,}" for word, count in words))
     warn_of_text(judge(opened))
-    say("it begins:")
+    say("first lines:")
     for line in first_lines(opened, opened.train, 3):
         say(f"  {line}")
 

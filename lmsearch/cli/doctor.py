@@ -49,7 +49,9 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
     from lmsearch.text.corpus import cache_folder
 
     if dry_run:
-        raise ConfigError("doctor only looks now, so --dry-run is gone; what repairs is: lmsearch doctor --repair")
+        raise ConfigError(
+            "doctor changes nothing by itself, so --dry-run was removed; to repair, use: lmsearch doctor --repair"
+        )
     url = parse_storage(storage)
     options = Options(
         storage=url,

@@ -10,7 +10,7 @@ from lmsearch.cli.options import timestamped
 from lmsearch.cli.status import count_line
 from lmsearch.cli.terminal import say
 from lmsearch.escapes import shown
-from lmsearch.spelling import spell_seconds, spell_value
+from lmsearch.spelling import count, spell_seconds, spell_value
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +69,11 @@ class _Lines:
         for trial in snapshot.record.trials:
             if trial.ended is not None and trial.number not in self._told:
                 self._told.add(trial.number)
-                found = f", perplexity {trial.perplexity:.2f} after {len(trial.curve)} epochs" if trial.curve else ""
+                found = (
+                    f", perplexity {trial.perplexity:.2f} after {count(len(trial.curve), 'epoch')}"
+                    if trial.curve
+                    else ""
+                )
                 timestamped(f"trial {trial.number} ({trial.by}): {trial.outcome}{found}")
                 self._last = snapshot.seconds
         best = snapshot.record.best
@@ -79,7 +83,7 @@ class _Lines:
         for worry in worries(snapshot.record):
             if worry not in self._worried:
                 self._worried.add(worry)
-                timestamped(f"look: {worry}")
+                timestamped(f"note: {worry}")
         if snapshot.seconds - self._last >= _LINE_SECONDS:
             self._last = snapshot.seconds
             left = "" if snapshot.seconds_left is None else f", about {spell_seconds(snapshot.seconds_left)} left"
@@ -105,7 +109,7 @@ def render(snapshot: "Snapshot") -> "RenderableType":
 
     record = snapshot.record
     head = Table.grid(padding=(0, 1))
-    left = "measuring" if snapshot.seconds_left is None else f"{spell_seconds(snapshot.seconds_left)} left"
+    left = "estimating" if snapshot.seconds_left is None else f"{spell_seconds(snapshot.seconds_left)} left"
     head.add_row(
         f"{record.done}/{record.total}",
         ProgressBar(total=max(1, record.total), completed=record.done, width=24),
@@ -113,9 +117,9 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         Text(left, style="cyan"),
         f"{snapshot.workers} workers",
     )
-    counts = Text(shown(count_line(record)).partition(", ")[2] or "nothing has begun yet", style="dim")
+    counts = Text(shown(count_line(record)).partition(", ")[2] or "starting workers …", style="dim")
     told = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
-    told += [Text(shown(f"look: {worry}"), style="yellow") for worry in worries(record)]
+    told += [Text(shown(f"note: {worry}"), style="yellow") for worry in worries(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)

@@ -52,7 +52,7 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
     for name, why in unreadable.items():
         say(f"{name}: cannot be read: {why}")
     if not records and not unreadable:
-        say("the store has no study yet; begin one with: lmsearch run")
+        say("the store has no study yet; start one with: lmsearch run")
 
 
 @click.command()

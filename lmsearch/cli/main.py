@@ -81,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  (each way to end has its code)
     if not prepare():
-        _complain("the standard output is closed, so nothing could be said; redirect it: > /dev/null")
+        _complain("standard output is closed, so nothing can be printed; redirect it: > /dev/null")
         return LmsearchError.exit_code
     if not _has_working_folder():
-        _complain("the working folder has been removed; change into one that is there")
+        _complain("the working folder has been removed; change into one that exists")
         return LmsearchError.exit_code
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
@@ -100,7 +100,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  (each way to
         return 141
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
-            _complain(f"what was to be said cannot be written: {error.strerror}")
+            _complain(f"the output cannot be written: {error.strerror}")
             return StoreGoneError.exit_code
         if error.filename is None:
             raise

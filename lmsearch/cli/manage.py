@@ -71,7 +71,7 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
     opened = open_store(storage, store_timeout, write=True)
     if trial is None:
         info, tickets, count = retry_failed(opened, study)
-        say(f"{study} owes {count} trials more, with the values of those that failed")
+        say(f"{count} trials are added to {study}, with the values of those that failed")
         _tell_new(opened, storage, info, tickets)
         return
     _tell_new(opened, storage, *owe_again(opened, study, trial))
@@ -83,12 +83,12 @@ def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets:
     study, new = info.ref.name, tickets[-1]
     fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
     again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
-    say(f"{study} owes {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
+    say(f"{study} has a budget of {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
     if read_stop(opened, info.ref)[1]:
-        say(f"{study} is stopped; the next lmsearch run of its file goes on")
+        say(f"{study} is stopped; the next lmsearch run of its file resumes it")
     elif not leases(opened, info.ref):
         run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
-        say(f"no worker is at work; run it with: {run_it}")
+        say(f"no worker is running; start one with: {run_it}")
 
 
 @click.command()
@@ -105,7 +105,7 @@ def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> N
     from lmsearch.search.manage import fail as end
 
     end(open_store(storage, store_timeout, write=True), study, trial)
-    say(f"trial {trial} of {study} is failed; its worker takes the next one")
+    say(f"trial {trial} of {study} is marked as failed; its worker takes the next one")
 
 
 @click.command()
@@ -126,8 +126,8 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     ask_to_stop(opened, info.ref, stopped=True)
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
-    told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was at work"
-    say(f"{study} is stopped: {told}; the next lmsearch run of its file goes on")
+    told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
+    say(f"{study} is stopped: {told}; the next lmsearch run of its file resumes it")
 
 
 @click.command()
@@ -164,4 +164,4 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     say(f"{study} is deleted")
     if left:
         told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        say(f"these are not the study's own and stay: {told}")
+        say(f"these files are not the study's own and are kept: {told}")

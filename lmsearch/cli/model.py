@@ -60,8 +60,10 @@ def _models_hint(text: str) -> str:
     found = [str(place) for place in there if (place / "model.safetensors").is_file()]
     begun = sorted(path for path in folder.glob("seed-*.training"))
     if begun and not found:
-        return f"; a training there has not ended its first epoch ({begun[0]}): go on with lmsearch train and --resume"
-    return f"; to take a model as it lies there, name its folder: {', '.join(found)}" if found else ""
+        return (
+            f"; a training there has not finished its first epoch ({begun[0]}): resume it with lmsearch train --resume"
+        )
+    return f"; to use a model in that folder, name its own folder: {', '.join(found)}" if found else ""
 
 
 def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path:
@@ -93,7 +95,7 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
     tell_remark(files)
     assert files.best_model is not None
     if stale:
-        say(f"note: {files.best_model} was another trial's; now it is trial {best.number}'s, the best", err=True)
+        say(f"note: {files.best_model} held another trial; now it holds trial {best.number}, the best", err=True)
     return files.best_model
 
 
@@ -138,8 +140,8 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     say(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
     _say_known(found)
     if number > 1:
-        say(f"this is look {number} at the test split with this model: what is chosen by it is not honest any more")
-    say(f"the look is written into {folder / 'test-looks.json'}")
+        say(f"warning: this is test evaluation {number} of this model. Do not select by it: the estimate is now biased")
+    say(f"the test evaluation is recorded in {folder / 'test-looks.json'}")
 
 
 def _say_known(found: "TextResult") -> None:
@@ -162,11 +164,11 @@ def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any])
     except CorpusError as error:
         if place is not None:
             raise
-        raise CorpusError(f"{error}; where the text lies elsewhere now, name it with --corpus") from error
+        raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
     if corpus.fingerprint != trained.metrics.get("corpus"):
         raise ConfigError(
             f"{folder} was trained on a text with the fingerprint {trained.metrics.get('corpus')}, here is "
-            f"{corpus.description} with {corpus.fingerprint}; for another text there is: lmsearch evaluate --text"
+            f"{corpus.description} with {corpus.fingerprint}; to evaluate another text, use: lmsearch evaluate --text"
         )
     return corpus
 
@@ -189,7 +191,7 @@ def _tell_study(
         opened = open_store(storage, store_timeout)
         add_look_to_study(opened, trained.metrics, look | {"model": str(folder.resolve())})
     except LmsearchError as error:
-        say(f"warning: the look is not in the study, only beside the model: {error}", err=True)
+        say(f"warning: the test evaluation is recorded beside the model, but not in the study: {error}", err=True)
 
 
 @click.command()

@@ -71,7 +71,7 @@ def positive_duration(context: click.Context, parameter: click.Parameter, value:
     """Read a duration that is more than nothing."""
     seconds = duration(context, parameter, value)
     if seconds == 0:
-        raise ConfigError(f"{value!r} is no time at all; write 10m or 90s")
+        raise ConfigError(f"{value!r} is not above zero; write 10m or 90s")
     return seconds
 
 

@@ -95,7 +95,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
         words += [] if options[name] is None else [f"--{name}", str(options[name])]
     words += [] if options["device"] == "auto" else ["--device", options["device"]]
     words += ["--allow-pickle"] if options["allow_pickle"] else []
-    say(f"begin it with: {command_text(words, parse_storage(storage))}")
+    say(f"start it with: {command_text(words, parse_storage(storage))}")
 
 
 def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:
@@ -122,7 +122,7 @@ def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int,
         f"{found.trials} trials of {found.epochs} epochs of {spell_seconds(middle)}"
     )
     if spec.settings.pruner != "none":
-        say(f"             less with the pruner {spec.settings.pruner}, which stops what does not promise")
+        say(f"             less with {spec.settings.pruner} pruning, which stops weak trials early")
     free = "" if found.free is None else f"; {spell_bytes(found.free)} are free"
     where = "all workers" if found.sharing == found.workers else f"the {found.sharing} workers that share a GPU"
     say(f"memory       at most {spell_bytes(found.memory)} for {where}{free}")

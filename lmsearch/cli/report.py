@@ -74,7 +74,7 @@ def report(
     place.parent.mkdir(parents=True, exist_ok=True)
     replace_file(place, text)
     if whole and opened.is_read_only:
-        say("note: the store may not be written to, so that the dashboard's notes and plots stay as they are", err=True)
+        say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
     elif whole:
         Publisher(storage=opened, command=command).publish(
             results, folder, make_figure, most_notes=min(1_000, len(results.record.trials))

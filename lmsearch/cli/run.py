@@ -81,7 +81,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     try:
         record = watch(setup.launcher(signals).run(setup.devices), quiet, keeper)
     except StoreGoneError as error:
-        raise StoreGoneError(f"{error}; what ran is saved. Go on with: {command}") from error
+        raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(setup, record, command, signals.received, options, keeper)
 
 
@@ -93,7 +93,7 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["pruner"] is not None:
         check_pruner(options["pruner"])
     if options["trials"] is not None and options["more"] is not None:
-        raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
+        raise ConfigError("--trials sets the total and --more adds to it; use one of the two")
 
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
@@ -185,7 +185,7 @@ def _take_over(storage: "FencedStorage", info: "StudyInfo") -> None:
     try:
         taken = complete(storage, info)
     except StudyError as error:
-        say(f"warning: {info.ref.name} goes on without the trials that it was to take over: {error}", err=True)
+        say(f"warning: {info.ref.name} continues without the trials that it should take over: {error}", err=True)
         return
     if taken is not None and info.source is not None:
         told = f"{taken.taken} trials taken over, {taken.unfit} do not fit this space"
@@ -274,7 +274,7 @@ def _conclude(
     if record.done < record.total:
         why = "interrupted" if received else why_over(setup)
         with bearing():
-            say(f"{why}; everything is saved, go on with: {command}", err=options["as_json"])
+            say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + received[0] if received else 0
     if record.best is None:
         raise SearchFailedError(_why_none(record))
@@ -297,7 +297,7 @@ def _document(setup: Setup, results: "Results", files: "ResultFiles") -> dict[st
     try:
         now = present(setup.storage)
     except StoreGoneError:  # interrupted while it was away
-        now = (0.0, "")  # by no clock: when a worker was last heard is not known
+        now = (0.0, "")  # by no clock: the last heartbeat of a worker is not known
     return status_document(results.record, now) | {
         "importances": results.importances,
         "files": {
@@ -361,4 +361,4 @@ def _print_samplers(record: "StudyRecord") -> None:
 
 def _why_none(record: "StudyRecord") -> str:
     reasons = sorted({trial.reason or trial.outcome for trial in record.trials})
-    return f"no trial of {record.info.ref.name} ended well: {'; '.join(reasons)}"
+    return f"no trial of {record.info.ref.name} completed, so no model was kept: {'; '.join(reasons)}"

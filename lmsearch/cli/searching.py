@@ -99,7 +99,7 @@ def listen(signals: "Signals") -> None:
 
 
 def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
-    """Draw the search until it ends, and keep what the dashboard shows of it current; give what the store has then."""
+    """Draw the search until it ends, keep the dashboard's notes current, and return the study as it is then."""
     from lmsearch.cli.live import open_view
 
     with bearing(), open_view(quiet) as view:
@@ -112,7 +112,7 @@ def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
 
 
 class Keeper:
-    """Keeps notes and plots in the store current, at most once a minute, and more seldom where that takes long."""
+    """Updates notes and plots in the store, at most once a minute, and more seldom if that takes long."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -168,8 +168,8 @@ class Keeper:
 
 
 def why_over(setup: Setup) -> str:
-    """Say why a search ended that still owes trials."""
+    """Say why a search ended that has trials left."""
     from lmsearch.store.tickets import read_stop
 
     _, stopped = read_stop(setup.storage, setup.info.ref)
-    return "stopped by `lmsearch stop`" if stopped else "the time is over"
+    return "stopped by `lmsearch stop`" if stopped else "the time limit is reached"

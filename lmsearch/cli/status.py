@@ -1,4 +1,4 @@
-"""`lmsearch status`: how far a study is, and who has what."""
+"""`lmsearch status`: a study's progress and its workers."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -111,7 +111,7 @@ def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
 def count_line(record: "StudyRecord") -> str:
     """Say in one line how far a study is."""
     if record.info.is_plain:
-        parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
+        parts = [f"{record.info.ref.name} (from another program): {len(record.trials)} trials"]
     else:
         parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
     for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
@@ -135,7 +135,7 @@ def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableT
     if not held:
         return Group(line)
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts"):
+    for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last seen", "attempts"):
         left = name in ("state", "host", "device")
         rows.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     for row in held:

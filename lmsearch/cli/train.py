@@ -86,7 +86,7 @@ def train(config: Path, **options: Any) -> int:
         results = []
         for one, state in zip(configs, starts, strict=True):
             if (result := session.train(one, state, heard)) is None:
-                session.say(f"saved; go on with: {_again(config, options)}")
+                session.say(f"saved; resume with: {_again(config, options)}")
                 return 128 + heard[0]
             results.append(result)
     summary = _summary(results)
@@ -136,11 +136,11 @@ class _Session:
             done = len(read_state(place, config, self.corpus, may_change=()).progress["valid_losses"])
             if done < config.train.epochs:
                 raise ConfigError(
-                    f"the training in {place.folder} stopped in epoch {done + 1} of {config.train.epochs}; go on with "
-                    "--resume, or begin anew under another --name"
+                    f"the training in {place.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
+                    "with --resume, or start a new one under another --name"
                 )
         elif place.folder.exists() and comparable(load_config(place.folder / "config.json")) != comparable(config):
-            raise ConfigError(f"{place.folder} has a model of another config; give this one another --name")
+            raise ConfigError(f"{place.folder} has a model of another config; use another --name")
         return None
 
     def train(self, config: "RunConfig", state: "TrainState | None", heard: list[int]) -> dict[str, Any] | None:
@@ -157,7 +157,7 @@ class _Session:
         steps = 0 if state is None else state.progress["steps"] - state.progress["block"]
         if state is not None:
             done = len(losses) >= config.train.epochs
-            goes_on = "was trained to its end" if done else f"goes on in epoch {len(losses) + 1}"
+            goes_on = "is finished already" if done else f"resumes in epoch {len(losses) + 1}"
             self.say(f"seed {config.train.seed} {goes_on}")
         tables = config_tables(config, place.folder)
         make_folder(place.folder.parent)

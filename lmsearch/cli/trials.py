@@ -59,7 +59,7 @@ def trials(
         say_json([trial_document(trial) for trial in found])
         return
     if not found:
-        say(f"{study} has {len(record.trials)} trials, none of them such")
+        say(f"{study} has {len(record.trials)} trials, and none of them matches")
         return
     _print_table(found, paths, "value" if info.is_plain else "perplexity")
 
@@ -134,7 +134,7 @@ def show(study: str, trial: int, storage: str, store_timeout: float | None, as_j
         return
     _print_trial(study, found)
     if found.outcome == "failed":
-        say(f"try it again with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
+        say(f"retry it with: {command_text(['lmsearch', 'retry', study, str(trial)], url)}")
 
 
 def _print_trial(study: str, trial: "TrialRecord") -> None:
@@ -161,6 +161,6 @@ def _print_trial(study: str, trial: "TrialRecord") -> None:
     if trial.traceback and trial.traceback != trial.reason:
         say_lines(trial.traceback)
     if trial.sample:
-        say_lines(f"its model wrote: {trial.sample}")
+        say_lines(f"sample of its text: {trial.sample}")
     if trial.known_perplexity is not None:
         say(f"perplexity of the known words alone: {trial.known_perplexity:.2f}")

@@ -67,7 +67,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
     try:
         code = run_worker(told, timestamped)
     except StoreGoneError as error:
-        raise StoreGoneError(f"{error}; what ran is saved. Go on with: {again}") from error
+        raise StoreGoneError(f"{error}; progress is saved. Resume with: {again}") from error
     if code:
-        timestamped(f"interrupted; go on with: {again}")
+        timestamped(f"interrupted; resume with: {again}")
     return code

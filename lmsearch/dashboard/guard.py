@@ -240,10 +240,10 @@ class _Reply:
 # The link is for who followed one from another site: a browser does not show a strict cookie on that first step.
 _ASKING = """<!doctype html>
 <html lang="en"><title>lmsearch dashboard</title>
-<p>{} Whoever started it has it.</p>
+<p>{} The person who started it has it.</p>
 <form method="get" action="/"><label>Token <input name="token" type="password" required autofocus></label>
 <button>Open</button></form>
-<p>If you have shown it before: <a href="/">go on</a>.</p>
+<p>If you have shown it before: <a href="/">continue</a>.</p>
 """
 
 

@@ -75,7 +75,7 @@ def _reason(name: str, leases: int) -> str:
     trials = "1 trial" if leases == 1 else f"{leases} trials"
     return (
         f"{trials} of {name} {'is' if leases == 1 else 'are'} being worked on, so it is neither deleted nor renamed; "
-        f"end that first with: lmsearch stop {shlex.quote(name)}"
+        f"stop it first with: lmsearch stop {shlex.quote(name)}"
     )
 
 

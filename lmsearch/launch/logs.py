@@ -21,9 +21,9 @@ def _tail(log: Path, size: int) -> str:
 
 
 def last_words(log: Path) -> str:
-    """Return what a worker said last: its error sentence, or the end of its traceback."""
+    """Return the end of a worker's log: its error sentence, or the last line of its traceback."""
     lines = _tail(log, _LOG_TAIL).splitlines()
     for number in range(len(lines) - 1, -1, -1):
         if lines[number].startswith("lmsearch: "):
             return "\n".join(lines[number:])
-    return lines[-1] if lines else f"it said nothing; its log is {log}"
+    return lines[-1] if lines else f"it printed nothing; its log is {log}"

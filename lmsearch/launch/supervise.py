@@ -164,7 +164,9 @@ class Launcher:
             if not self.signals.received:
                 raise
             self._pass_on(places)
-            self.notices.append("stopped while the store was away: what ran is saved, its leases run out by themselves")
+            self.notices.append(
+                "stopped while the store was unreachable: progress is saved, and its leases expire by themselves"
+            )
         finally:
             self._end(places)
         if self._error is not None:
@@ -258,9 +260,7 @@ class Launcher:
         pause = min(0.1 * 2**place.restarts, _LONGEST_PAUSE)
         place.start_at = time.monotonic() + pause
         why = f" ({last_words(child.log)[:200]})" if trouble == "death" and end.code > 0 else ""
-        self.notices.append(
-            f"a worker {_spell_end(end.code, trouble)}; it is started again; its log is {child.log}{why}"
-        )
+        self.notices.append(f"a worker {_spell_end(end.code, trouble)}; it is restarted; its log is {child.log}{why}")
 
     def _count_oom(self) -> None:
         """Note a rise of the kernel's count; one that no death of ours follows was somebody else's."""
@@ -284,7 +284,7 @@ class Launcher:
         words = last_words(child.log)
         told = words.removeprefix("lmsearch: ")
         if code == StoreGoneError.exit_code:
-            return StoreGoneError(told.partition("; what ran is saved")[0])
+            return StoreGoneError(told.partition("; progress is saved")[0])
         if code == LmsearchError.exit_code:
             return LmsearchError(told)
         if code == SearchFailedError.exit_code and words.startswith("lmsearch:"):
@@ -305,7 +305,7 @@ class Launcher:
             self.signals.received.append(signal.SIGTERM)
 
     def _end_those_who_stay(self, record: StudyRecord, places: Sequence[_Place]) -> None:
-        """Once nothing is owed, end a worker that does not leave: it has nothing that could be lost."""
+        """Once no trial is left, kill a worker that does not exit: it has nothing that could be lost."""
         if record.done < record.total:
             self._nothing_owed_since = None
         elif self._nothing_owed_since is None:
@@ -314,7 +314,7 @@ class Launcher:
             for place in places:
                 if place.child is not None:
                     _send(place.child, signal.SIGKILL)
-                    self.notices.append(f"a worker did not leave and is ended; its log is {place.child.log}")
+                    self.notices.append(f"a worker did not exit and is killed; its log is {place.child.log}")
                     place.left = True
 
     def _pass_on(self, places: Sequence[_Place]) -> None:
@@ -371,9 +371,9 @@ def _reap(process: "subprocess.Popen[bytes]") -> _End | None:
 
 def _spell_end(code: int, trouble: str | None) -> str:
     if trouble == "memory":
-        return "was ended for want of memory"
+        return "ran out of memory and was killed"
     if trouble == "stall":
-        return "ended itself, since its trial made no step"
+        return "ended itself, because its trial made no progress"
     return f"died (signal {-code})" if code < 0 else f"died (exit code {code})"
 
 

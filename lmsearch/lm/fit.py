@@ -114,23 +114,23 @@ def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tupl
     try:
         state = _unsealed(place.state)
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no training to go on with in {place.folder}; leave --resume out") from error
+        raise ConfigError(f"there is no training to resume in {place.folder}; leave --resume out") from error
     except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{place.state} is damaged ({error}); begin anew under another --name") from error
+        raise ConfigError(f"{place.state} is damaged ({error}); start a new one under another --name") from error
     # What a training of an earlier lmsearch does not name was as that version had it.
     old, new = defaults_of(writer_of(state)) | state.progress["config"], comparable(config)
     old = json.loads(json.dumps(old))
     if state.progress["corpus"] != corpus.fingerprint:
         raise ConfigError(
-            f"the training in {place.folder} was begun on a text with the fingerprint {state.progress['corpus']}, "
+            f"the training in {place.folder} was started on a text with the fingerprint {state.progress['corpus']}, "
             f"here is {corpus.description} with {corpus.fingerprint}"
         )
     for path in sorted(new):
         if path not in may_change and old.get(path) != new[path]:
-            may = f"; only {', '.join(may_change)} may change when it is gone on with" if may_change else ""
-            go_on = "go on with --resume, or " if path in MAY_CHANGE and not may_change else ""
+            may = f"; only {', '.join(may_change)} may change when it is resumed" if may_change else ""
+            go_on = "resume it with --resume, or " if path in MAY_CHANGE and not may_change else ""
             raise ConfigError(
-                f"the training in {place.folder} was begun with {path} = {old.get(path)}, now it is {new[path]}: "
+                f"the training in {place.folder} was started with {path} = {old.get(path)}, now it is {new[path]}: "
                 f"{go_on}give it another --name{may}"
             )
     changed = {path: [old[path], new[path]] for path in MAY_CHANGE if old[path] != new[path]}

@@ -147,12 +147,12 @@ def write_comparison(groups: Sequence[Group]) -> str:
     """Return a comparison as a page of HTML."""
     head, rows = table(groups)
     words = [
-        "The lowest validation perplexity of the complete trials after so many have ended, in the order in which they "
-        "began. Where a search was repeated, the mean and standard deviation over its studies; the plot has the "
-        "median, and the area from the worst to the best of them."
+        "The lowest validation perplexity of the complete trials after N trials have ended, in the order of their "
+        "start. For a repeated search, the mean and standard deviation over its studies; the plot has the median, "
+        "and the area from the worst to the best of them."
     ]
     if any(len(group.studies) == 1 for group in groups):
-        words.append("A search that was run once tells nothing of its spread: repeat it under other seeds.")
+        words.append("A search that ran once says nothing about its spread: repeat it with other seeds.")
     section = Section(
         id="comparison",
         words=words,

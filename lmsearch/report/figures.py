@@ -183,7 +183,7 @@ def _add_curves(
 
 def importance(results: Results) -> go.Figure:
     """Plot each searched value's share of the differences between trials (PED-ANOVA)."""
-    _need(results.importances, "fewer than 6 trials are complete, too few to tell what matters")
+    _need(results.importances, "fewer than 6 trials are complete, too few to say what matters")
     paths = list(results.importances)[::-1]
     shares = [results.importances[path] for path in paths]
     figure = new_figure("share of the differences between trials (PED-ANOVA)", "")
@@ -476,7 +476,7 @@ def budget(results: Results) -> go.Figure:
 def pruning(results: Results) -> go.Figure:
     """Plot the winner's lowest perplexity epoch by epoch against the others', and the median that prunes."""
     found = closeness(results)
-    _need(found, "no complete trial can be held against the others")
+    _need(found, "no complete trial can be compared with the others")
     winner = results.winner
     assert winner is not None
     figure = new_figure("epoch", "lowest perplexity so far")

@@ -78,7 +78,7 @@ def next_commands(results: Results) -> list[list[str]]:
 
 
 def confirm_next(results: Results) -> list[str] | None:
-    """Return the command that tells more of whether the winner is real; None where there is a winner."""
+    """Return the command that helps to decide whether the winner is real; None where there is a winner."""
     again = results.confirmation
     if again is None:
         return confirm_words(results.name)
@@ -102,7 +102,7 @@ def _verdict(results: Results, command: Command) -> Section:
         tables.append(Table(title="the best configuration", head=("searched value", "best"), rows=rows))
     counts = ", ".join(f"{record.count(outcome)} {outcome}" for outcome in OUTCOMES if record.count(outcome))
     words = [*(f"About the text: {remark}." for remark in record.info.remarks), *verdict(results)]
-    words += [f"{record.done} of {record.total} trials have ended: {counts or 'none has begun'}."]
+    words += [f"{record.done} of {record.total} trials have ended: {counts or 'none has started'}."]
     words += [edge_sentence(edge) + "." for edge in edges(record)]
     following = "\n".join(command(words) for words in next_commands(results))
     return Section(id="verdict", words=words, tables=tables, code=[f"# what to try next\n{following}"])
@@ -113,8 +113,8 @@ def _confirmation(results: Results, command: Command) -> Section:
     title = "Is the winner real?"
     if found is None:
         words = [
-            "Nobody knows yet. The best of many trials is the luckiest of them: its perplexity is one training with "
-            "one seed. This trains the three best once more, with three fresh seeds each, and compares them "
+            "Not confirmed yet. The best of many trials is usually also the luckiest: its perplexity is one training "
+            "with one seed. This command trains the three best again, with three fresh seeds each, and compares them "
             "seed by seed:"
         ]
         return Section(
@@ -143,9 +143,9 @@ def _confirmation(results: Results, command: Command) -> Section:
     words = [
         confirmation_sentence(found),
         "The interval of a mean is that leader's own; the first of several equals is a little lucky here too. "
-        "The differences are paired by seed, and their intervals hold together at 95 %, also where more seeds are "
-        "asked for later: where one reaches to or below zero, the data says no more than a tie.",
-        "The test split was not read for this. Look at it once, at the very end, with:",
+        "The differences are paired by seed. Their intervals hold together at 95 %, even if more seeds are requested "
+        "later. An interval that reaches zero or below means a tie.",
+        "The test split was not read for this. Evaluate on it once, at the very end, with:",
     ]
     return Section(
         id="confirmation",
@@ -159,15 +159,15 @@ def _confirmation(results: Results, command: Command) -> Section:
 
 def _looks(results: Results) -> list[Table]:
     if not results.looks:
-        return [Table(title="looks at the test split", head=("none was taken",), rows=())]
+        return [Table(title="test evaluations", head=("none",), rows=())]
     rows = [(look["when"], f"{look['perplexity']:.2f}", f"{look['tokens']:,}") for look in results.looks]
-    return [Table(title="looks at the test split", head=("when", "test perplexity", "tokens"), rows=rows)]
+    return [Table(title="test evaluations", head=("when", "test perplexity", "tokens"), rows=rows)]
 
 
 def _progress(results: Results) -> Section:
     captions = {
-        "history": "Every trial in the order in which they began; what is above the axis is drawn at its end.",
-        "curves": "Learning curves: the ten best complete trials in colour, those that were stopped in grey.",
+        "history": "Every trial in the order of its start; values beyond the axis are drawn at its upper edge.",
+        "curves": "Learning curves: the ten best complete trials in colour, pruned ones in grey.",
         "pruning": "Would pruning have stopped the winner?",
     }
     return Section(
@@ -184,8 +184,8 @@ def _sampled(results: Results) -> list[str]:
     if count <= MOST_DRAWN:
         return []
     return [
-        f"Of {count:,} trials each figure draws a fixed sample: the best ones, and others at even distances. What is "
-        "computed, and the data behind this page, is of all of them."
+        f"Of {count:,} trials each figure draws a fixed sample: the best ones, and others at even distances. All "
+        "trials are used for what is computed, and all are in the data behind this page."
     ]
 
 
@@ -200,8 +200,8 @@ def _repeated(results: Results) -> list[str]:
     if not repeated:
         return []
     return [
-        f"{repeated} of {len(keys)} trials repeat the values of another, and so its perplexity: they told nothing new. "
-        "The space has few points; widen it, or stop here."
+        f"{repeated} of {len(keys)} trials repeat the values of another, and so its perplexity: they gave no new "
+        "information. The space has few points: widen it, or stop here."
     ]
 
 
@@ -215,7 +215,7 @@ def _what_matters(results: Results) -> Section:
         id="what-matters",
         title="Which hyperparameters matter",
         plots=_plots(results, captions),
-        words=[] if results.importances else ["Too few trials are complete to tell."],
+        words=[] if results.importances else ["Too few trials are complete to say."],
     )
 
 
@@ -238,17 +238,17 @@ def _budget(results: Results, command: Command) -> Section:
     run = ["lmsearch", "run", f"runs/{results.name}/study.toml", "--name", results.name, "--sampler", "random"]
     words = list(budget_sentences(results.record, lambda more: command([*run, "--more", str(more)])))
     captions = {
-        "budget": "The best found against the number of trials. The band is drawn for random trials alone, and up to "
-        "half of those that ended.",
-        "samplers": "What each sampler's complete trials reached.",
+        "budget": "The best perplexity against the number of trials. The band is for random trials only, up to half of "
+        "those that ended.",
+        "samplers": "Perplexity of each sampler's complete trials.",
     }
     return Section(id="budget", title="Was the search worth it?", words=words, plots=_plots(results, captions))
 
 
 def _cost(results: Results) -> Section:
     captions = {
-        "by-parameters": "Perplexity against size; the frontier has what nothing smaller reaches.",
-        "by-seconds": "Perplexity against training time; the frontier has what nothing faster reaches.",
+        "by-parameters": "Perplexity against size. Pareto frontier: no smaller model is better.",
+        "by-seconds": "Perplexity against training time. Pareto frontier: no faster training is better.",
     }
     return Section(id="cost", title="What a better model costs", plots=_plots(results, captions), small=True)
 
@@ -286,7 +286,7 @@ def _trials(results: Results) -> Section:
     title = f"the {len(rows)} best complete trials"
     tables = [Table(title=title, head=("trial", "by", "perplexity", "epoch", *paths), rows=rows)]
     quote = results.winner.sample if results.winner is not None else ""
-    words = ["The best model wrote:"] if quote else []
+    words = ["Text generated by the best model:"] if quote else []
     return Section(id="trials", title="The best trials", words=words, quote=quote, tables=tables)
 
 
@@ -302,7 +302,7 @@ def _provenance(results: Results, command: Command) -> Section:
     ]
     return Section(
         id="provenance",
-        title="The study file, and where this comes from",
+        title="The study file and the origin of this report",
         code=[info.spec.text_from(Path("runs") / results.name)],
         tables=[Table(head=("what", "which"), rows=rows)],
     )

@@ -146,10 +146,10 @@ def edge_sentence(edge: Edge) -> str:
     if edge.diverged:
         beside = "a trial" if edge.diverged == 1 else f"{edge.diverged} trials"
         return (
-            f"{edge}; {beside} diverged beside it, so that the end is where training breaks down: "
-            "do not widen the range, look for what keeps training stable there"
+            f"{edge}; {beside} diverged near it, so training breaks down at this end: "
+            "do not widen the range, find what keeps training stable there"
         )
-    return f"{edge}: what is best may lie beyond it"
+    return f"{edge}: the best value may lie beyond it"
 
 
 def confirm_words(study: str) -> list[str]:
@@ -163,15 +163,15 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
     if confirmation.done < confirmation.total:
         more = f"{confirmation.done} of {confirmation.total} trainings are done"
     if confirmation.verdict == "open":
-        return f"The confirmation is not at its end: {more}. Until then the best trial may be the luckiest."
+        return f"The confirmation is not finished: {more}. Until then the best trial may only be the luckiest."
     told = _told_of_leaders(confirmation)
-    return f"{told} More was asked for since: {more}, which are not counted before all have ended." if more else told
+    return f"{told} More trainings were requested since: {more}; they count once all have ended." if more else told
 
 
 def _told_of_leaders(confirmation: Confirmation) -> str:
     leaders, winner, comparison = confirmation.leaders, confirmation.winner, confirmation.comparison
     if winner is None:
-        return "No leader ended well with every fresh seed: what is best in the search does not hold."
+        return "No leader completed with every fresh seed: the best result of the search does not hold."
     count = len(winner.perplexities)
     seeds = "one fresh seed" if count == 1 else f"{count} fresh seeds"
     told = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
@@ -179,9 +179,9 @@ def _told_of_leaders(confirmation: Confirmation) -> str:
         told += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
     tail = "".join(_left_out(leader, confirmation) for leader in leaders[confirmation.compared :])
     if confirmation.verdict == "alone":
-        return f"{told}; no other leader {'ended well' if tail else 'was run'} beside it.{tail}"
+        return f"{told}; no other leader {'completed' if tail else 'was run'}.{tail}"
     if comparison is None:
-        return f"{told}. One seed tells nothing of the spread: call it a tie.{tail}"
+        return f"{told}. One seed says nothing about the spread: treat it as a tie.{tail}"
     gap = comparison.differences[0]
     second = leaders[1].trial.number
     paired = "paired by seed" + (f", over the {confirmation.seeds} that all have" if confirmation.seeds < count else "")
@@ -194,10 +194,10 @@ def _told_of_leaders(confirmation: Confirmation) -> str:
         if difference.low <= 0
     ]
     if not tied:  # it is called among those that have as many seeds
-        return f"{told}, {gap.mean:.2f} better than the next, trial {second} {interval}; call it a tie.{tail}"
+        return f"{told}, {gap.mean:.2f} better than the next, trial {second} {interval}; treat it as a tie.{tail}"
     return (
-        f"{told}. It is a tie with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}: the difference to "
-        f"trial {second} is {gap.mean:.2f} {interval}, so that the data says no more.{tail}"
+        f"{told}. No clear winner: it is tied with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}. "
+        f"The difference to trial {second} is {gap.mean:.2f} {interval}.{tail}"
     )
 
 
@@ -205,9 +205,9 @@ def _left_out(leader: Leader, confirmation: Confirmation) -> str:
     """Say why a leader is not compared."""
     if leader.lost:
         seed, outcome = next(iter(leader.lost.items()))
-        return f" Trial {leader.trial.number} did not end well with seed {seed} ({outcome}) and is not compared."
+        return f" Trial {leader.trial.number} did not complete with seed {seed} ({outcome}) and is not compared."
     better = " and was better over those" if leader in confirmation.rivals else ""
-    return f" Trial {leader.trial.number} has {len(leader.perplexities)} seeds only{better}; it is not compared."
+    return f" Trial {leader.trial.number} has only {len(leader.perplexities)} seeds{better}; it is not compared."
 
 
 def verdict(results: Results) -> list[str]:
@@ -221,18 +221,18 @@ def verdict(results: Results) -> list[str]:
         f"{winner.perplexity:.2f} in epoch {winner.best_epoch}{parameters}."
     ]
     if winner.known_perplexity is not None:
-        told[0] += f" Of the words that it knows alone, without <unk>, it is {winner.known_perplexity:.2f}."
+        told[0] += f" Of the known words alone, without <unk>, it is {winner.known_perplexity:.2f}."
     if results.confirmation is None:
         rivals = sum(
             trial.outcome == "complete" and trial.perplexity < 1.01 * winner.perplexity for trial in record.trials
         )
-        more = "One more is" if rivals == 2 else f"{rivals - 1} more are"
-        close = f" {more} within 1 % of it." if rivals > 1 else ""
+        more = "One other trial is" if rivals == 2 else f"{rivals - 1} other trials are"
+        close = f" {more} within 1 %." if rivals > 1 else ""
         told.append(f"That is one training with one seed, the luckiest of {record.count('complete')}.{close}")
         return told
     if results.confirmation.winner is not None:
         tied = results.confirmation.verdict == "tie"
-        words = "is the first of a tie" if tied else "has the configuration to take"
+        words = "has the best mean, but it is a tie" if tied else "is the confirmed winner"
         told = [f"Trial {winner.number}{parameters} {words}."]
     told.append(confirmation_sentence(results.confirmation))
     confirmed = {without_seed(leader.trial.params) for leader in results.confirmation.leaders}
@@ -272,7 +272,7 @@ def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) ->
         path = best_so_far(trials)
         if math.isfinite(path[half - 1]):
             gain = path[half - 1] - path[-1]
-            worth = f"about {gain:.2f} perplexity" if gain > 0 else "nothing: the best was found before"
+            worth = f"about {gain:.2f} perplexity" if gain > 0 else "nothing: the best trial was found before"
             yield f"The second half of the budget (trials {half + 1} to {len(trials)}) was worth {worth}."
     draws = random_draws(record)
     count = len(draws.values)
@@ -281,7 +281,7 @@ def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) ->
         yield (
             f"Of its random trials, {count // 2} reach {draws.expected_best(count // 2):.2f} on average; "
             f"all {count} reached {min(draws.values):.2f}, {gain:.2f} better. "
-            "What more of them would give is not known."
+            "The gain of more random trials is not known."
         )
     for sampler in sorted({trial.by for trial in trials if trial.by == "tpe"}):
         own = best_so_far(ended_in_order(record, sampler))
@@ -289,7 +289,7 @@ def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) ->
         if budget < 4 or not math.isfinite(own[budget - 1]):
             more = 2 * max(4, len(own)) - count
             yield (
-                f"Whether {sampler} beats random search at twice its budget cannot be said: that takes {more} more "
+                f"Whether {sampler} beats random search at twice its budget is unknown: that needs {more} more "
                 f"random trials. Add them with: {more_command(more)}"
             )
             continue
@@ -300,12 +300,12 @@ def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) ->
         average = "on average " if 2 * budget < count else ""
         words = "no better than" if chance > 0.5 else "at least as good as"
         if abs(found / twice - 1) < _SEED_NOISE:
-            words = "not to be told apart from"
-        flattered = f" It had learned from {known} trials of others too, which flatters it." if known else ""
+            words = "indistinguishable from"
+        flattered = f" It also learned from {known} trials of other samplers, which flatters it." if known else ""
         yield (
             f"The first {budget} trials of {sampler} found {found:.2f}; {2 * budget} random trials find {average}"
-            f"{twice:.2f}, so that {sampler} was {words} random search at twice its budget"
-            + (f" (the random trials are better in {chance:.0%} of all draws of so many)." if average else ".")
+            f"{twice:.2f}, so {sampler} was {words} random search at twice its budget"
+            + (f" (the random trials are better in {chance:.0%} of all draws of that size)." if average else ".")
             + flattered
         )
         if budget < len(own):
@@ -372,9 +372,9 @@ def pruning_sentences(results: Results) -> Iterator[str]:
         nearest = max(found, key=lambda one: one.perplexity / one.median)
         words = "would have stopped" if nearest.is_stopped else "would not have stopped"
         yield (
-            f"With hindsight: a median pruner that knew all other complete trials {words} the winner, trial "
-            f"{results.winner.number}. It was "
-            f"nearest in epoch {nearest.epoch}: {nearest.perplexity:.2f} against a median of {nearest.median:.2f}, "
+            f"In hindsight, a median pruner that knew all other complete trials {words} the winner, trial "
+            f"{results.winner.number}. It came "
+            f"closest in epoch {nearest.epoch}: {nearest.perplexity:.2f} against a median of {nearest.median:.2f}, "
             f"place {nearest.rank} of {nearest.reached}."
         )
     record = results.record
@@ -384,7 +384,7 @@ def pruning_sentences(results: Results) -> Iterator[str]:
     if pruned and seconds:
         left_out = sum(record.info.spec.epochs - len(trial.curve) for trial in pruned)
         yield (
-            f"Pruning left out {left_out:,} of {left_out + len(seconds):,} epochs in {len(pruned)} trials, about "
+            f"Pruning saved {left_out:,} of {left_out + len(seconds):,} epochs in {len(pruned)} trials, about "
             f"{spell_duration(left_out * mean(seconds))} of training."
         )
 
@@ -398,11 +398,11 @@ def time_sentences(record: StudyRecord) -> Iterator[str]:
         return
     yield (
         f"{len(trials)} trials trained and evaluated for {spell_duration(trained)}, {tokens:,} tokens, "
-        f"{tokens / trained:,.0f} a second and worker."
+        f"{tokens / trained:,.0f} tokens/s per worker."
     )
     busy, there = _idle(trials)
     if there > busy:
-        yield f"Workers were idle for {1 - busy / there:.1%} of the time in which any was at work."
+        yield f"Workers were idle for {1 - busy / there:.1%} of the time while the search ran."
 
 
 def _idle(trials: Sequence[TrialRecord]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Looks at a test split, each written down: beside the model, and in the study that found it."""
+"""Test evaluations, each recorded beside the model and in the study that found it."""
 
 import json
 from datetime import UTC, datetime
@@ -19,9 +19,9 @@ _ATTRIBUTE = "lmsearch:looks"  # a user attribute of a study
 
 
 def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: Any) -> tuple[dict[str, Any], int]:
-    """Write a look down beside a model; give it, and how many there have been with it.
+    """Record a test evaluation beside a model; return it, and the number of the model's evaluations so far.
 
-    `how` says what else than the model alone was looked with.
+    `how` says what was evaluated besides the model alone.
     """
     look = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -37,36 +37,34 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
 
 
 def read_looks(folder: Path) -> list[dict[str, Any]]:
-    """Return the looks that were taken with a model."""
+    """Return the test evaluations of a model."""
     try:
         looks = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{folder / LOOKS} cannot be read: {error}; it says when the test split was looked at"
-        ) from error
+        raise ConfigError(f"{folder / LOOKS} cannot be read: {error}; it records the test evaluations") from error
     if not isinstance(looks, list) or not all(isinstance(look, dict) for look in looks):
-        raise ConfigError(f"{folder / LOOKS} is no list of looks at the test split")
+        raise ConfigError(f"{folder / LOOKS} is no list of test evaluations")
     return looks
 
 
 def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dict[str, Any]) -> None:
-    """Write a look down in the study that a model with these metrics comes from, too.
+    """Record a test evaluation also in the study that a model with these metrics comes from.
 
     A study is known by its key, not by its name: raises `StudyError` where the store has another one under that name.
     """
     name = str(metrics["study"])
     info = open_study(storage, name)
     if metrics.get("study_key", info.ref.key) != info.ref.key:
-        raise StudyError(f"the store's study {name} is not the one that this model is of")
+        raise StudyError(f"the store's study {name} is not the one that this model comes from")
     with creating(storage):  # two looks at once are two
         looks = study_looks(storage, info.ref.id)
         storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, [*looks, look])
 
 
 def study_looks(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
-    """Return the looks at the test split that were taken with a study's models."""
+    """Return the test evaluations of a study's models."""
     looks = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
     return [look for look in looks if _is_look(look)] if isinstance(looks, list) else []
 

@@ -82,7 +82,7 @@ def _find_or_create(
 ) -> tuple[StudyInfo | None, StudyInfo]:
     """Return the study as it was before, None for a new one, and as it is now.
 
-    A copy whose original is not in this store is as new: nobody knows what it still owed.
+    A copy whose original is not in this store counts as new: its remaining budget is unknown.
     """
     with creating(storage):
         before = find_study(storage, name)
@@ -122,14 +122,14 @@ def check_request(spec: StudySpec, request: Request) -> None:
     if sampler == "manual" and not spec.manual:
         raise StudyError("the sampler manual needs [[manual]] tables in the study file, and it has none")
     if sampler in ("grid", "manual") and request.more is not None:
-        raise StudyError(f"--more adds trials of random or tpe; the sampler {sampler} owes exactly its points")
+        raise StudyError(f"--more adds trials of random or tpe; the sampler {sampler} runs exactly its points")
 
 
 def _check_same(info: StudyInfo, spec: StudySpec, corpus: Corpus) -> None:
     name = info.ref.name
     if info.fingerprint != corpus.fingerprint:
         raise StudyError(
-            f"study {name!r} was begun on {info.corpus} (fingerprint {info.fingerprint}), the file names "
+            f"study {name!r} was started on {info.corpus} (fingerprint {info.fingerprint}), the file names "
             f"{corpus.description} (fingerprint {corpus.fingerprint}); give the new search another --name"
         )
     found = space_differences(info.spec, spec)
@@ -191,8 +191,7 @@ def _not_owed(tickets: Sequence[Ticket], origin: str, points: Sequence[Mapping[s
 def _check_points_total(request: Request, sampler: str, have: int) -> None:
     if request.trials is not None and request.trials != have:
         raise StudyError(
-            f"--trials {request.trials} disagrees with the {have} trials that the sampler {sampler} makes it; "
-            "leave --trials out"
+            f"--trials {request.trials} disagrees with the {have} trials of the sampler {sampler}; leave --trials out"
         )
 
 
@@ -201,7 +200,5 @@ def _withdrawn(tickets: Sequence[Ticket], have: int, total: int) -> list[int]:
         return []
     free = [ticket.number for ticket in reversed(tickets) if ticket.untouched]
     if have - len(free) > total:
-        raise StudyError(
-            f"the study cannot have {total} trials: {have - len(free)} are begun or have values fixed for them"
-        )
+        raise StudyError(f"the study cannot have {total} trials: {have - len(free)} are started or have fixed values")
     return free[: have - total]

@@ -99,7 +99,7 @@ class Lease:
 
     def _end_stalled(self) -> None:
         """Leave the process, whose trial hangs, with the stack of each thread in the log."""
-        print(f"no step for {self._stall:.0f} s; this is where each thread stands:", file=sys.stderr, flush=True)
+        print(f"no step for {self._stall:.0f} s; the stack of each thread:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         with contextlib.suppress(Exception):
             self._storage.give_back(self.ticket, None, None, "stall")

@@ -60,15 +60,15 @@ def _enqueued(info: StudyInfo, values: Mapping[str, object], retry_of: int | Non
 
 
 def retry(storage: FencedStorage, name: str, number: int) -> tuple[StudyInfo, list[Ticket]]:
-    """Owe one more trial with the values of an ended one. Raises `StudyError` where it is not ended."""
+    """Add one trial with the values of an ended one. Raises `StudyError` where it has not ended."""
     trial = _trial(storage, open_own_study(storage, name), number)
     if not trial.state.is_finished():
-        raise StudyError(f"trial {number} of {name} is not ended; it goes on by itself as soon as a worker is free")
+        raise StudyError(f"trial {number} of {name} has not ended; it resumes by itself as soon as a worker is free")
     return enqueue(storage, name, trial.params, retry_of=number)
 
 
 def retry_failed(storage: FencedStorage, name: str) -> tuple[StudyInfo, list[Ticket], int]:
-    """Owe the values of each failed trial once more that was not tried again yet; give how many these are.
+    """Add a trial for each failed one that was not retried yet; return how many these are.
 
     Raises `StudyError` where there are none.
     """
@@ -81,7 +81,7 @@ def retry_failed(storage: FencedStorage, name: str) -> tuple[StudyInfo, list[Tic
         again = {ticket.retry_of for ticket in tickets}
         new = [_enqueued(info, trial.params, trial.number) for trial in failed if trial.number not in again]
         if not new:
-            raise StudyError(f"{name} has no failed trial that was not tried again already")
+            raise StudyError(f"{name} has no failed trial that was not retried already")
         return Changes(add=new)
 
     before = len(list_tickets(storage, info.ref))
@@ -94,12 +94,16 @@ def fail(storage: FencedStorage, name: str, number: int) -> None:
     info = open_own_study(storage, name)
     trial = _trial(storage, info, number)
     if trial.state.is_finished():
-        raise StudyError(f"trial {number} of {name} is {trial.state.name.lower()} already; what is ended stays")
+        raise StudyError(
+            f"trial {number} of {name} is {trial.state.name.lower()} already; a finished trial cannot be changed"
+        )
     try:
         storage.set_trial_user_attr(trial._trial_id, "reason", "failed by hand")
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     except UpdateFinishedTrialError as error:
-        raise StudyError(f"trial {number} of {name} has just ended by itself; what is ended stays") from error
+        raise StudyError(
+            f"trial {number} of {name} has just ended by itself; a finished trial cannot be changed"
+        ) from error
     close_ended(storage, info.ref)
 
 
@@ -109,8 +113,7 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     if at_work := leases(storage, info.ref):
         hosts = ", ".join(sorted({ticket.host or "?" for ticket in at_work}))
         raise StudyError(
-            f"{len(at_work)} trials of {name} are at work on {hosts}; "
-            f"let them save and leave with: lmsearch stop {name}"
+            f"{len(at_work)} trials of {name} are running on {hosts}; save and stop them with: lmsearch stop {name}"
         )
     return info
 

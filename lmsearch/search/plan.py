@@ -203,7 +203,7 @@ def _answer(config: RunConfig, child: "subprocess.Popen[str]") -> dict[str, Any]
             f"the point with {size} had not trained a few batches after {_LONGEST_MEASURE:.0f} s"
         ) from error
     if child.returncode == -9:
-        raise ConfigError(f"the point with {size} cannot run here: the system ended it for want of memory")
+        raise ConfigError(f"the point with {size} cannot run here: the system killed it, out of memory")
     if child.returncode:
         last = (complained.strip().splitlines() or ["no reason"])[-1]
         raise SearchFailedError(f"the point with {size} cannot be measured: {last}")

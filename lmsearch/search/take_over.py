@@ -39,7 +39,7 @@ def check_source(storage: FencedStorage, source: str, name: str, spec: StudySpec
     info = open_study(storage, source)
     if info.fingerprint != corpus.fingerprint:
         raise StudyError(
-            f"study {source!r} was begun on {info.corpus} (fingerprint {info.fingerprint}), the file names "
+            f"study {source!r} was started on {info.corpus} (fingerprint {info.fingerprint}), the file names "
             f"{corpus.description} (fingerprint {corpus.fingerprint}): their perplexities cannot be compared, "
             "so leave --from out"
         )
@@ -61,7 +61,7 @@ def complete(storage: FencedStorage, info: StudyInfo) -> Taken | None:
         return None
     origin = open_study(storage, source.name)
     if source.key and source.key != origin.ref.key:
-        raise StudyError(f"the store's study {source.name!r} is another one than {info.ref.name} was begun from")
+        raise StudyError(f"the store's study {source.name!r} is another one than {info.ref.name} was started from")
     if not source.key:
         info = replace(info, source=replace(source, key=origin.ref.key))
         store_info(storage, info)

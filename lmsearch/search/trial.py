@@ -257,7 +257,7 @@ class Trial:
         self.runner.storage.give_back(self.ticket, None, None, "memory", peak)
         raise OutOfMemoryError(
             f"trial {self.trial.number} ran out of memory at {peak / 1e6:,.0f} MB; "
-            f"it is tried once more with nothing beside it on {self.runner.trainer.name}"
+            f"it is retried alone on {self.runner.trainer.name}"
         )
 
     def _give_up(self, verdict: str) -> str:
@@ -337,7 +337,7 @@ class Trial:
             written = write()
         except OSError as error:
             if not self.disk_warned:
-                self.runner.say(f"warning: {error}; training goes on without new checkpoints")
+                self.runner.say(f"warning: {error}; training continues without new checkpoints")
             self.disk_warned = True
             return None
         self.disk_warned = False

@@ -112,7 +112,7 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
     except StoreGoneError as error:
         if not stop.requested():
             raise
-        say(f"stopped while the store was away; what ran is saved, its lease runs out by itself ({error})")
+        say(f"stopped while the store was unreachable; progress is saved, and its lease expires by itself ({error})")
         return stop.exit_code or 0
 
 
@@ -125,7 +125,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int
     info = open_own_study(storage, options.study)
     asked, stopped = tickets.read_stop(storage, info.ref)
     if stopped:
-        say(f"{options.study} was stopped with `lmsearch stop`; `lmsearch run` lets workers work on it again")
+        say(f"{options.study} was stopped with `lmsearch stop`; `lmsearch run` resumes it")
         return 0
     corpus = join_corpus(info, options)
     host = socket.gethostname()
@@ -164,9 +164,9 @@ def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
     corpus = open_corpus(info.spec.data, options.cache, options.corpus, options.allow_pickle)
     if corpus.fingerprint != info.fingerprint:
         raise CorpusError(
-            f"the study {info.ref.name} was begun on {info.corpus} (fingerprint {info.fingerprint}), "
+            f"the study {info.ref.name} was started on {info.corpus} (fingerprint {info.fingerprint}), "
             f"here is {corpus.description} (fingerprint {corpus.fingerprint}); "
-            "say where the same text lies with --corpus PATH"
+            "give the path of the same text with --corpus PATH"
         )
     return corpus
 
@@ -204,7 +204,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
         except OutOfMemoryError as error:
             runner.say(str(error))
         except GiveBackError:
-            runner.say(f"ticket {ticket.number} is saved and given back")
+            runner.say(f"ticket {ticket.number} is saved and requeued")
         except LeaseLostError as error:
             runner.drop(ticket)
             runner.say(f"{error}; what was computed here for it is dropped")
@@ -223,7 +223,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
 def run_trial(runner: TrialRunner, ticket: Ticket, control: Control) -> str:
     """Run a ticket's trial to its end, and return its outcome; an error that is nobody's input ends it as failed.
 
-    Raises `GiveBackError` once it is saved and given back, `LeaseLostError` where another worker has it now, and
+    Raises `GiveBackError` once it is saved and requeued, `LeaseLostError` where another worker has it now, and
     `DroppedError` where it was ended from outside.
     """
     trial = runner.open(ticket)

@@ -122,5 +122,5 @@ def others_sentence(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
     return (
         f"{first}{more} {'are' if more else 'is'} newer than the store, or of other trainings under its numbers: the "
-        "store was restored from a backup, or is a copy; these files are not used, and stay"
+        "store was restored from a backup, or is a copy; these files are not used and are kept"
     )

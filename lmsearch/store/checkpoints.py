@@ -131,7 +131,9 @@ class Checkpoints:
                 others.append(place.path.name)
         where = (ticket.checkpoint or "").partition(":")[0]
         if not damaged and not others and where and where != self.host:
-            return Found(None, f"its checkpoint lies on {where}; share a folder with --checkpoints to go on from there")
+            return Found(
+                None, f"its checkpoint lies on {where}; share a folder with --checkpoints to resume from there"
+            )
         return Found(None, _remark(damaged, others))
 
     def remove(self, ticket: Ticket, digest: str, reported: Sequence[EpochRow]) -> None:
@@ -217,7 +219,7 @@ def _remark(damaged: Sequence[str], others: Sequence[str]) -> str:
     told = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
     if others:
         told.append(
-            f"{' and '.join(others)} is of another training (the store was restored or copied), so it is not used, and "
+            f"{' and '.join(others)} is of another training (the store was restored or copied), so it is not used and "
             "stays where it is"
         )
     return "; ".join(told)

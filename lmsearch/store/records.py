@@ -83,11 +83,11 @@ class StudyInfo:
         return self.fingerprint == study.fingerprint and own == theirs
 
     def require_search(self) -> None:
-        """Raise `StudyError` for a confirmation: it has no best of its own, and its numbers are told of its study."""
+        """Raise `StudyError` for a confirmation: it has no best of its own, and its numbers are reported with its study."""
         if self.confirms:
             raise StudyError(
-                f"{self.ref.name} trains the leaders of {self.confirms} on fresh seeds and is not a search; ask for "
-                f"{self.confirms}, which tells both: lmsearch report {shlex.quote(self.confirms)}"
+                f"{self.ref.name} trains the leaders of {self.confirms} on fresh seeds and is not a search; use "
+                f"{self.confirms}, which covers both: lmsearch report {shlex.quote(self.confirms)}"
             )
 
 

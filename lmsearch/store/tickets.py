@@ -434,7 +434,7 @@ def delete_study(storage: FencedStorage, study: StudyRef) -> None:
                     return  # the reply to the first attempt was lost
                 raise
             if session.execute(sa.select(TICKET.c.number).where(of_study(study), live_lease(storage))).first():
-                raise StudyError(f"a worker has just begun with {study.name}; end that first with: lmsearch stop")
+                raise StudyError(f"a worker has just started on {study.name}; stop it first with: lmsearch stop")
             for table in (TICKET, EPOCH):
                 session.execute(sa.delete(table).where(table.c.study_key == study.key, table.c.study_id == study.id))
             session.delete(session.get(models.StudyModel, study.id))  # with its trials, as Optuna deletes it

@@ -167,7 +167,7 @@ def _look_at_sqlite(path: Path) -> sqlite3.Connection:
         log = path.with_name(f"{path.name}-wal")
         if log.exists() and log.stat().st_size:
             raise StoreError(
-                f"the store {path} cannot be looked at: it may not be written to, and its newest changes are in "
+                f"the store {path} cannot be read: it is read-only, and its newest changes are in "
                 f"{log.name}; copy both files to a folder of yours, or ask its owner for: lmsearch backup FILE"
             ) from error
         # Nobody is at work on it, and nothing is in its log: it can be read as it is.

@@ -42,7 +42,7 @@ def extended_text(
     changed = parse_study(text, folder, "the changed study file")
     if not space_differences(spec, changed):
         raise ConfigError(
-            f"nothing of the space of {name} would change; go on with it by: lmsearch run, and --more for more trials"
+            f"the space of {name} would not change; resume the study with: lmsearch run, and add trials with --more"
         )
     table = document.setdefault("study", tomlkit.table())
     for setting, value in {"source": name, **(settings or {})}.items():

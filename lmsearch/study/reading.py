@@ -33,7 +33,7 @@ _TABLES = ("study", "sampler", "pruner", "data", "model", "train")
 def load_study(path: Path, defaults: str = __version__) -> StudySpec:
     """Read a study file; a corpus in it that is a path is relative to the file.
 
-    `defaults` is the lmsearch version whose defaults hold in it: that of the study that it goes on with, else today's.
+    `defaults` is the lmsearch version whose defaults hold in it: that of the study to resume, else this one's.
     """
     return parse_study(_read_text(path), absolute(path).parent, source=str(path), defaults=defaults)
 

@@ -139,7 +139,7 @@ class StudySpec:
                 raise ConfigError(f"{path} is open without a grid; add grid = [...] to it, or take another sampler")
             axes.append(points)
         if (total := math.prod(map(len, axes))) > MOST_TRIALS:
-            raise ConfigError(f"the grid has {total:,} points, and a study owes at most {MOST_TRIALS:,} trials")
+            raise ConfigError(f"the grid has {total:,} points, and a study has at most {MOST_TRIALS:,} trials")
         return [dict(zip(self.open, point, strict=True)) for point in itertools.product(*axes)]
 
     def count_points(self) -> int | None:

@@ -102,7 +102,7 @@ def test_a_sound_store_has_nothing_to_repair_and_a_second_look_finds_the_same(bu
     before = rows(bureau)
     findings = examined(bureau)
     assert {finding.state for finding in findings} == {OK}
-    assert "tiny: 0 of 6 trials are done; nobody is at work" in told(findings, OK)
+    assert "tiny: 0 of 6 trials are done; no worker is running" in told(findings, OK)
     assert [f.check for f in findings] == [f.check for f in examined(bureau)]
     assert rows(bureau) == before
 
@@ -121,7 +121,7 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
     monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", "pid:[1]")
     assert told(examined(bureau)) == [] and lease_of(bureau).worker == "w"
     monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", Path("/proc/self/ns/pid").readlink().name)
-    assert any("is gone: given back" in text or "given back" in text for text in told(examined(bureau), REPAIRED))
+    assert any("is gone: released" in text or "released" in text for text in told(examined(bureau), REPAIRED))
     assert {ticket.state for ticket in bureau.tickets()} == {OPEN}
 
 
@@ -131,8 +131,8 @@ def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> No
     before = lease_of(bureau)
     findings = examined(bureau)
     assert told(findings) == []
-    (line,) = [text for text in told(findings, OK) if "at work" in text]
-    assert f"trial {before.trial_number} ({before.host}, process {worker.pid}, cpu, heard 0 s ago)" in line
+    (line,) = [text for text in told(findings, OK) if "running: " in text]
+    assert f"trial {before.trial_number} ({before.host}, process {worker.pid}, cpu, last seen 0 s ago)" in line
     assert worker.wait(timeout=60) == 0
     check_whole(bureau.record())
     assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to begin anything anew
@@ -148,11 +148,11 @@ def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint
     (problem,) = told(examined(bureau, repair=False))
     assert problem == (
         f"tiny: process {worker.pid} of this host, which held trial {held.trial_number}, is gone; "
-        "with --repair: given back, to go on from its last checkpoint"
+        "with --repair: released, to resume from its last checkpoint"
     )
     assert lease_of(bureau) == held  # a dry run changes nothing
     (repaired,) = told(examined(bureau))
-    assert repaired.endswith("is gone; given back, to go on from its last checkpoint")
+    assert repaired.endswith("is gone; released, to resume from its last checkpoint")
     (ticket,) = [ticket for ticket in bureau.tickets() if ticket.number == held.number]
     assert ticket == dataclasses.replace(held, state=OPEN, expires=None, deaths=held.deaths + 1)
     assert told(examined(bureau)) == []
@@ -182,7 +182,7 @@ def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> No
     wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
     findings = examined(bureau)
     assert told(findings) == [] and lease_of(bureau) == held
-    assert "the next free worker goes on with it: lmsearch worker tiny" in told(findings, NOTE)[0]
+    assert "the next free worker resumes it: lmsearch worker tiny" in told(findings, NOTE)[0]
     worker.send_signal(signal.SIGCONT)
     assert worker.wait(timeout=60) == 0
     check_whole(bureau.record())
@@ -380,7 +380,7 @@ def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau
     worker.terminate()
     worker.wait()
     said = " ".join(told(examined(sqlite_bureau), OK))
-    assert f"{shared / 'tiny/checkpoints'} can be written to" in said and "of trials to go on with" in said
+    assert f"{shared / 'tiny/checkpoints'} can be written to" in said and "of resumable trials" in said
 
 
 def test_a_folder_without_room_or_without_permission_is_a_problem(tmp_path: Path) -> None:
@@ -403,13 +403,11 @@ def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cac
     (folder / "train.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     dry = examined(sqlite_bureau, repair=False)
     assert told(dry) == [
-        f"the checksum fails of {folder}; with --repair: removed, and encoded anew from the text where it is here"
+        f"the checksum fails of {folder}; with --repair: removed, and encoded again from the text if it is here"
     ]
     assert len(told(dry, UNCHECKED)) == 1 and (folder / "train.npy").read_bytes() != whole
     findings = examined(sqlite_bureau)
-    assert told(findings) == [
-        f"the checksum fails of {folder}; removed, and encoded anew from the text where it is here"
-    ]
+    assert told(findings) == [f"the checksum fails of {folder}; removed, and encoded again from the text if it is here"]
     assert (folder / "train.npy").read_bytes() == whole
     assert any("corpus is here, fingerprint" in text for text in told(findings, OK))
 
@@ -418,7 +416,7 @@ def test_a_text_that_is_another_or_missing_is_a_problem_while_something_is_owed(
     bureau = sqlite_bureau
     write_corpus(bureau.folder / "corpus", seed=1)
     (problem,) = told(examined(bureau))
-    assert f"fingerprint {bureau.info.fingerprint}; say where that text lies with: lmsearch worker tiny" in problem
+    assert f"fingerprint {bureau.info.fingerprint}; give the path of that text with: lmsearch worker tiny" in problem
     shutil.rmtree(bureau.folder / "corpus")
     (problem,) = told(examined(bureau))
     assert problem.startswith("tiny: there is no corpus 'corpus'")
@@ -426,7 +424,7 @@ def test_a_text_that_is_another_or_missing_is_a_problem_while_something_is_owed(
     with bureau.storage.engine.begin() as connection:
         connection.execute(change)
     findings = examined(bureau)
-    assert told(findings) == [] and "nothing is owed, so no worker asks for it" in told(findings, NOTE)[0]
+    assert told(findings) == [] and "no trial is left, so no worker needs it" in told(findings, NOTE)[0]
 
 
 # The store.
@@ -438,7 +436,7 @@ def test_a_store_that_is_not_there_is_told_with_how_to_begin(tmp_path: Path) -> 
         first, *rest = doctor(tmp_path, url, expected=expected)
         assert (first.state, first.text) == (
             state,
-            f"there is no store {tmp_path}/runs/none.db yet; begin a study with: lmsearch run",
+            f"there is no store {tmp_path}/runs/none.db yet; start a study with: lmsearch run",
         )
         assert [f.check for f in rest if f.state == UNCHECKED] == ["connections", "leases", "corpora"]
     assert not (tmp_path / "runs").exists()
@@ -515,7 +513,7 @@ def test_a_study_that_cannot_be_read_is_told_and_the_others_are_looked_at(sqlite
     bureau.storage.set_study_user_attr(bureau.info.ref.id, "lmsearch", changed)
     findings = examined(bureau)
     assert told(findings)[0].startswith("tiny cannot be read, and its rows and files are left alone: ")
-    assert "other: 0 of 4 trials are done; nobody is at work" in told(findings, OK)
+    assert "other: 0 of 4 trials are done; no worker is running" in told(findings, OK)
     assert len(bureau.tickets()) == 6 and open_study(bureau.storage, "other").ref.name == "other"
 
 
@@ -586,7 +584,7 @@ def test_the_command_says_what_it_repaired(sqlite_bureau: Bureau, cli: Cli) -> N
     old = cli("doctor", "--dry-run", "--storage", sqlite_bureau.url)
     assert (old.returncode, old.stderr) == (
         2,
-        "lmsearch: doctor only looks now, so --dry-run is gone; what repairs is: lmsearch doctor --repair\n",
+        "lmsearch: doctor changes nothing by itself, so --dry-run was removed; to repair, use: lmsearch doctor --repair\n",
     )
     said = cli("doctor", "--repair", "--storage", sqlite_bureau.url)
     assert said.returncode == 0 and said.stdout.splitlines()[-1] == "nothing is wrong, 1 repaired"

@@ -366,7 +366,7 @@ def test_a_study_is_neither_deleted_nor_renamed_while_somebody_works_on_it(guard
         assert refused.status == 409, path
         assert refused.reason == (
             "1 trial of bench is being worked on, so it is neither deleted nor renamed; "
-            "end that first with: lmsearch stop bench"
+            "stop it first with: lmsearch stop bench"
         )
     renaming = f"/api/studies/{number}/rename"
     assert guarded.ask(renaming, "POST", {"study_name": "other"}, **bearer).status == 409

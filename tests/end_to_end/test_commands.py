@@ -207,7 +207,7 @@ def test_ctrl_c_saves_prints_the_command_that_goes_on_and_the_curve_is_the_unint
             search.send_signal(signal.SIGINT)
             said, _ = search.communicate(timeout=60)
             assert search.returncode == 130
-            go_on = re.search(r"interrupted; everything is saved, go on with: lmsearch (.*)", said)
+            go_on = re.search(r"interrupted; everything is saved; resume with: lmsearch (.*)", said)
             assert go_on and go_on[1] == "run tiny.toml --workers 2"
             assert "2 waiting" in cli("status", "tiny", cwd=tmp_path / name).stdout
             assert cli(*go_on[1].split(), cwd=tmp_path / name).returncode == 0
@@ -238,8 +238,8 @@ def test_enqueue_says_how_to_run_what_it_added_and_a_worker_runs_it(searched: Pa
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
     said = cli("enqueue", "tiny", "model.output_dropout=0.4", "model.tie_weights=false")
-    assert "tiny owes 4 trials now" in said.stdout
-    assert "no worker is at work; run it with: lmsearch worker tiny" in said.stdout
+    assert "tiny has a budget of 4 trials now" in said.stdout
+    assert "no worker is running; start one with: lmsearch worker tiny" in said.stdout
     refused = cli("enqueue", "tiny", "model.output_dropout=0.9")
     assert refused.returncode == 2 and "out of its range 0 to 0.5" in refused.stderr
     assert cli("worker", "tiny", "--device", "cpu").returncode == 0
@@ -258,7 +258,7 @@ def test_a_diverging_trial_is_told_as_pruned_at_the_vocabularys_size(cli: Cli, t
     write_study(tmp_path, text.replace("bptt = 8", 'bptt = 8\noptimizer = "sgd"\nclip_norm = 0'))
     said = cli("run", "tiny.toml", "--workers", "1")
     assert said.returncode == 1
-    assert "no trial of tiny ended well: diverged" in said.stderr
+    assert "no trial of tiny completed, so no model was kept: diverged" in said.stderr
     status = json.loads(cli("status", "tiny", "--json").stdout)
     assert (status["counts"]["diverged"], status["counts"]["pruned"], status["done"]) == (3, 0, 3)
     with sqlite3.connect(tmp_path / "runs/lmsearch.db") as database:
@@ -281,7 +281,7 @@ BAD = {
     "a folder": (["run", "corpus"], None, "corpus is a folder; name a study file in it"),
     "no file": (["run", "defualt"], None, "there is no study file 'defualt'; did you mean default?"),
     "a storage with a typo": (["run", "tiny.toml", "--storage", "sqlit:///x.db"], None, "the storage sqlit:// is not supported"),
-    "no time at all": (["run", "tiny.toml", "--stall", "0s"], None, "'0s' is no time at all; write 10m or 90s"),
+    "no time at all": (["run", "tiny.toml", "--stall", "0s"], None, "'0s' is not above zero; write 10m or 90s"),
     "both budgets": (["run", "tiny.toml", "--trials", "3", "--more", "2"], None, "give one of the two"),
     "a hidden name": (["run", "tiny.toml", "--name", "../x"], None, "a study cannot be called '../x'"),
     "an unknown command": (["rnu"], None, "there is no command 'rnu'; did you mean run?"),
@@ -425,7 +425,7 @@ def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: 
     refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
     broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))
     assert [said.returncode for said in (given, gone_on, refused, broken)] == [0, 0, 2, 2]
-    assert "the time is over; everything is saved, go on with: lmsearch run tiny.toml" in given.stdout
+    assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in given.stdout
     assert "with LMSEARCH_STORAGE set" in given.stdout
     assert "tiny: 3 of 3 trials, 3 complete" in gone_on.stdout
     for said in (given, gone_on, refused, broken):

@@ -94,7 +94,7 @@ def test_a_training_stopped_at_any_moment_goes_on_to_the_same_weights_bit_for_bi
         if said.returncode == 0:
             break
         assert said.returncode == 130, said.stderr
-        assert said.stdout.rstrip().endswith("saved; go on with: lmsearch train closed.toml --name parts --resume")
+        assert said.stdout.rstrip().endswith("saved; resume with: lmsearch train closed.toml --name parts --resume")
         stops += 1
     assert stops >= 4
     assert weights(project, "parts") == weights(project, "whole")
@@ -127,22 +127,22 @@ def test_a_signal_saves_the_training_and_prints_how_to_go_on(project: Path, cli:
     wait_for((project / "runs/closed/seed-1.training").exists)
     training.send_signal(number)
     assert training.wait(timeout=20) == code
-    assert "go on with: lmsearch train closed.toml --seeds 2 --resume" in (project / "said").read_text()
+    assert "resume with: lmsearch train closed.toml --seeds 2 --resume" in (project / "said").read_text()
     again = cli("train", "closed.toml")
-    assert again.returncode == 2 and "stopped in epoch" in again.stderr and "go on with --resume" in again.stderr
+    assert again.returncode == 2 and "stopped in epoch" in again.stderr and "resume it with --resume" in again.stderr
 
 
 def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_refused(project: Path, cli: Cli) -> None:
     assert cli("train", "closed.toml", "--epochs", "2").returncode == 0
     said = cli("train", "closed.toml", "--epochs", "4", "--resume", "--set", "train.learning_rate=0.5")
-    assert said.returncode == 0 and "seed 1 goes on in epoch 3" in said.stdout
+    assert said.returncode == 0 and "seed 1 resumes in epoch 3" in said.stdout
     assert "lr 0.5 " in said.stdout and said.stdout.count("epoch ") >= 2
     metrics = json.loads((project / "runs/closed/seed-1/metrics.json").read_text())
     if metrics["epoch"] > 2:
         assert metrics["changes"] == [{"after_epoch": 2, "train.epochs": [2, 4], "train.learning_rate": [5.0, 0.5]}]
     for words, told in (
-        (["--resume", "--set", "model.hidden_size=7"], "was begun with model.hidden_size = 6, now it is 7"),
-        (["--set", "train.learning_rate=0.1", "--epochs", "4"], "go on with --resume, or give it another --name"),
+        (["--resume", "--set", "model.hidden_size=7"], "was started with model.hidden_size = 6, now it is 7"),
+        (["--set", "train.learning_rate=0.1", "--epochs", "4"], "resume it with --resume, or give it another --name"),
         (["--set", "train.lerning_rate=0.1"], "did you mean train.learning_rate?"),
         (["--set", "train.learning_rate"], "is not NAME=VALUE"),
         (["--set", "train.bptt=no"], "train.bptt must be a whole number, got 'no'"),
@@ -167,7 +167,7 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     first, second = cli("test", "tiny"), cli("test", "tiny", "--json")
     assert first.returncode == second.returncode == 0, first.stderr
     assert "look 2" not in first.stdout and json.loads(second.stdout)["look"] == 2
-    assert "this is look 3 at the test split" in cli("test", "runs/tiny/best-model").stdout
+    assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
     looks = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
     assert len(looks) == 3 and len({look["perplexity"] for look in looks}) == 1
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results anew

@@ -47,7 +47,7 @@ def test_a_name_means_the_stores_best_trial_also_after_others_have_added_to_it(c
     assert json.loads((tmp_path / "runs/s/best-model/metrics.json").read_text()) == first  # a worker writes no results
     said = cli("test", "s", "--json")
     assert said.returncode == 0, said.stderr
-    assert f"best-model was another trial's; now it is trial {best[0]}'s, the best" in said.stderr
+    assert f"best-model held another trial; now it holds trial {best[0]}, the best" in said.stderr
     model = tmp_path / "runs/s/best-model"
     told = json.loads((model / "metrics.json").read_text())
     assert (told["trial"], told["perplexity"]) == best
@@ -105,7 +105,7 @@ def test_a_name_without_a_store_is_refused_with_the_folder_to_name(cli: Cli, tmp
         left.unlink()
     said = cli("generate", "s", "--words", "3")
     assert said.returncode == 2 and "there is no store" in said.stderr
-    assert "to take a model as it lies there, name its folder: runs/s/best-model" in said.stderr
+    assert "to use a model in that folder, name its own folder: runs/s/best-model" in said.stderr
     assert cli("generate", "runs/s/best-model", "--words", "3").returncode == 0
 
 

@@ -222,7 +222,7 @@ def test_row_7_a_store_gone_for_good_is_told_with_the_command_that_goes_on(
     assert worker.wait(timeout=60) == 75
     assert 3 < time.monotonic() - stopped < 20
     last = bureau.said_by_hand().splitlines()[-1]
-    assert last.startswith("lmsearch: the store postgresql://") and "what ran is saved. Go on with: " in last
+    assert last.startswith("lmsearch: the store postgresql://") and "progress is saved. Resume with: " in last
     assert "lmsearch worker tiny" in last and "--store-timeout 3s" in last
     server.start()
     again = bureau.start_worker()
@@ -248,7 +248,7 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     stopper.join()
     assert said.returncode == 75
     assert re.search(
-        r"lmsearch: the store postgresql://.* cannot be used: .*; what ran is saved. Go on with: "
+        r"lmsearch: the store postgresql://.* cannot be used: .*; progress is saved. Resume with: "
         r"lmsearch run tiny.toml --workers 2 --store-timeout 3s",
         said.stderr,
     )

@@ -103,7 +103,7 @@ def test_row_10_a_full_disk_costs_checkpoints_and_not_the_training(
     (old,) = files.glob("*.checkpoint")
     wait_for(lambda: any(ticket.epoch == 2 for ticket in sqlite_bureau.tickets()))
     said = sqlite_bureau.said_by_hand()
-    assert len(re.findall("No space left on device: .*; training goes on without new checkpoints", said)) == 1
+    assert len(re.findall("No space left on device: .*; training continues without new checkpoints", said)) == 1
     assert list(files.glob("*.checkpoint")) == [old] and read_checkpoint(old) is not None
     worker.kill()
     worker.wait()

@@ -232,7 +232,7 @@ def test_delete_is_refused_while_leases_live_and_then_removes_tickets_and_files(
     for _ in bureau.search(1, ["--lease-seconds", "3"], pause="0.2"):
         if running(bureau) and not refused:
             refused = True
-            with pytest.raises(Exception, match="are at work on .*; let them save and leave with: lmsearch stop tiny"):
+            with pytest.raises(Exception, match="are running on .*; save and stop them with: lmsearch stop tiny"):
                 delete(bureau.storage, "tiny", folder)
             ask_to_stop(bureau.storage, bureau.info.ref, stopped=True)
     assert list(folder.glob("checkpoints/*.checkpoint"))
@@ -252,20 +252,20 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     wait_for(lambda: begun(cli, "tiny"))
     status = cli("status", "tiny")
     assert status.stdout.splitlines()[1].split() == [
-        "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "heard", "attempts",
+        "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last", "seen", "attempts",
     ]  # fmt: skip
     assert cli("delete", "tiny", "--yes").returncode == 2
     assert cli("retry", "tiny", "0").returncode == 2
-    assert "trial 0 of tiny is failed" in cli("fail", "tiny", "0").stdout
+    assert "trial 0 of tiny is marked as failed" in cli("fail", "tiny", "0").stdout
     assert (
         "tiny is stopped: " in (stop := cli("stop", "tiny")).stdout
-        and "the next lmsearch run of its file goes on" in stop.stdout
+        and "the next lmsearch run of its file resumes it" in stop.stdout
     )
     search.join()
     assert said[0].returncode == 0 and "stopped by `lmsearch stop`; everything is saved" in said[0].stdout
     again = cli("retry", "tiny", "0").stdout
-    assert "tiny owes 4 trials now; the new one (retry of 0) has" in again
-    assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file goes on"
+    assert "tiny has a budget of 4 trials now; the new one (retry of 0) has" in again
+    assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file resumes it"
     asked = cli("delete", "tiny")  # no answer is no
     assert asked.returncode == 130 and "delete the study tiny in sqlite:///" in asked.stdout
     assert cli("delete", "tiny", "--yes").stdout == "tiny is deleted\n"
@@ -295,7 +295,9 @@ def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ende
         return trials
 
     monkeypatch.setattr(FencedStorage, "get_all_trials", a_moment_ago)
-    with pytest.raises(StudyError, match="trial 0 of tiny has just ended by itself; what is ended stays"):
+    with pytest.raises(
+        StudyError, match="trial 0 of tiny has just ended by itself; a finished trial cannot be changed"
+    ):
         fail(sqlite_bureau.storage, "tiny", 0)
     monkeypatch.undo()
     assert sqlite_bureau.record().trials[0].outcome == before.trials[0].outcome == "complete"
@@ -325,7 +327,7 @@ def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so
     second = bureau.start_worker(prefix=on_host("second"))
     assert second.wait(timeout=60) == 0
     said = bureau.said_by_hand()
-    assert "its checkpoint lies on first; share a folder with --checkpoints to go on from there" in said
+    assert "its checkpoint lies on first; share a folder with --checkpoints to resume from there" in said
     assert said.count("starts again with the same values") == 1
     check_whole(bureau.record())
 

@@ -62,7 +62,7 @@ def test_row_3_a_signal_to_the_group_stops_the_default_study_within_10_s_with_al
     assert search.wait(timeout=60) == code
     assert time.monotonic() - began < 10
     assert not any(map(alive, processes))
-    assert "interrupted; everything is saved, go on with: lmsearch run --workers 2" in (tmp_path / "said").read_text()
+    assert "interrupted; everything is saved; resume with: lmsearch run --workers 2" in (tmp_path / "said").read_text()
     left = at_work(cli, "default")
     assert len(left) == 2 and {row["state"] for row in left} == {"waiting"}
     assert len(list((tmp_path / "runs/default/checkpoints").glob("*.checkpoint"))) >= 2

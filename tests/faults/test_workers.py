@@ -43,7 +43,7 @@ def test_row_1_a_worker_killed_at_any_line_costs_at_most_its_epoch(bureau: Burea
         now = ended(snapshot.record)
         assert before.items() <= now.items()  # I1
         before = now
-    assert [notice for notice in notices if "died (signal 9); it is started again" in notice] == notices
+    assert [notice for notice in notices if "died (signal 9); it is restarted" in notice] == notices
     assert len(notices) == 1
     check_whole(bureau.record())
     repeated = [step for steps in bureau.steps() for step, count in Counter(steps).items() if count > 1]
@@ -135,7 +135,7 @@ def test_row_4_a_frozen_child_does_not_keep_a_search_from_ending(
             frozen.append(running[0])
             os.kill(running[0], signal.SIGSTOP)
     check_whole(sqlite_bureau.record())
-    assert any("did not leave and is ended" in notice for notice in notices)
+    assert any("did not exit and is killed" in notice for notice in notices)
     assert not alive(frozen[0])
 
 
@@ -154,7 +154,7 @@ def test_row_12_out_of_memory_is_tried_once_more_alone_and_then_infeasible(burea
         assert stored.state.name == "PRUNED" and stored.constraints == {"memory": 1.0}
         assert stored.user_attrs["peak_memory"] > 1e7
         assert set(stored.params) == set(bureau.info.spec.open)  # TPE learns from where it was
-    assert bureau.logs().count("it is tried once more with nothing beside it on cpu") == len(infeasible)
+    assert bureau.logs().count("it is retried alone on cpu") == len(infeasible)
 
 
 def test_row_12_memory_that_suffices_alone_costs_nothing(bureau: Bureau) -> None:
@@ -185,7 +185,7 @@ def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_ki
             os.kill(process, signal.SIGKILL)
             killed.add(process)
     record = sqlite_bureau.record()
-    assert [("died (signal 9)" in notice, "for want of memory" in notice) for notice in notices] == [
+    assert [("died (signal 9)" in notice, "ran out of memory and was killed" in notice) for notice in notices] == [
         (True, False),
         (False, True),
         (False, True),
@@ -279,7 +279,7 @@ def test_row_15_a_trial_that_hangs_once_is_ended_with_its_stack_and_tried_again(
     assert any("its trial made no step" in notice for notice in notices)
     assert [t.stalls for t in bureau.tickets() if t.stalls] == [1]
     if fault == "hang-once":
-        assert "no step for 2 s; this is where each thread stands" in said
+        assert "no step for 2 s; the stack of each thread" in said
 
 
 def test_row_15_a_trial_that_hangs_twice_is_failed_with_that_reason(sqlite_bureau: Bureau) -> None:

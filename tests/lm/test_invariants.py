@@ -581,5 +581,5 @@ def test_a_state_of_another_kind_of_device_goes_on_with_masks_of_its_own_ever_th
 
 
 def test_finetuning_without_averages_is_refused() -> None:
-    with pytest.raises(ConfigError, match="train.finetune goes on from the averages of nt-asgd; adam has none"):
+    with pytest.raises(ConfigError, match="train.finetune continues from the averages of nt-asgd; adam has none"):
         make_run(train__finetune=True)

@@ -116,7 +116,7 @@ def test_the_worth_of_the_second_half_is_what_it_improved(url: str) -> None:
     said = list(budget_sentences(made(url, trials).record, "add {}".format))
     assert said[0] == "The second half of the budget (trials 5 to 8) was worth about 1.50 perplexity."
     assert said[1] == (
-        "Whether tpe beats random search at twice its budget cannot be said: that takes 16 more random trials. "
+        "Whether tpe beats random search at twice its budget is unknown: that needs 16 more random trials. "
         "Add them with: add 16"
     )
 
@@ -128,8 +128,8 @@ def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) 
     tpe = [dataclasses.replace(t, perplexities=[98.0 - n]) for n, t in enumerate(some_trials(8, 1))]
     said = list(budget_sentences(made(url, random + tpe).record, "add {}".format))
     assert said[-2:] == [
-        "The first 6 trials of tpe found 93.00; 12 random trials find 100.00, so that tpe was at least as good as random "
-        "search at twice its budget. It had learned from 12 trials of others too, which flatters it.",
+        "The first 6 trials of tpe found 93.00; 12 random trials find 100.00, so tpe was at least as good as random "
+        "search at twice its budget. It also learned from 12 trials of other samplers, which flatters it.",
         "To compare all 8 trials of tpe, add 4 random ones with: add 4",
     ]
 
@@ -151,7 +151,7 @@ def test_how_close_the_winner_came_to_being_pruned_is_told_where_it_was_nearest(
     said = list(pruning_sentences(results))
     assert "a median pruner that knew all other complete trials would have stopped the winner, trial 0." in said[0]
     assert "in epoch 2: 120.00 against a median of 110.00, place 7 of 8" in said[0]
-    assert said[1] == "Pruning left out 2 of 32 epochs in 1 trials, about 20 s of training."
+    assert said[1] == "Pruning saved 2 of 32 epochs in 1 trials, about 20 s of training."
     assert closeness(made_again(url, trials[:6])) == []  # too few for a pruner to act
 
 
@@ -162,4 +162,4 @@ def made_again(url: str, trials: list[Made]) -> Results:
 
 def test_idle_workers_and_tokens_a_second_are_counted(url: str) -> None:
     said = list(time_sentences(made(url, some_trials(3)).record))
-    assert said[0] == "3 trials trained and evaluated for 2 min, 10,000 tokens, 100 a second and worker."
+    assert said[0] == "3 trials trained and evaluated for 2 min, 10,000 tokens, 100 tokens/s per worker."

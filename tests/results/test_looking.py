@@ -31,7 +31,7 @@ def test_trials_are_listed_sorted_and_filtered(url: str, cli: Cli) -> None:
     told = json.loads(cli("trials", "made", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
     assert [trial["trial"] for trial in told] == [0, 1]
     said = cli("trials", "made", "--where", "epochs > 90", LMSEARCH_STORAGE=url)
-    assert said.stdout == "made has 9 trials, none of them such\n"
+    assert said.stdout == "made has 9 trials, and none of them matches\n"
     said = cli("trials", "made", "--sort", "perplexty", LMSEARCH_STORAGE=url)
     assert (said.returncode, "did you mean perplexity?" in said.stderr) == (2, True)
 
@@ -48,9 +48,9 @@ def test_a_trial_is_shown_with_its_epochs_its_sample_and_its_failure(url: str, c
     said = cli("show", "made", "0", LMSEARCH_STORAGE=url).stdout
     assert said.startswith("trial 0 of made, by tpe: complete, perplexity 100.00 in epoch 2\n")
     assert "    2   1.0000   4.6052      100.00     10.0       100\n" in said
-    assert "its model wrote: the list is" in said
+    assert "sample of its text: the list is" in said
     said = cli("show", "made", "1", LMSEARCH_STORAGE=url).stdout
-    assert "  ValueError: no\n" in said and "try it again with: lmsearch retry made 1" in said
+    assert "  ValueError: no\n" in said and "retry it with: lmsearch retry made 1" in said
     assert (
         json.loads(cli("show", "made", "0", "--json", LMSEARCH_STORAGE=url).stdout)["epochs"][1]["perplexity"] == 100.0
     )

@@ -77,7 +77,7 @@ def test_a_smaller_total_withdraws_what_nobody_began_newest_first(owner: Owner) 
     assert [ticket.number for ticket in owner.tickets()] == [0]
     owner.begin(trials=3)
     claim(owner.storage, info.ref, HOLDER)
-    with pytest.raises(StudyError, match="cannot have 1 trials: 2 are begun or have values fixed"):
+    with pytest.raises(StudyError, match="cannot have 1 trials: 2 are started or have fixed values"):
         owner.begin(trials=1)
     assert len(owner.tickets()) == 3
 

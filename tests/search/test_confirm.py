@@ -124,7 +124,7 @@ def test_a_leader_with_fewer_seeds_is_left_out_and_said_to_be_better_where_it_is
     # Called among the two with six seeds, but the third was better over its three.
     assert (results.confirmation.compared, results.confirmation.verdict) == (2, "tie")
     third = results.confirmation.leaders[2].trial.number
-    assert f"Trial {third} has 3 seeds only and was better over those" in confirmation_sentence(results.confirmation)
+    assert f"Trial {third} has only 3 seeds and was better over those" in confirmation_sentence(results.confirmation)
 
 
 def test_what_stands_stands_until_all_that_was_asked_for_since_has_ended(sqlite_bureau: Bureau) -> None:
@@ -137,12 +137,12 @@ def test_what_stands_stands_until_all_that_was_asked_for_since_has_ended(sqlite_
     assert results.winner == before.winner != results.record.best
     assert results.confirmation.comparison == before.confirmation.comparison
     said = confirmation_sentence(results.confirmation)
-    assert "and is the winner" in said and "More was asked for since: 9 of 15 trainings are done" in said
+    assert "and is the winner" in said and "More trainings were requested since: 9 of 15 trainings are done" in said
     assert confirm_next(results) == ["lmsearch", "confirm", "tiny", "--top", "3", "--seeds", "5"]
     assert best_config(results, Path("runs/tiny"), "a command")["result"]["source"] == "confirmed"
 
 
-@pytest.mark.parametrize(("good", "words"), [({1}, "no other leader ended well beside it"), (set(), "does not hold")])
+@pytest.mark.parametrize(("good", "words"), [({1}, "no other leader completed"), (set(), "does not hold")])
 def test_where_all_others_or_all_leaders_are_lost_it_says_so(sqlite_bureau: Bureau, good: set[int], words: str) -> None:
     searched(sqlite_bureau)
     confirm(sqlite_bureau, lambda rank, seed: 90.0 if rank in good or seed == 2 else None)
@@ -197,7 +197,7 @@ def test_a_confirmation_is_no_search_with_a_best_of_its_own(
     assert "9 of 9 trainings have ended" in note and "lmsearch report tiny " in note and "lmsearch confirm" not in note
     _Lines().show(Snapshot(record=results.record, seconds=0.0, seconds_left=None, workers=2, notices=()))
     told = capsys.readouterr().out
-    assert told.count(": complete, perplexity") == 9 and "best so far" not in told and "look:" not in told
+    assert told.count(": complete, perplexity") == 9 and "best so far" not in told and "note: " not in told
 
 
 def test_what_differs_by_less_than_the_seeds_do_is_a_tie(sqlite_bureau: Bureau) -> None:
@@ -207,7 +207,7 @@ def test_what_differs_by_less_than_the_seeds_do_is_a_tie(sqlite_bureau: Bureau) 
     results = read("tiny", sqlite_bureau.url)
     assert results.confirmation is not None
     assert results.confirmation.verdict == "tie"
-    assert "It is a tie with trials" in confirmation_sentence(results.confirmation)
+    assert "No clear winner: it is tied with trials" in confirmation_sentence(results.confirmation)
 
 
 def test_until_the_last_training_the_studys_own_best_stands(sqlite_bureau: Bureau) -> None:
@@ -226,7 +226,7 @@ def test_a_leader_that_diverges_with_one_seed_is_not_the_winner(sqlite_bureau: B
     assert results.confirmation is not None and results.confirmation.winner is not None
     assert results.confirmation.winner.perplexities.keys() == {2, 3, 4}
     assert results.confirmation.leaders[-1].lost == {3: "failed"}
-    assert "did not end well with seed 3 (failed)" in confirmation_sentence(results.confirmation)
+    assert "did not complete with seed 3 (failed)" in confirmation_sentence(results.confirmation)
 
 
 def test_a_study_with_an_open_seed_is_confirmed_on_seeds_beyond_its_range(
@@ -247,10 +247,10 @@ def test_the_command_confirms_and_trains_a_winner_again_whose_weights_are_gone(c
         shutil.rmtree(tmp_path / "runs/tiny" / name)
     said = cli("confirm", "tiny", "--top", "2", "--seeds", "2", "--workers", "1")
     assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith("confirm  tiny: 4 trainings asked for, 4 owed\n")
+    assert said.stdout.startswith("confirm  tiny: 4 trainings requested, 4 left\n")
     config = json.loads((tmp_path / "runs/tiny/best-config.json").read_text())["result"]
     assert config["source"] == "confirmed"
-    assert f"the weights of trial {config['trial']} are gone, so that it is trained again" in said.stderr
+    assert f"the weights of trial {config['trial']} are missing; it is trained again" in said.stderr
     metrics = json.loads((tmp_path / "runs/tiny/best-model/metrics.json").read_text())
     assert metrics["perplexity"] == pytest.approx(config["perplexity"])
     assert "warning" not in said.stderr and not (tmp_path / "runs/tiny.winner").exists()

@@ -52,9 +52,9 @@ def test_a_value_is_fixed_opened_or_changed(
         ("model.weight_dropout.high", "is not NAME=VALUE"),
         ("model.num_layers.high=4", "model.num_layers is not open in this study"),
         ("model.weight_dropout.high=1.5", "model.weight_dropout must be at least 0 and below 1, got 1.5"),
-        ("model.weight_dropout.high=0.7", "nothing of the space of made would change"),
+        ("model.weight_dropout.high=0.7", "the space of made would not change"),
         ("data.corpus=other", "perplexities over another text cannot be compared"),
-        ("study.trials=50", "nothing of the space of made would change"),
+        ("study.trials=50", "the space of made would not change"),
     ],
 )
 def test_what_cannot_be_changed_is_refused(info: StudyInfo, change: str, complaint: str) -> None:

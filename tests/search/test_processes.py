@@ -142,7 +142,7 @@ def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search
     with pytest.raises(SearchFailedError, match=r"died 6 times before it had a trial; its log is .*\.log"):
         for snapshot in sqlite_bureau.search(1):
             notices += snapshot.notices
-    assert sum("died (exit code 1); it is started again" in notice for notice in notices) >= 4
+    assert sum("died (exit code 1); it is restarted" in notice for notice in notices) >= 4
     assert "no luck" in sqlite_bureau.logs()
 
 

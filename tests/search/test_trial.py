@@ -113,7 +113,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(desk: Desk) -> None:
     (desk.folder / "models").write_text("here too")
     assert desk.run() == "complete"
     assert list(desk.trial().curve) == [1, 2, 3]
-    assert sum("training goes on without new checkpoints" in line for line in desk.said) == 1
+    assert sum("training continues without new checkpoints" in line for line in desk.said) == 1
 
 
 def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk) -> None:

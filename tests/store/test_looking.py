@@ -42,7 +42,7 @@ def test_a_colleagues_store_can_be_looked_at_and_not_changed(tmp_path: Path, cli
             said = cli(*words, *store, cwd=tmp_path / "mine")
             assert said.returncode == 0 and "Traceback" not in said.stderr, (words, said.stderr)
         assert "1 of 1 trials" in cli("status", "tiny", *store, cwd=tmp_path / "mine").stdout
-        assert "notes and plots stay as they are" in cli("report", "tiny", *store, cwd=tmp_path / "mine").stderr
+        assert "notes and plots are not updated" in cli("report", "tiny", *store, cwd=tmp_path / "mine").stderr
         for words in (["stop", "tiny"], ["worker", "tiny"], ["run", str(theirs / "tiny.toml")]):
             said = cli(*words, *store, cwd=tmp_path / "mine")
             assert said.returncode == 2 and "read-only, or not yours to write" in said.stderr, (words, said.stderr)

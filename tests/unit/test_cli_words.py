@@ -262,7 +262,7 @@ def test_the_live_view_shows_the_best_configuration_and_what_needs_a_look(width:
     console.print(render(snapshot))
     drawn = " ".join(console.export_text(clear=False).split())
     assert "best so far: model.output_dropout = 0.49, model.tie_weights = true, train.learning_rate = 0.01" in drawn
-    assert "look: 5 of the 5 best have model.output_dropout within 10% of its upper end 0.5" in drawn
+    assert "note: 5 of the 5 best have model.output_dropout within 10% of its upper end 0.5" in drawn
     assert all(len(line) <= width for line in console.export_text(clear=False).splitlines())
 
 
@@ -272,5 +272,5 @@ def test_lines_for_a_log_tell_each_new_best_and_each_worry_once(capsys: pytest.C
         view.show(Snapshot(record=crowded_record(), workers=2, seconds=seconds, seconds_left=None, notices=()))
     said = capsys.readouterr().out
     assert said.count("best so far 33.33 (trial 0): model.output_dropout = 0.49") == 1
-    assert said.count("look: 5 of the 5 best have model.output_dropout") == 1
+    assert said.count("note: 5 of the 5 best have model.output_dropout") == 1
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in said.splitlines())

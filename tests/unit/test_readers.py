@@ -355,7 +355,7 @@ def test_data_show_tells_what_a_model_would_see(tmp_path: Path, cli: Cli) -> Non
     write_corpus(tmp_path / "corpus")
     said = cli("data", "show", "corpus", "--max-vocabulary", "8")
     assert said.returncode == 0
-    assert "8 words, fingerprint" in said.stdout and "it begins:" in said.stdout
+    assert "8 words, fingerprint" in said.stdout and "first lines:" in said.stdout
     facts = json.loads(cli("data", "show", "corpus", "--max-vocabulary", "8", "--json").stdout)
     train = facts["splits"][0]
     assert (train["split"], train["tokens"], train["articles"]) == ("train", 660, 1)
