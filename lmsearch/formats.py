@@ -33,7 +33,7 @@ FORMATS_OF: dict[str, dict[str, int]] = {
         "study file": 1,
     },
     "0.3.0": {
-        "store": 2,
+        "store": 3,  # has a table of workers
         "study": 2,
         "checkpoint": 2,
         "training state": 2,

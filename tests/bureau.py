@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.config import DataConfig
-from lmsearch.launch.supervise import Launcher, Signals, Snapshot
+from lmsearch.launch.local import LocalLauncher, worker_environment
+from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
 from lmsearch.search.begin import Request, begin
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord
@@ -54,7 +55,7 @@ class Bureau:
     ) -> Iterator[Snapshot]:
         """Run workers in the bureau's folder, as `lmsearch run` does in the working folder.
 
-        `words` are added to the workers' command line, `options` given to the launcher.
+        `words` are added to the workers' command line, `options` given to the supervisor.
         """
         os.chdir(self.folder)
         self.signals = Signals()
@@ -63,10 +64,11 @@ class Bureau:
         def command(name: str, device: str, pipe: int) -> Sequence[str]:
             return [*self.command(name, device, pipe), *words]
 
-        launcher = Launcher(
-            self.storage, self.info, folder, command, self.signals, self.environment(**stub), **options or {}
-        )
-        return launcher.run(["cpu"] * workers)
+        given = dict(options or {})
+        oom_kills = {"oom_kills": given.pop("oom_kills")} if "oom_kills" in given else {}
+        environment = worker_environment(self.environment(**stub), self.storage.place)
+        launcher = LocalLauncher(command, folder, environment, **oom_kills)
+        return Supervisor(self.storage, self.info, launcher, self.signals, **given).run(["cpu"] * workers)
 
     def tickets(self) -> list[Ticket]:
         return list_tickets(self.storage, self.info.ref)

@@ -50,7 +50,7 @@ def _command(place: Path, words: list[str], effects: int) -> None:
 
     _place(effect)
     # No worker is to start: what comes before it is what may be cut in two.
-    lmsearch.launch.supervise.Launcher.run = _end  # type: ignore[method-assign,assignment]
+    lmsearch.launch.supervise.Supervisor.run = _end  # type: ignore[method-assign,assignment]
     try:
         main(words)
     except SystemExit as ended:

@@ -7,7 +7,6 @@ before a PostgreSQL it puts a proxy, which alone fails.
 import contextlib
 import os
 import random
-import re
 import signal
 import socket
 import sqlite3
@@ -43,6 +42,7 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import ask_to_stop, leases
 from lmsearch.store.trials import StudyReader
+from lmsearch.store.workers import list_workers
 
 _LEASE_SECONDS = 5.0
 _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: they notice at once, and end under load
@@ -365,10 +365,7 @@ class Chaos:
             raise StudyError(f"the search did not start; see {self._options.folder / 'run-0.log'}")
         logs = self._options.folder / "runs" / self.name / "logs"
         self._unexplained += tracebacks(logs)
-        deaths = sum(
-            len(re.findall(r"a worker died \((.*?)\)", path.read_text(errors="replace")))
-            for path in self._options.folder.glob("run-*.log")
-        )
+        deaths = sum(worker.ended is None for worker in list_workers(self._options.storage, record.info.ref))
         if deaths > self._kills:
             self._unexplained.append(f"{deaths} workers died, {self._kills} were killed")
         if self._proxy is not None:

@@ -67,7 +67,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             owed = sum(ticket.state != "done" for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
-        record = watch(setup.launcher(signals).run(setup.devices), quiet, Keeper(setup))
+        record = watch(setup.supervisor(signals).run(setup.devices), quiet, Keeper(setup))
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:

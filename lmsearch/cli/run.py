@@ -79,7 +79,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         with bearing():
             _print_plan(setup, setup.devices)
     try:
-        record = watch(setup.launcher(signals).run(setup.devices), quiet, keeper)
+        record = watch(setup.supervisor(signals).run(setup.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(setup, record, command, signals.received, options, keeper)

@@ -16,7 +16,7 @@ from lmsearch.processes import python
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lmsearch.launch.supervise import Signals
+    from lmsearch.launch.supervise import Signals, Supervisor
     from lmsearch.results.reading import Results
     from lmsearch.store.records import StudyInfo, StudyRecord
     from lmsearch.store.storage import FencedStorage
@@ -45,20 +45,19 @@ class Setup:
         """Return the folder for the study's files."""
         return study_folder(self.info.ref.name)
 
-    def launcher(self, signals: Any) -> Any:
-        """Return the launcher, which starts the workers."""
+    def supervisor(self, signals: "Signals") -> "Supervisor":
+        """Return what starts the workers and watches them."""
         import os
 
-        from lmsearch.launch.supervise import Launcher
+        from lmsearch.launch.local import LocalLauncher, worker_environment
+        from lmsearch.launch.supervise import Supervisor
 
         timeout = self.options["store_timeout"]
-        return Launcher(
+        return Supervisor(
             self.storage,
             self.info,
-            self.folder,
-            self._worker_words,
+            LocalLauncher(self._worker_words, self.folder, worker_environment(os.environ, self.storage.place)),
             signals,
-            os.environ,
             store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
             max_failures=self.options["max_failures"],
             say=None if self.options["quiet"] or self.options["as_json"] else timestamped,

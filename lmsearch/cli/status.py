@@ -11,13 +11,17 @@ from lmsearch.escapes import shown
 from lmsearch.spelling import spell_seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from lmsearch.store.records import StudyRecord
     from lmsearch.store.storage import FencedStorage
     from lmsearch.store.tables import Ticket
+    from lmsearch.store.workers import WorkerRow
 
 _WATCH_SECONDS = 2.0
+_LATELY_SECONDS = 60.0  # twice the usual lease: a worker that was not seen since is not there
 
 
 @click.command()
@@ -36,22 +40,24 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     """
     from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import StudyReader
+    from lmsearch.store.workers import list_workers
 
     opened = open_store(storage, store_timeout)
     info = open_to_look(opened, study)
     reader = StudyReader(opened, info)
     record = reader.read()
+    workers = list_workers(opened, info.ref)
     if as_json:
-        say_json(status_document(record, _now(opened)))
+        say_json(status_document(record, _now(opened), workers))
         return
     if not watch:
-        draw(render_status(record, _now(opened)))
+        draw(render_status(record, _now(opened), workers))
         return
     from rich.live import Live
 
     with Live(auto_refresh=False) as live:
         while True:
-            live.update(render_status(record, _now(opened)), refresh=True)
+            live.update(render_status(record, _now(opened), list_workers(opened, info.ref)), refresh=True)
             if record.done == record.total:
                 return
             time.sleep(_WATCH_SECONDS)
@@ -64,8 +70,12 @@ def _now(storage: "FencedStorage") -> tuple[float, str]:
     return present(storage)
 
 
-def status_document(record: "StudyRecord", now: tuple[float, str]) -> dict[str, Any]:
+def status_document(
+    record: "StudyRecord", now: tuple[float, str], workers: "Sequence[WorkerRow]" = ()
+) -> dict[str, Any]:
     """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
+    import dataclasses
+
     from lmsearch.store.records import OUTCOMES
 
     best = record.best
@@ -76,7 +86,15 @@ def status_document(record: "StudyRecord", now: tuple[float, str]) -> dict[str, 
         "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
         "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
         "at_work": [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)],
+        "workers": [dataclasses.asdict(worker) for worker in workers],
     }
+
+
+def _idle(record: "StudyRecord", workers: "Sequence[WorkerRow]") -> "list[WorkerRow]":
+    """List the workers that were seen lately and hold no trial."""
+    busy = {ticket.worker for ticket in record.tickets if ticket.state == "running"}
+    lately = time.time() - _LATELY_SECONDS
+    return [one for one in workers if one.ended is None and one.seen > lately and one.name not in busy]
 
 
 def _begun(ticket: "Ticket") -> bool:
@@ -124,16 +142,19 @@ def count_line(record: "StudyRecord") -> str:
     return ", ".join(parts)
 
 
-def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableType":
-    """Draw the counts, then a row for each trial that runs or waits."""
+def render_status(
+    record: "StudyRecord", now: tuple[float, str], workers: "Sequence[WorkerRow]" = ()
+) -> "RenderableType":
+    """Draw the counts, then a row for each trial that runs or waits, then the workers that have none."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     held = [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)]
     line = Text(shown(count_line(record)))
+    idle = [Text(shown(f"idle: process {one.process} on {one.host} ({one.device})")) for one in _idle(record, workers)]
     if not held:
-        return Group(line)
+        return Group(line, *idle)
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last seen", "attempts"):
         left = name in ("state", "host", "device")
@@ -153,4 +174,4 @@ def render_status(record: "StudyRecord", now: tuple[float, str]) -> "RenderableT
             "" if silence is None else f"{spell_seconds(silence)} ago",
             str(row["attempts"]),
         )
-    return Group(line, rows)
+    return Group(line, rows, *idle)

@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
 
 from lmsearch.errors import STALLED
 from lmsearch.lm.events import Epoch, Event
 from lmsearch.search.trial import GiveBackError
-from lmsearch.store import tickets
+from lmsearch.store import tickets, workers
 from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import Progress, StudyRef, Ticket
 
@@ -32,6 +34,7 @@ class Lease:
         stall: float,
         stop_requested: Callable[[], bool],
         hear: Callable[[int], None],
+        stacks: Path | None = None,
     ) -> None:
         self.ticket = ticket
         self._storage = storage
@@ -39,6 +42,7 @@ class Lease:
         self._stall = stall  # seconds without a step
         self._stop_requested = stop_requested
         self._hear = hear
+        self._stacks = stacks  # the file for the stacks of a process that the C runtime ends; None: standard error
         self._lost = threading.Event()
         self._progress = Progress(epoch=ticket.epoch, step=ticket.step, tokens_per_second=None)
         self._moved = time.monotonic()  # when the trial last made a step
@@ -80,22 +84,35 @@ class Lease:
         tick = min(self._storage.lease_seconds / 3, self._stall / 4)
         looked = time.monotonic()
         # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
-        faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+        output = self._open_stacks()
+        faulthandler.dump_traceback_later(2 * self._stall, exit=True, file=output)
         while not ended.wait(tick):
             now = time.monotonic()
             if now - looked > tick + _FROZEN_SECONDS or self._storage.waiting:
                 self._moved = now  # the process was frozen, or waits for the store
             looked = now
-            faulthandler.dump_traceback_later(2 * self._stall, exit=True)
+            faulthandler.dump_traceback_later(2 * self._stall, exit=True, file=output)
             if now - self._moved > self._stall:
                 self._end_stalled()
             try:
                 held, asked = tickets.sign_of_life(self._storage, self._study, self.ticket, self._progress)
+                workers.beat(self._storage, self._study, self.ticket.worker or "")
             except Exception:
                 continue  # the store is away; the next fenced write finds out how that ended
             self._hear(asked)
             if not held and not ended.is_set():
                 self._lost.set()
+        faulthandler.cancel_dump_traceback_later()
+        if output is not sys.stderr:
+            output.close()
+            with contextlib.suppress(OSError):
+                Path(output.name).unlink()
+
+    def _open_stacks(self) -> IO[str]:
+        if self._stacks is not None:
+            with contextlib.suppress(OSError):
+                return self._stacks.open("w", encoding="utf-8")
+        return sys.stderr
 
     def _end_stalled(self) -> None:
         """Leave the process, whose trial hangs, with the stack of each thread in the log."""

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.exceptions import OptunaError
@@ -17,23 +17,24 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
 from lmsearch import stopping
-from lmsearch.errors import ConfigError, CorpusError, LmsearchError, SearchFailedError, StoreGoneError
+from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreGoneError
 from lmsearch.folders import make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
-from lmsearch.search.failures import repeated_failure
+from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
 from lmsearch.search.trial import Control, DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
 from lmsearch.spelling import nearest
-from lmsearch.store import tickets
+from lmsearch.store import tickets, workers
 from lmsearch.store.backup import write_back
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
 from lmsearch.store.records import StudyInfo, optuna_study
-from lmsearch.store.storage import LeaseLostError
-from lmsearch.store.tables import Ticket
+from lmsearch.store.storage import FencedStorage, LeaseLostError
+from lmsearch.store.tables import StudyRef, Ticket
+from lmsearch.store.workers import WorkerEnd
 from lmsearch.text.corpus import Corpus, open_corpus
 
 _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
@@ -107,16 +108,46 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
     stop.listen()
     if options.parent_pipe is not None:
         _watch_parent(options.parent_pipe, stop)
+    options = options if options.name else replace(options, name=new_name())
+    end = _Ending(options)
     try:
-        return _join(options, stop, say)
-    except StoreGoneError as error:
-        if not stop.requested():
+        code = _join(options, stop, say, end)
+        reason = workers.FINISHED if stop.exit_code is None else workers.STOPPED
+        end.write(WorkerEnd(exit_code=code, reason=reason))
+        return code
+    except LmsearchError as error:
+        end.write(WorkerEnd.of_error(error))
+        if not isinstance(error, StoreGoneError) or not stop.requested():
             raise
         say(f"stopped while the store was unreachable; progress is saved, and its lease expires by itself ({error})")
         return stop.exit_code or 0
 
 
-def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int:
+class _Ending:
+    """Writes how a worker leaves: into the table of workers, and where the store is away, beside its log."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self.joined: tuple[FencedStorage, StudyRef] | None = None
+
+    def write(self, end: WorkerEnd) -> None:
+        """Write the end; nothing that goes wrong with it changes how the worker leaves."""
+        name = self._options.name
+        with contextlib.suppress(Exception):
+            if self.joined is not None and end.reason != workers.STORE_GONE:
+                workers.leave(*self.joined, name, end)
+                return
+        with contextlib.suppress(OSError):
+            if (logs := self._options.folder / "logs").is_dir():
+                workers.write_end(logs, name, end)
+
+
+def new_name() -> str:
+    """Make up the name of a worker: its host, its process, and something random."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], ending: _Ending) -> int:
     if options.trainer not in TRAINERS:
         raise ConfigError(f"no trainer is called {options.trainer!r}{nearest(options.trainer, TRAINERS)}")
     trainer = TRAINERS[options.trainer](options.device)
@@ -129,8 +160,7 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int
         return 0
     corpus = join_corpus(info, options)
     host = socket.gethostname()
-    name = options.name or f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
-    holder = tickets.Holder(worker=name, host=host, process=os.getpid(), device=trainer.name)
+    holder = tickets.Holder(worker=options.name, host=host, process=os.getpid(), device=trainer.name)
     settings = info.spec.settings
     files = study_files(options)
     runner = TrialRunner(
@@ -148,7 +178,9 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> int
     if options.parent_pipe is None:  # else the parent has said it
         runner.tell_of_others()
     gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
-    say(f"worker {name} joined {options.study} on {trainer.name}")
+    workers.join(storage, info.ref, holder, os.environ.get("LMSEARCH_LAUNCHER", ""))
+    ending.joined = storage, info.ref
+    say(f"worker {options.name} joined {options.study} on {trainer.name}")
     stop.asked = asked
     return _work(runner, holder, stop, options)
 
@@ -175,6 +207,8 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
     failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
     max_failures = options.max_failures or runner.info.spec.settings.max_failures
+    beaten = time.monotonic()
+    stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / "logs", holder.worker)
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)
         if ticket is None:
@@ -183,15 +217,19 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
                 runner.sweep()
                 return 0
             stop.hear(tickets.read_stop(storage, study)[0])
+            if time.monotonic() - beaten > storage.lease_seconds / 3:
+                beaten = time.monotonic()
+                with contextlib.suppress(Exception):  # a hint; the next claim finds out what is wrong
+                    workers.beat(storage, study, holder.worker)
             time.sleep(_IDLE_SECONDS)
             continue
-        lease = Lease(storage, study, ticket, options.stall, stop.requested, stop.hear)
+        lease = Lease(storage, study, ticket, options.stall, stop.requested, stop.hear, stacks)
         outcome = _run_ticket(runner, lease)
         if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
         if outcome is not None:
             failures.append(_traceback_of(runner, ticket) if outcome == "failed" else None)
-            _check_failures(failures, max_failures)
+            check_failures(failures, max_failures)
     return stop.exit_code or 0
 
 
@@ -245,11 +283,6 @@ def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
     failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
     return str(told[-1].get("traceback", "")) if told else ""
-
-
-def _check_failures(failures: list[str | None], limit: int) -> None:
-    if (failure := repeated_failure(failures, limit)) is not None:
-        raise SearchFailedError(f"{limit} trials in a row failed in the same way:\n{failure}")
 
 
 def _patience(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> Patience:

@@ -1,4 +1,4 @@
-"""Our two tables beside Optuna's, and the rows as plain data."""
+"""Our tables beside Optuna's, and the rows as plain data."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -63,6 +63,24 @@ EPOCH = sa.Table(
     sa.Column("learning_rate", sa.Float(53), nullable=False),
 )
 
+
+WORKER = sa.Table(
+    "lmsearch_worker",
+    METADATA,
+    sa.Column("study_key", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("host", sa.String(128), nullable=False),
+    sa.Column("process", sa.Integer, nullable=False),
+    sa.Column("device", sa.String(32), nullable=False),
+    sa.Column("launcher", sa.String(32), nullable=False),  # what started it; "": a person
+    # For people: seconds since 1970, by the server's clock, on SQLite the host's.
+    sa.Column("joined", sa.Float(53), nullable=False),
+    sa.Column("seen", sa.Float(53), nullable=False),
+    sa.Column("ended", sa.Float(53)),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("reason", sa.String(32)),
+    sa.Column("sentence", sa.Text),
+)
 
 FORMAT = sa.Table(
     "lmsearch_format",

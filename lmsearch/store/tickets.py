@@ -17,7 +17,7 @@ from lmsearch.errors import StoreError, StudyError
 from lmsearch.formats import FORMATS, check_number
 from lmsearch.store.schema import format_query
 from lmsearch.store.storage import FencedStorage, trouble_values
-from lmsearch.store.tables import DONE, EPOCH, FORMAT, OPEN, RUNNING, TICKET, Progress, StudyRef, Ticket
+from lmsearch.store.tables import DONE, EPOCH, FORMAT, OPEN, RUNNING, TICKET, WORKER, Progress, StudyRef, Ticket
 
 _STOP = "lmsearch:stop"  # a system attribute of a study
 
@@ -437,6 +437,7 @@ def delete_study(storage: FencedStorage, study: StudyRef) -> None:
                 raise StudyError(f"a worker has just started on {study.name}; stop it first with: lmsearch stop")
             for table in (TICKET, EPOCH):
                 session.execute(sa.delete(table).where(table.c.study_key == study.key, table.c.study_id == study.id))
+            session.execute(sa.delete(WORKER).where(WORKER.c.study_key == study.key))
             session.delete(session.get(models.StudyModel, study.id))  # with its trials, as Optuna deletes it
 
     storage.persist(call)

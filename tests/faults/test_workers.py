@@ -199,7 +199,7 @@ def test_row_12_a_kill_for_memory_of_somebody_elses_process_is_not_ours(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel's count is of the whole control group: what no death of ours follows at once was another's."""
-    monkeypatch.setattr("lmsearch.launch.supervise._OOM_SECONDS", 1.0)
+    monkeypatch.setattr("lmsearch.launch.local._OOM_SECONDS", 1.0)
     count, rose_at, killed = [0], [0.0], [0]
     notices: list[str] = []
     for snapshot in sqlite_bureau.search(1, options={"oom_kills": lambda: count[0]}, pause="0.2"):

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from lmsearch.store.tables import EPOCH, TICKET
+from lmsearch.store.tables import EPOCH, TICKET, WORKER
 from lmsearch.store.url import parse_url
 from tests.results.made import make_study, some_trials
 
 PAGE = (Path(__file__).parents[2] / "docs/store.md").read_text()
 
 
-@pytest.mark.parametrize("table", [TICKET, EPOCH], ids=lambda table: table.name)
+@pytest.mark.parametrize("table", [TICKET, EPOCH, WORKER], ids=lambda table: table.name)
 def test_each_column_stands_on_the_page_with_its_type(table: sa.Table) -> None:
     (part,) = re.findall(rf"^`{table.name}`, one row .*?\n\n(.*?)\n\n", PAGE, re.DOTALL | re.MULTILINE)
     told: list[tuple[str, str]] = []

@@ -15,9 +15,11 @@ from lmsearch.cli.options import command_text, duration, parse_storage
 from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.folders import check_name
-from lmsearch.launch.supervise import Snapshot, last_failures, seconds_left
+from lmsearch.launch.pace import seconds_left
+from lmsearch.launch.supervise import Snapshot
 from lmsearch.machine import default_devices
 from lmsearch.results.best import trials_csv
+from lmsearch.search.failures import repeated_failure, tracebacks_of
 from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket
@@ -181,6 +183,10 @@ def test_failures_count_only_in_a_row_and_with_one_traceback() -> None:
     assert last_failures([failed(0), failed(1, "b"), failed(2)], 3) is None
     assert last_failures([failed(0), failed(1), complete(2)], 3) is None
     assert last_failures([complete(0), failed(1), failed(2), failed(3)], 3) == "a"
+
+
+def last_failures(ended: list[TrialRecord], limit: int) -> str | None:
+    return repeated_failure(tracebacks_of(ended), limit)
 
 
 def test_failures_that_others_told_or_that_are_not_ours_end_no_search() -> None:
