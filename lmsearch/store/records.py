@@ -83,7 +83,7 @@ class StudyInfo:
         return self.fingerprint == study.fingerprint and own == theirs
 
     def require_search(self) -> None:
-        """Raise `StudyError` for a confirmation: it has no best of its own, and its numbers are reported with its study."""
+        """Raise `StudyError` for a confirmation: its numbers are reported with its study."""
         if self.confirms:
             raise StudyError(
                 f"{self.ref.name} trains the leaders of {self.confirms} on fresh seeds and is not a search; use "
