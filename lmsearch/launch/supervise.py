@@ -1,4 +1,4 @@
-"""The parent of a search: starts workers, restarts them, gives them devices, and watches."""
+"""The parent of a search: starts workers, restarts them, assigns their devices, and watches."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ _OWN_ENDS = (0, StoreGoneError.exit_code, LmsearchError.exit_code)  # of a worke
 _OOM_SECONDS = 5.0  # between the kernel's count of a kill and the end of the process
 
 Command = Callable[[str, str, int], Sequence[str]]
-"""Gives a worker's command line from its name, its device and the pipe that ends with the parent."""
+"""Returns a worker's command line from its name, its device and the pipe that ends with the parent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class Launcher:
         return record
 
     def _last_record(self, record: StudyRecord) -> StudyRecord:
-        """Read how the search ended; an interrupted one is told by what was known, where the store is away."""
+        """Read how the search ended; an interrupted one as last known, where the store is unreachable."""
         try:
             return self._read()
         except StoreGoneError:
@@ -273,7 +273,7 @@ class Launcher:
         self._oom_seen = count
 
     def _trouble(self, end: _End, log: Path) -> str:
-        """Tell what a worker died of, as its ticket counts it."""
+        """Return what a worker died of, as its ticket counts it."""
         self._count_oom()
         if end.code == -signal.SIGKILL and self._oom_rises > 0:
             self._oom_rises -= 1

@@ -166,7 +166,7 @@ class StudyRecord:
 
     @property
     def total(self) -> int:
-        """Count the trials that the study owes altogether."""
+        """Count the trials of the study's budget."""
         return len(self.tickets)
 
     @functools.cached_property
@@ -336,7 +336,7 @@ def open_study(storage: FencedStorage, name: str) -> StudyInfo:
 
 
 def open_to_look(storage: FencedStorage, name: str) -> StudyInfo:
-    """Open a study to look at its trials: one of ours, or one that plain Optuna made to minimise one value.
+    """Open a study to read its trials: one of ours, or one that plain Optuna made to minimise one value.
 
     Raises `StudyError`.
     """
