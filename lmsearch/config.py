@@ -16,7 +16,7 @@ from lmsearch.setting import Setting, check_settings, setting, setting_of
 Value = bool | int | float | str
 
 MOST_TRIALS = 1_000_000
-"""How many a study may owe; what else is counted on a command line has the same limit."""
+"""The most trials of a study; other counts on a command line have the same limit."""
 
 # No machine could do more; a number beyond is a slip of the keyboard, and is told of before anything is built of it.
 _MOST_UNITS, _MOST_LAYERS, _MOST_EPOCHS, _MOST_THREADS = 1 << 20, 1_000, 1_000_000, 4_096
@@ -226,7 +226,7 @@ EARLIER_DEFAULTS: dict[str, tuple[EarlierDefault, ...]] = {
 }
 """Defaults that have changed, and settings that were added whose default is not what lmsearch did before, oldest first.
 
-A study that was begun, or a config that was written, by an earlier version keeps to them.
+A study that was started, or a config that was written, by an earlier version keeps to them.
 """
 
 

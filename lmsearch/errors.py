@@ -1,4 +1,4 @@
-"""What can go wrong because of the input or the surroundings, told in one sentence."""
+"""What can go wrong because of the input or the environment, each error with one sentence for a person."""
 
 
 class LmsearchError(Exception):
@@ -12,7 +12,7 @@ class ConfigError(LmsearchError):
 
 
 class CorpusError(LmsearchError):
-    """A text cannot be read, or is not the text that a study was begun with."""
+    """A text cannot be read, or is not the text that a study was started with."""
 
 
 class StoreError(LmsearchError):
@@ -20,7 +20,7 @@ class StoreError(LmsearchError):
 
 
 class StudyError(LmsearchError):
-    """A study does not exist, or is not what the command was told it is."""
+    """A study does not exist, or is not what the command expects."""
 
 
 class NothingToShowError(StudyError):

@@ -36,7 +36,7 @@ class FloatRange:
         return self.grid
 
     def count(self) -> int | None:
-        """Count the values, None where there are too many to tell."""
+        """Count the values; None where they are continuous."""
         return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What this machine gives to a search: processors, memory, GPUs, and the versions of what is installed."""
+"""What this machine offers to a search: processors, memory, GPUs, and the versions of what is installed."""
 
 import importlib.metadata
 import json
@@ -30,7 +30,7 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 
 
 def check_devices() -> Iterator[Finding]:
-    """Look at processors, memory, PyTorch and its GPUs."""
+    """Check processors, memory, PyTorch and its GPUs."""
     yield _processors()
     yield _memory()
     yield _torch()

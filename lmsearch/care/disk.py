@@ -199,7 +199,7 @@ def _of_kinds(name: str, kinds: Mapping[str, Sequence[Path]], repair: bool) -> I
 
 
 def check_foreign_files(folders: Sequence[Path], keys: set[str]) -> Iterator[Finding]:
-    """Tell of checkpoints of studies that this store does not have: another store may."""
+    """Report checkpoints of studies that this store does not have: another store may."""
     stems = {key[:SHORT] for key in keys}
     foreign = [path for folder in folders for path in folder.glob("*.checkpoint")]
     foreign = [p for p in foreign if (name := read_name(CHECKPOINT, p.name)) and name.key not in stems]
@@ -283,7 +283,7 @@ def _is_damaged(folder: Path) -> bool:
 
 
 def _remove_damaged(folders: Sequence[Path]) -> None:
-    """Remove encoded corpora unless a worker has made them anew meanwhile; who reads one keeps what is open."""
+    """Remove encoded corpora unless a worker has made them again meanwhile; who reads one keeps what is open."""
     for folder in folders:
         with filelock.FileLock(f"{folder}.lock"):
             if _is_damaged(folder):

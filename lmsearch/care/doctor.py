@@ -55,7 +55,7 @@ class Options:
 
 
 def examine(options: Options) -> Iterator[Finding]:
-    """Look at everything, one finding after the other; a repair is made before its finding is given."""
+    """Check everything, one finding after the other; a repair is made before its finding is yielded."""
     storage = yield from _store(options)
     if storage is None:
         for check in ("connections", "leases", "corpora"):
@@ -72,7 +72,7 @@ def examine(options: Options) -> Iterator[Finding]:
 
 
 def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
-    """Look at what needs the store."""
+    """Check what needs the store."""
     studies: list[Owing] = []
     yield from guarded("connections", _connections(storage))
     yield from guarded("leases", _studies(storage, options, studies))
@@ -155,7 +155,7 @@ def _connections(storage: FencedStorage) -> Iterator[Finding]:
 
 
 def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> Iterator[Finding]:
-    """Look at each study's tickets and at rows of none; `studies` gets those that can be read."""
+    """Check each study's tickets and rows without a study; `studies` gets those that can be read."""
     infos, unreadable = readable_studies(storage)
     for name, why in unreadable.items():
         text = f"{name} cannot be read, and its rows and files are left alone: {why}"

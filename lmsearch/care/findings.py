@@ -1,4 +1,4 @@
-"""What `lmsearch doctor` says: one sentence for each thing that it looked at."""
+"""What `lmsearch doctor` says: one sentence for each check."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from lmsearch.errors import LmsearchError
 
 OK, NOTE, REPAIRED, PROBLEM, UNCHECKED = "ok", "note", "repaired", "problem", "unchecked"
-"""A note is worth knowing and not wrong; what is unchecked could not be looked at here."""
+"""A note is worth knowing and not wrong; what is unchecked could not be checked here."""
 
 CHECKS = ("store", "connections", "leases", "disk", "corpora", "devices", "versions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at: how it is, and what to do about it where it is wrong."""
+    """One thing that was checked: how it is, and what to do about it where it is wrong."""
 
     check: str  # one of CHECKS
     state: str

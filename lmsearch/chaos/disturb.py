@@ -349,7 +349,7 @@ class Chaos:
     # The end.
 
     def _let_it_end(self) -> bool:
-        """Let the search answer all it owes, undisturbed; tell whether it did in time."""
+        """Let the search finish its budget, undisturbed; return whether it did in time."""
         end = time.monotonic() + _LAST_SECONDS
         complete = False
         while not complete and time.monotonic() < end:
@@ -390,7 +390,7 @@ class Chaos:
 
 
 def _signal(process: int, number: int) -> bool:
-    """Send a signal; tell whether there was anybody to send it to."""
+    """Send a signal; return whether there was a process to send it to."""
     try:
         os.kill(process, number)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What must hold of a search whatever befell it, counted: nothing lost, nothing doubled, no curve changed."""
+"""What must hold of a search after any fault, counted: nothing lost, nothing doubled, no curve changed."""
 
 import multiprocessing
 import re
@@ -104,7 +104,7 @@ def curves_are_undisturbed(record: StudyRecord, workers: int) -> Invariant:
 
 
 def train_in_one_go(info: StudyInfo, params: Mapping[str, Value]) -> list[float]:
-    """Train one point of a study's space, and give the validation loss of each epoch."""
+    """Train one point of a study's space and return the validation loss of each epoch."""
     config = info.spec.close(params, info.vocabulary_size)
     corpus = open_corpus(config.data, cache_folder())
     events = train(config, corpus, torch.device("cpu"), None)

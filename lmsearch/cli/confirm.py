@@ -145,7 +145,7 @@ def _with_weights(
 ) -> "ResultFiles":
     """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says.
 
-    It is trained where weights of the study's trials lie, under a name of its own, and goes on where it was stopped.
+    It is trained where weights of the study's trials lie, under a name of its own, and resumes where it was stopped.
     """
     import dataclasses
     import subprocess

@@ -146,7 +146,7 @@ def spell_params(trial: "TrialRecord") -> str:
 
 
 def worries(record: "StudyRecord") -> list[str]:
-    """List what a person should look at while the search runs: ends of ranges that the best crowd."""
+    """List what a person should know while the search runs: ends of ranges that the best crowd."""
     if record.best is None:  # what follows loads SciPy, which the first seconds of a search do without
         return []
     from lmsearch.results.advice import edge_sentence, edges

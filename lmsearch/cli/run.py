@@ -178,7 +178,7 @@ def known_study(url: "URL", name: str, store_timeout: float | None) -> "StudyInf
 
 
 def _take_over(storage: "FencedStorage", info: "StudyInfo") -> None:
-    """Take over what the study is to begin with, now or where an earlier command was ended before it had."""
+    """Take over another study's trials, now or if an earlier command ended before it had."""
     from lmsearch.errors import StudyError
     from lmsearch.search.take_over import complete
 
@@ -261,7 +261,7 @@ def _print_plan(setup: Setup, devices: list[str]) -> None:
 def _conclude(
     setup: Setup, record: "StudyRecord", command: str, received: list[int], options: dict[str, Any], keeper: Keeper
 ) -> int:
-    """Write the results, say what was found, and give the exit code."""
+    """Write the results, print them and return the exit code."""
     results = _results(setup, record)
     files = write_files(results, setup.folder, command, setup.url)
     tell_remark(files)

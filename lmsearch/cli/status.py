@@ -129,7 +129,7 @@ def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
 def count_line(record: "StudyRecord") -> str:
     """Say in one line how far a study is."""
     if record.info.is_plain:
-        parts = [f"{record.info.ref.name} (from another program): {len(record.trials)} trials"]
+        parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
     else:
         parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
     for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):

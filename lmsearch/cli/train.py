@@ -116,7 +116,7 @@ class _Session:
         self._quiet = quiet
 
     def say(self, line: str) -> None:
-        """Tell a person."""
+        """Print a line, unless quiet."""
         if not self._quiet:
             say(line)
 
@@ -144,7 +144,7 @@ class _Session:
         return None
 
     def train(self, config: "RunConfig", state: "TrainState | None", heard: list[int]) -> dict[str, Any] | None:
-        """Train one model to its end and give its result; None where it was stopped."""
+        """Train one model to its end and return its result; None where it was stopped."""
         import math
 
         from lmsearch.lm.fit import TrainingStoppedError, alone, fit

@@ -1,4 +1,4 @@
-"""The language model: its layers, its training, and its use. `from lmsearch.lm import load` gives a trained one."""
+"""The language model: its layers, its training, and its use. `from lmsearch.lm import load` loads a trained one."""
 
 from typing import TYPE_CHECKING, Any
 

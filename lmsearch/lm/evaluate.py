@@ -42,7 +42,7 @@ class EvaluationState:
 
 
 def begin_evaluation(model: LanguageModel, blocks: EvaluationBlocks) -> EvaluationState:
-    """Begin an evaluation with states of zero."""
+    """Start an evaluation with states of zero."""
     states = model.initial_states(blocks.inputs_TB.shape[1])
     device = blocks.inputs_TB.device
     total, known_total = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
@@ -52,7 +52,7 @@ def begin_evaluation(model: LanguageModel, blocks: EvaluationBlocks) -> Evaluati
 def evaluate_blocks(
     model: LanguageModel, blocks: EvaluationBlocks, state: EvaluationState, unknown: int
 ) -> Iterator[EvaluationState]:
-    """Go on with an evaluation block by block, changing `state` and giving it after each.
+    """Continue an evaluation block by block, changing `state` and yielding it after each.
 
     `unknown` is the index of `<unk>`, whose predictions are left out of the known words' sums.
     """

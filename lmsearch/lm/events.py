@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that a training run needs to go on, at any step: numbers, and tensors by name."""
+    """All that a training run needs to resume, at any step: numbers, and tensors by name."""
 
     progress: dict[str, Any]
     tensors: "dict[str, Tensor]"

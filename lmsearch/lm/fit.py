@@ -1,4 +1,4 @@
-"""One model trained to its end, its best epoch kept on disk, and its state, so that it can be gone on with."""
+"""One model trained to its end, its best epoch kept on disk, and its state, so that it can be resumed."""
 
 import contextlib
 import hashlib
@@ -25,7 +25,7 @@ from lmsearch.text.corpus import Corpus
 from lmsearch.version import __version__
 
 MAY_CHANGE = ("train.learning_rate", "train.epochs", "train.patience")
-"""What may be another when a training is gone on with."""
+"""What may change when a training is resumed."""
 
 
 class TrainingStoppedError(Exception):
@@ -57,7 +57,7 @@ def fit(
     """Train a model, giving each epoch; `place` then holds the model of the best so far, and the state.
 
     `tables` is the config as the folder shall have it, its corpus named from there. Where `stopped` says so, the
-    state is saved at the next step and `TrainingStoppedError` raised; `tell` hears of each step.
+    state is saved at the next step and `TrainingStoppedError` raised; `tell` is called with each step.
     """
     losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
     began = __version__ if state is None else writer_of(state)
@@ -110,7 +110,7 @@ def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:
 
 
 def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tuple[str, ...] = MAY_CHANGE) -> TrainState:
-    """Read how far a training is, to go on with `config`; raises `ConfigError` where that is another training's."""
+    """Read how far a training is, to resume it with `config`; raises `ConfigError` where that is another training's."""
     try:
         state = _unsealed(place.state)
     except FileNotFoundError as error:
@@ -155,7 +155,7 @@ def _unsealed(path: Path) -> TrainState:
 
 
 def writer_of(state: TrainState) -> str:
-    """Return the lmsearch version that began a training."""
+    """Return the lmsearch version that started a training."""
     return known_version(state.progress.get("defaults"))
 
 

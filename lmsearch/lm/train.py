@@ -33,7 +33,7 @@ from lmsearch.text.vocabulary import UNK
 def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainState | None = None) -> Iterator[Event]:
     """Train one model, giving a `Step` after every optimizer step and evaluation block, an `Epoch` after each.
 
-    With `state` it goes on where that was taken, and on a CPU (same type, same number of threads) computes
+    With `state` it resumes where that was taken, and on a CPU (same type, same number of threads) computes
     exactly what the uninterrupted run would have. To stop is to stop iterating.
     """
     torch.set_num_threads(config.train.threads)
@@ -187,7 +187,7 @@ class _Run:
         )
 
     def _wait_for_device(self) -> float:
-        """Let a GPU end what it was given, twice an epoch, and give the seconds that this took."""
+        """Wait until a GPU has finished its work, twice an epoch, and return the seconds that this took."""
         started = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -219,9 +219,9 @@ class _Run:
         return done >= settings.epochs
 
     def begin_finetuning(self) -> bool:
-        """Begin the second stage of NT-ASGD, where the config asks for it and the first has averages; tell whether.
+        """Start the second stage of NT-ASGD, if the config asks for it and the first has averages; return whether.
 
-        As AWD-LSTM's finetune.py: from the averages, which are averaged anew from the first step on, until the
+        As AWD-LSTM's finetune.py: from the averages, which are averaged again from the first step on, until the
         trigger fires over this stage's losses; at the latest after as many epochs as the first stage had.
         """
         averaged = self.average is not None and self.average.steps > 0

@@ -77,7 +77,7 @@ def _told(name: str, drawn: int, of: int) -> str:
 
 
 def history(results: Results) -> go.Figure:
-    """Plot every trial's perplexity in the order in which they began, and the best so far.
+    """Plot every trial's perplexity in the order of their start, and the best so far.
 
     What has none, such as a trial that ran out of memory, is drawn at the upper end.
     """
@@ -146,7 +146,7 @@ def curves(results: Results) -> go.Figure:
 def _add_curves(
     figure: go.Figure, trials: Sequence[TrialRecord], name: str, colour: str, width: float, told: Results | None
 ) -> tuple[list[float | None], list[float | None], list[float | None]]:
-    """Add several curves as one trace; give their places by epochs, seconds and tokens."""
+    """Add several curves as one trace; return their positions by epochs, seconds and tokens."""
     epochs: list[float | None] = []
     seconds: list[float | None] = []
     tokens: list[float | None] = []

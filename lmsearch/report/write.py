@@ -33,7 +33,7 @@ _SHOWN_TRIALS = 20
 
 
 def write_report(results: Results, command: Command) -> str:
-    """Return a study's report as HTML; raises `StudyError` for a confirmation, which its study's report tells."""
+    """Return a study's report as HTML; raises `StudyError` for a confirmation, which is part of its study's report."""
     results.record.info.require_search()
     sections = [
         _verdict(results, command),
@@ -190,7 +190,7 @@ def _sampled(results: Results) -> list[str]:
 
 
 def _repeated(results: Results) -> list[str]:
-    """Say how many trials have values that an earlier one had: with one seed they give the same, bit for bit."""
+    """Say how many trials repeat an earlier one's values: with one seed they give the same perplexity, bit for bit."""
     keys = [
         tuple(sorted(trial.params.items()))
         for trial in results.record.trials

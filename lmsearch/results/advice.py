@@ -153,7 +153,7 @@ def edge_sentence(edge: Edge) -> str:
 
 
 def confirm_words(study: str) -> list[str]:
-    """Return the command that tells whether a study's best is really the best, as it is advised."""
+    """Return the advised command to confirm that a study's best is really the best."""
     return ["lmsearch", "confirm", study, "--top", "3", "--seeds", "3"]
 
 
@@ -245,7 +245,7 @@ def verdict(results: Results) -> list[str]:
 
 
 def ended_in_order(record: StudyRecord, by: str | None = None) -> list[TrialRecord]:
-    """List the trials that were measured and have ended, first begun first; `by` leaves those of one sampler."""
+    """List the measured trials that have ended, in the order of their start; `by` keeps those of one sampler."""
     ended = [t for t in record.trials if t.ended is not None and t.curve and not t.origin_trial]
     return sorted((t for t in ended if by is None or t.by == by), key=lambda trial: trial.number)
 
@@ -264,7 +264,7 @@ def best_so_far(trials: Sequence[TrialRecord]) -> list[float]:
 def budget_sentences(record: StudyRecord, more_command: Callable[[int], str]) -> Iterator[str]:
     """Say whether the search was worth it: what doubling it gave, and each sampler against random search at twice.
 
-    `more_command` gives the command that adds so many random trials.
+    `more_command` returns the command that adds a number of random trials.
     """
     trials = ended_in_order(record)
     half = len(trials) // 2

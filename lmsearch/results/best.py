@@ -64,7 +64,7 @@ class ResultFiles:
 
 
 def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
-    """Write all result files of a study anew into its folder; raises `OSError` where that cannot be.
+    """Regenerate all result files of a study in its folder; raises `OSError` where that cannot be.
 
     The files of another store's study of this name are replaced, and `remark` says so: each can be made from its store
     again. Raises `ConfigError` where somebody else's files have these names.
@@ -95,7 +95,7 @@ def check_folder(folder: Path) -> None:
 def _take(folder: Path, results: Results) -> str:
     """Make the result files of a folder this study's; those of another study go first, so that none is left among them.
 
-    A model that somebody has looked at the test split with is not remade so: it is set aside.
+    A model that was evaluated on the test split is not replaced: it is set aside.
     """
     check_folder(folder)
     if not is_ours(folder):
@@ -114,7 +114,7 @@ def _take(folder: Path, results: Results) -> str:
 
 
 def _set_aside(model: Path) -> Path | None:
-    """Keep a model that somebody has found something with under another name; give that, None for any other model."""
+    """Keep a model with test evaluations or a pointer under another name; return that name, None for other models."""
     metrics = read_document(model / "metrics.json") or {}
     if not is_model(model) or not any((model / name).exists() for name in (LOOKS, POINTER)):
         return None
@@ -301,7 +301,7 @@ def _renew_model(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | Non
 
 
 def name_of_retraining(info: StudyInfo, trial: TrialRecord) -> str:
-    """Return the name under which a trial whose weights are gone is trained once more."""
+    """Return the name under which a trial whose weights are missing is trained again."""
     return f"{info.ref.key[:SHORT]}-trial-{trial.number}-{config_digest(info, trial.params)[:SHORT]}-again"
 
 

@@ -13,7 +13,7 @@ _LEAST_COMPLETE = 6  # below that PED-ANOVA says nothing
 def importances(record: StudyRecord) -> dict[str, float]:
     """Return each open value's share of the differences between trials (PED-ANOVA, Watanabe et al., 2023).
 
-    The most important comes first; empty where too few trials are complete to tell.
+    The most important comes first; empty where too few trials are complete.
     """
     if record.count("complete") < _LEAST_COMPLETE:
         return {}

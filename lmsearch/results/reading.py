@@ -32,7 +32,7 @@ from lmsearch.store.url import parse_url
 
 @dataclass(frozen=True, kw_only=True)
 class Leader:
-    """One of a study's best configurations, trained once more on fresh seeds."""
+    """One of a study's best configurations, trained again on fresh seeds."""
 
     trial: TrialRecord  # the study's
     perplexities: dict[int, float]  # by seed, of those that ended well
@@ -98,7 +98,7 @@ class Confirmation:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """A study, what came of its confirmation, what mattered, and every look at the test split."""
+    """A study, the result of its confirmation, what mattered, and every test evaluation."""
 
     record: StudyRecord  # with the epochs of each trial
     confirmation: Confirmation | None = None
@@ -119,7 +119,7 @@ class Results:
 
 
 def read_best(study: str, storage: FencedStorage) -> Results:
-    """Read what tells a study's best trial, without what each epoch gave and what mattered. Raises `StudyError`."""
+    """Read a study's best trial, without its epochs and importances. Raises `StudyError`."""
     record = read_study(storage, open_study(storage, study))
     return Results(record=record, confirmation=read_confirmation(storage, record), importances={})
 
@@ -157,7 +157,7 @@ def read_confirmation(storage: FencedStorage, record: StudyRecord) -> Confirmati
 
 
 def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
-    """Say what a confirmation's trials tell of the study's leaders.
+    """Gather a confirmation's results by leader.
 
     What was asked for last does not count before it has ended altogether, unless nothing was asked for before. Leaders
     are compared over the seeds that at least two of them have in common, as many as there are.

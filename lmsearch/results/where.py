@@ -55,7 +55,7 @@ def field_of(trial: TrialRecord, name: str) -> Any:
 
 
 def needs_epochs(*texts: str | None) -> bool:
-    """Whether a name or a condition asks for what only a trial's epochs tell."""
+    """Whether a name or a condition needs a trial's epochs."""
     return any(re.search(r"\bseconds\b", text or "") for text in texts)
 
 

@@ -1,4 +1,4 @@
-"""A study begun or gone on with: its file against the stored one, and the tickets it owes."""
+"""A study started or resumed: its file against the stored one, and the tickets of its budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,9 +48,9 @@ def begin(
     request: Request,
     source: str | None = None,
 ) -> StudyInfo:
-    """Create the study or go on with it, and owe what was asked for.
+    """Create or resume the study, and set its budget to what was asked for.
 
-    `source` is a study whose trials it is to take over, which stands in the study from its first moment on:
+    `source` is a study whose trials it should take over. The study records it from the start:
     `take_over.complete` does it, now or after whatever ended this. Raises `StudyError` where the stored study has
     another space or corpus, or a number of trials cannot be.
     """
@@ -149,7 +149,7 @@ def _decision(spec: StudySpec, request: Request, stored: StudySpec | None) -> An
 
 
 def decide_tickets(spec: StudySpec, request: Request, stored: StudySpec | None, tickets: Sequence[Ticket]) -> Changes:
-    """Say which tickets a study must gain or lose to owe what was asked for (design.md, "What a budget is").
+    """Return which tickets a study must gain or lose for the budget that was asked for (design.md, "What a budget is").
 
     `stored` is the file the study had so far, None for a new one.
     """

@@ -1,4 +1,4 @@
-"""A study's leaders once more, on fresh seeds: a study of its own that any worker may join."""
+"""A study's leaders trained again on fresh seeds: a study of its own that any worker may join."""
 
 import itertools
 import shlex
@@ -32,10 +32,10 @@ _HIGHEST_SEED = (1 << 31) - 1
 
 
 def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int) -> StudyInfo:
-    """Owe the pairs of the study's best configurations and fresh seeds that are not owed yet.
+    """Add the pairs of the study's best configurations and fresh seeds that are not there yet.
 
     The confirmation has the study's space with `train.seed` open and prunes nothing. Its seeds follow the study's
-    own, so that asking for more of them goes on where it stopped. Raises `StudyError` where no trial is
+    own, so that asking for more of them continues where it stopped. Raises `StudyError` where no trial is
     complete, and for a confirmation.
     """
     info = open_own_study(storage, study)
@@ -78,7 +78,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
 def fresh_seeds(spec: StudySpec, count: int) -> list[int]:
     """Return seeds that the study does not train with: those that follow its own, or the range that it searches.
 
-    Beyond the highest seed there is they go on from 0. Raises `StudyError` where so many are not left.
+    Beyond the highest seed there is they continue from 0. Raises `StudyError` where so many are not left.
     """
     opened = spec.open.get(SEED)
     ends = [int(spec.fixed.get(SEED, 1))] if opened is None else [int(end) for end in opened.ends()]

@@ -41,9 +41,9 @@ _OF_A_STUDY = re.compile(r"\.[0-9a-f]{12}-")  # begins a draft that says by its 
 def enqueue(
     storage: FencedStorage, name: str, values: Mapping[str, object], retry_of: int | None = None
 ) -> tuple[StudyInfo, list[Ticket]]:
-    """Owe one more trial with these values; the study's sampler draws the others. Raises `ConfigError`.
+    """Add one trial with these values; the study's sampler draws the others. Raises `ConfigError`.
 
-    Gives the study and all its tickets, the new one last.
+    Returns the study and all its tickets, the new one last.
     """
     info = open_own_study(storage, name)
     new = _enqueued(info, values, retry_of)
@@ -122,7 +122,7 @@ def delete(storage: FencedStorage, name: str, folder: Path | None, shared: Path 
     """Delete a study that nobody works on: trials, tickets, and its files in `folder`, and in one that hosts share.
 
     The files go first, and trials and tickets in one transaction, so that whatever ends it, it can be done again.
-    Gives what stays in the folders: all that lmsearch did not make for this study, such as models that were trained
+    Returns what stays in the folders: all that lmsearch did not make for this study, such as models that were trained
     from its results.
     """
     info = check_idle(storage, name)

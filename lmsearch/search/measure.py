@@ -28,7 +28,7 @@ _CONTEXT = 700_000_000  # bytes that CUDA itself takes for a process; 558 to 649
 
 
 def measure(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str, Any]:
-    """Train and evaluate a few batches; give seconds per epoch, tokens per second, and bytes of all that it takes.
+    """Train and evaluate a few batches; return seconds per epoch, tokens per second, and bytes of all that it takes.
 
     `free` is what the device had before, on a GPU only.
     """
@@ -63,7 +63,7 @@ def measure(config: RunConfig, corpus: Corpus, device: torch.device) -> dict[str
 
 
 def _evaluate(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[tuple[int, int], float]:
-    """Evaluate a few blocks; give how many of how many, and the seconds."""
+    """Evaluate a few blocks; return how many of how many, and the seconds."""
     model = LanguageModel(config.model, len(corpus.vocabulary)).to(device)
     train = config.train
     tokens_N = to_device(corpus.valid.tokens, device)

@@ -51,10 +51,10 @@ def check_source(storage: FencedStorage, source: str, name: str, spec: StudySpec
 
 
 def complete(storage: FencedStorage, info: StudyInfo) -> Taken | None:
-    """Take over what a study is to begin with, where that has not been done to its end; None where nothing is left.
+    """Take over another study's trials, if that is not finished yet; None where nothing is left.
 
     Whatever ended it before, each trial is there once. Raises `StudyError` where the source is not in the store, or is
-    another study under its name than the one that it was begun from.
+    another study under its name than the one that it was started from.
     """
     source = info.source
     if source is None or source.taken:

@@ -39,11 +39,11 @@ _MOST_MEMORY_FAILURES = 2  # the second time it was alone
 
 
 class GiveBackError(Exception):
-    """The worker is to stop: the trial is saved and given back."""
+    """The worker should stop: the trial is saved and requeued."""
 
 
 class OutOfMemoryError(GiveBackError):
-    """The memory did not suffice: the trial is given back, to be tried once more with nothing beside it."""
+    """Out of memory: the trial is requeued, to run alone."""
 
 
 class DroppedError(Exception):
@@ -96,7 +96,7 @@ class TrialRunner:
             raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
 
     def _saved(self, ticket: Ticket) -> Found:
-        """Find what the trial goes on from; where there is nothing, forget the epochs of its earlier attempt."""
+        """Find what the trial resumes from; where there is nothing, forget the epochs of its earlier attempt."""
         digest, reported = self._known(ticket)
         found = self.checkpoints.find(ticket, digest, reported) if digest else Found(None, "")
         if found.remark:
@@ -230,7 +230,7 @@ class Trial:
     def take(self, event: Event, control: Control) -> str | None:
         """Take note of an event, saving and reporting an epoch; the outcome where the trial ends with it.
 
-        Raises `GiveBackError` once it is saved and given back, and `LeaseLostError`.
+        Raises `GiveBackError` once it is saved and requeued, and `LeaseLostError`.
         """
         if isinstance(event, Epoch):
             return self._epoch(event, control)
@@ -243,7 +243,7 @@ class Trial:
         return None
 
     def fail(self, error: Exception) -> str:
-        """End the trial for an error that is nobody's input; raises `OutOfMemoryError` where it is tried once more."""
+        """End the trial for an error that is nobody's input; raises `OutOfMemoryError` where it is retried."""
         if isinstance(error, KeyError):  # what Optuna raises where the study is gone
             check_study(self.runner.storage, self.runner.info.ref)
         if self.runner.trainer.is_out_of_memory(error):
@@ -297,7 +297,7 @@ class Trial:
         self.runner.storage.give_back(self.ticket, key, progress)
 
     def _epoch(self, event: Epoch, control: Control) -> str | None:
-        """Save and report one epoch: first the files, then one transaction; give the outcome if it is the end."""
+        """Save and report one epoch: first the files, then one transaction; return the outcome if it is the end."""
         row = EpochRow(
             epoch=event.number,
             train_loss=event.train_loss,
@@ -332,7 +332,7 @@ class Trial:
         return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
 
     def _on_disk(self, write: Callable[[], str]) -> str | None:
-        """Write a file; a disk that is full costs the file, not the trial, and is told once."""
+        """Write a file; a full disk costs the file, not the trial, and is reported once."""
         try:
             written = write()
         except OSError as error:

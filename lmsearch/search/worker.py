@@ -1,4 +1,4 @@
-"""A worker: claims and runs trials of one study until nothing is owed or someone says stop."""
+"""A worker: claims and runs trials of one study until none is left or someone stops it."""
 
 import contextlib
 import gc
@@ -42,7 +42,7 @@ _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOptions:
-    """What a worker is told when it starts."""
+    """The options of a worker."""
 
     study: str
     storage: URL
@@ -103,7 +103,7 @@ class Stop:
 
 
 def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
-    """Work until every ticket is answered; give the exit code. Raises `LmsearchError` where it cannot work."""
+    """Work until all trials are done; return the exit code. Raises `LmsearchError` where it cannot work."""
     stop = Stop(options.until)
     stop.listen()
     if options.parent_pipe is not None:

@@ -1,1 +1,1 @@
-"""The study store: Optuna's tables for results, and two small ones for who owes and who does what."""
+"""The study store: Optuna's tables for results, and two small ones for the budget and for who runs what."""

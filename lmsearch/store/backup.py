@@ -26,7 +26,7 @@ def write_back(storage: FencedStorage) -> None:
 
 
 def back_up(url: URL, target: Path) -> None:
-    """Copy a SQLite store into one file, whole or not at all, by SQLite's own online backup; work on it goes on.
+    """Copy a SQLite store into one file, whole or not at all, by SQLite's online backup; workers continue meanwhile.
 
     Raises `StoreError` for a target that is there, and for PostgreSQL, with the command that backs it up.
     """

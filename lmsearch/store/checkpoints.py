@@ -39,7 +39,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class Found:
-    """What a new holder of a ticket goes on from, and what a person should know about it."""
+    """What a new holder of a ticket resumes from, and what a person should know about it."""
 
     checkpoint: Checkpoint | None
     remark: str  # "" where there is nothing to tell
@@ -60,7 +60,7 @@ class Checkpoints:
         self.quota = quota  # bytes of one study's files in this folder
 
     def save(self, ticket: Ticket, epoch: int, step: int, checkpoint: Checkpoint) -> str:
-        """Write a checkpoint, remove all but the last two of the trial; give the key that finds it again.
+        """Write a checkpoint, remove all but the last two of the trial; return the key that finds it again.
 
         Raises `OSError` where the disk is full or the quota is reached; the files before stay whole.
         """

@@ -45,7 +45,7 @@ def adopt_copy(storage: FencedStorage, info: StudyInfo) -> tuple[StudyInfo, bool
     """Make a copy a study of its own, with a key and tickets; return whether the original's open tickets are known.
 
     Its ended trials answer its tickets as they did in the original. Its running ones, whose workers are the
-    original's, are told failed, and their tickets are owed again with the same values. The caller holds the
+    original's, are recorded as failed, and their tickets are requeued with the same values. The caller holds the
     creation lock.
     """
     adopted = replace(

@@ -48,7 +48,7 @@ def revision(storage: FencedStorage) -> str:
 
 
 def journal_mode(storage: FencedStorage) -> str:
-    """Return SQLite's journal mode; `wal` unless the file system does not bear it."""
+    """Return SQLite's journal mode; `wal` unless the file system does not support it."""
     return str(_scalar(storage, "PRAGMA journal_mode"))
 
 
@@ -69,7 +69,7 @@ def round_trip(storage: FencedStorage) -> float:
 
 
 def write_and_remove(storage: FencedStorage) -> float:
-    """Write a row and remove it, in one transaction, so that nobody ever sees it; give the seconds it took."""
+    """Write a row and remove it, in one transaction, so that nobody ever sees it; return the seconds it took."""
     row = {"study_key": f"doctor-{uuid.uuid4().hex[:24]}", "number": 0, "study_id": -1, "fixed": {}}
     row |= dict.fromkeys(("batch", "origin", "sampler", "pruner"), "doctor")
     return _seconds(

@@ -23,7 +23,7 @@ from lmsearch.store.tickets import live_lease
 def open_storage(
     url: URL, *, create: bool = False, write: bool = False, connections: int = 1, patience: Patience | None = None
 ) -> FencedStorage:
-    """Open a store: to look at it, with `write` to change it, with `create` to make it first where it is missing.
+    """Open a store: to read it, with `write` to change it, with `create` to make it first where it is missing.
 
     Who opens a store of an earlier format to write brings it to today's; who only looks reads it as it is. Raises
     `StoreError` where it cannot be used, and `NewerFormatError` where a later lmsearch wrote it.

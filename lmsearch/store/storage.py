@@ -84,7 +84,7 @@ class FencedStorage(RepeatingStorage):
     def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
         """Return the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
 
-        It asks for the lease number, not for its expiry: a slow holder whom nobody replaced goes on.
+        It asks for the lease number, not for its expiry: a slow holder whom nobody replaced continues.
         """
         values.setdefault("expires", self.clock() + self.lease_seconds)
         values["seen"] = self.clock()
@@ -329,7 +329,7 @@ class FencedStorage(RepeatingStorage):
         trouble: str | None = None,
         peak_memory: int | None = None,
     ) -> None:
-        """Put a ticket back for any worker to go on with; raises `LeaseLostError`.
+        """Requeue a ticket, so that any worker can resume it; raises `LeaseLostError`.
 
         `trouble` (a key of `TROUBLES`) says that its holder did not do so of its own will; `peak_memory` is in bytes.
         """

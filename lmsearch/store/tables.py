@@ -112,7 +112,7 @@ class StudyRef:
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """One trial that a study owes, as it stands in the store."""
+    """One trial of a study's budget, as the store has it."""
 
     study_key: str
     number: int

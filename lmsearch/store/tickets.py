@@ -1,4 +1,4 @@
-"""Who owes and who does what: tickets claimed, given back, added and withdrawn, each in one transaction."""
+"""The budget and who runs what: tickets claimed, released, added and withdrawn, each in one transaction."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class NewTicket:
-    """A trial to be owed."""
+    """A trial to add to the budget."""
 
     origin: str  # manual, grid, search or enqueued
     sampler: str
@@ -69,7 +69,7 @@ def list_tickets(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
 
 
 def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[list[Ticket]], Changes]) -> list[Ticket]:
-    """Add and withdraw tickets as `decide` says of those there are, alone; give those there are then."""
+    """Add and withdraw tickets as `decide` says of those there are, alone; return those there are then."""
     batch = uuid.uuid4().hex
 
     def call(again: bool) -> list[Ticket]:
@@ -86,11 +86,11 @@ def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[li
 
 
 def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | None:
-    """Take the next ticket: begun ones first, then enqueued ones, then by number; None where none is to be had now.
+    """Take the next ticket: started ones first, then enqueued ones, then by number; None where none is to be had now.
 
     An expired lease is taken over only by a worker that has been connected for a whole lease time itself: after an
     outage every lease looks expired. A ticket whose trial ran out of memory runs alone on its device: it is taken
-    where nothing else runs, and where it waits nothing else is begun. Raises `StudyGoneError`.
+    where nothing else runs, and where it waits nothing else is started. Raises `StudyGoneError`.
 
     On PostgreSQL claims do not wait for each other: each passes over the rows that others are just taking. They share
     a lock of the study, which whoever changes its tickets, or claims while one must run alone, holds by itself.
@@ -312,7 +312,7 @@ def release_worker(
 ) -> bool:
     """Release what a worker held that is known to have left; `trouble` (a key of `TROUBLES`) says how it ended.
 
-    Tells whether it held anything.
+    Returns whether it held anything.
     """
     values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
@@ -370,7 +370,7 @@ def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
 def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: Ticket, progress: Progress) -> tuple[bool, int]:
     """Renew a lease once, without waiting for a store that is away.
 
-    Gives whether it is still held, and how often the study's workers were asked to stop.
+    Returns whether it is still held, and how often the study's workers were asked to stop.
     """
     held = storage.renew(ticket, progress)
     with storage.transaction() as session:

@@ -111,7 +111,7 @@ def _articles_file(path: Path) -> Path:
 
 
 def convert(source: ArrayFolder, target: Path) -> dict[str, int]:
-    """Write a corpus of arrays into a new folder in the form that needs no pickle; give the tokens of each split."""
+    """Write a corpus of arrays into a new folder in the form that needs no pickle; return the tokens of each split."""
     vocabulary = source.vocabulary()
     texts = {split: source.text(split, len(vocabulary)) for split in source.splits()}
     try:

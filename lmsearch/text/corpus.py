@@ -30,7 +30,7 @@ _TOLD_EACH = 1 << 20  # tokens between two notes of progress, and held at once
 _HEADER_BYTES = 128  # of a NumPy file with one dimension
 
 Progress = Callable[[str, int, int | None], None]
-"""Is told what is done, to how many tokens by now, and of how many where that is known."""
+"""Called with what is done, the tokens so far, and the number of all tokens where that is known."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:
-    """What the tokens do not tell of the train split."""
+    """Facts about the train split that its tokens do not show."""
 
     lost: int = 0  # characters, but for spaces, that the normaliser dropped
     characters: int = 0  # of how many; 0 where it drops none
@@ -65,7 +65,7 @@ class Corpus:
 
 
 def _untold(what: str, done: int, total: int | None) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
 def cache_folder() -> Path:
@@ -257,7 +257,7 @@ def _read_split(folder: Path, split: str) -> Text:
 
 
 def load_cached(folder: Path, description: str) -> Corpus | None:
-    """Open an encoded corpus, or give None where there is none or where it is damaged.
+    """Open an encoded corpus; None where there is none or where it is damaged.
 
     Raises `NewerFormatError` for one that a later lmsearch wrote: it is not damaged.
     """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lmsearch.text.vocabulary import UNK
 
 Words = Callable[[str], list[str]]
-"""Gives the words of one line."""
+"""Returns the words of one line."""
 
 
 class _SpacedMarks(dict[int, str]):

@@ -65,7 +65,7 @@ class TrainedModel:
         return self.model.embedding.weight.device
 
     def to(self, device: torch.device | str) -> "TrainedModel":
-        """Move the model to a device, and give it."""
+        """Move the model to a device and return it."""
         self.model.to(device)
         return self
 
