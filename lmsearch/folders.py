@@ -234,3 +234,10 @@ def _is_draft(name: str) -> bool:
         pattern.fullmatch for pattern in (CHECKPOINT, WEIGHTS, AGAIN, _OF_RUNS, _OF_MODEL)
     )
     return found is not None and any(matches(found["name"]) for matches in known)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ConfigError` where files of our results' names are there, and are somebody else's."""
+    there = [path for name in (*RESULTS, MODEL) if (path := folder / name).exists()]
+    if there and not is_ours(folder):
+        raise ConfigError(f"{there[0]} is there and not lmsearch's; move it away, or give the study another --name")

@@ -1,5 +1,6 @@
 """`lmsearch confirm`."""
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +12,24 @@ from lmsearch.cli.options import (
     COUNT,
     command_text,
     json_option,
-    open_store,
     parse_storage,
     storage_option,
     work_options,
-    work_words,
+    work_request,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, Setup, listen, watch, why_over
+from lmsearch.cli.searching import Keeper, listen, output_words, supervisor, watch, why_over
 from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.files import remove_tree
-from lmsearch.folders import MODEL, absolute, make_folder, study_folder
+from lmsearch.folders import MODEL, make_folder, study_folder
 from lmsearch.processes import python
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
+    from lmsearch.search.start import Prepared
 
 _SAME = 0.005  # of a perplexity: a training on another kind of device may differ by so much
 
@@ -55,72 +56,53 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         lmsearch confirm default --top 3 --seeds 10 --workers 4
     """
     from lmsearch.launch.supervise import Signals
+    from lmsearch.search.start import ConfirmRequest, prepare_confirmation
+    from lmsearch.store.tickets import list_tickets
 
+    asked = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
+    request = ConfirmRequest(study=study, **asked, work=work_request(options))
     url = parse_storage(storage)
-    setup = _set_up(study, storage, options)
-    command = command_text(_own_words(study, options), url)
+    with reading_bar() as progress:
+        prepared = prepare_confirmation(request, url, progress)
+    command = command_text(request.words() + output_words(options), url)
     listen(signals := Signals())
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with bearing():
-            tickets = setup.tickets()
+            tickets = list_tickets(prepared.storage, prepared.info.ref)
             owed = sum(ticket.state != "done" for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
-        record = watch(setup.supervisor(signals).run(setup.devices), quiet, Keeper(setup))
+        record = watch(supervisor(prepared, signals, quiet).run(prepared.devices), quiet, Keeper(prepared))
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:
-        why = "interrupted" if signals.received else why_over(setup)
+        why = "interrupted" if signals.received else why_over(prepared)
         with bearing():
             say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
-    return _conclude(setup, study, command, options)
+    return _conclude(prepared, study, command, options)
 
 
-def _set_up(study: str, storage: str, options: dict[str, Any]) -> Setup:
-    from dataclasses import replace
-
-    from lmsearch.machine import default_devices
-    from lmsearch.search.confirm import begin_confirmation
-    from lmsearch.store.copies import open_own_study
-    from lmsearch.text.corpus import cache_folder, open_corpus
-
-    devices = default_devices(options["device"], options["workers"])
-    opened = open_store(storage, options["store_timeout"], write=True)
-    data = open_own_study(opened, study).spec.data
-    if options["corpus"] is not None:
-        data = replace(data, corpus=str(absolute(options["corpus"], "the corpus")))
-    with reading_bar() as progress:
-        corpus = open_corpus(data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
-    return Setup(
-        url=parse_storage(storage),
-        storage=opened,
-        info=begin_confirmation(opened, study, options["top"], options["seeds"]),
-        corpus=corpus,
-        devices=devices,
-        until=None,
-        options=options,
-    )
-
-
-def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -> int:
+def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str, Any]) -> int:
     from lmsearch.report.figures import make_figure
     from lmsearch.report.publishing import Publisher
     from lmsearch.results.advice import confirmation_sentence, verdict
     from lmsearch.results.best import confirmation_document
     from lmsearch.results.reading import read
 
-    results = read(study, setup.storage)
+    url = prepared.storage.place
+    results = read(study, prepared.storage)
     confirmation = results.confirmation
     if confirmation is None or confirmation.winner is None:
         said = "nothing was run" if confirmation is None else confirmation_sentence(confirmation)
         raise SearchFailedError(f"{study} has no confirmed winner: {said}")
     folder = study_folder(study)
-    files = write_files(results, folder, command, setup.url)
+    files = write_files(results, folder, command, url)
     tell_remark(files)
-    files = _with_weights(files, results, folder, options, setup)
-    Publisher(storage=setup.storage, command=setup.command).publish(results, folder, make_figure)
+    files = _with_weights(files, results, folder, options, prepared.devices[0])
+    publisher = Publisher(storage=prepared.storage, command=functools.partial(command_text, url=url))
+    publisher.publish(results, folder, make_figure)
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
         return 0
@@ -136,12 +118,12 @@ def _conclude(setup: Setup, study: str, command: str, options: dict[str, Any]) -
         for line in file_lines(files):
             say(line)
         say("next, once, at the very end")
-        say(f"  {command_text(['lmsearch', 'test', study], setup.url)}")
+        say(f"  {command_text(['lmsearch', 'test', study], url)}")
     return 0
 
 
 def _with_weights(
-    files: "ResultFiles", results: "Results", folder: Path, options: dict[str, Any], setup: Setup
+    files: "ResultFiles", results: "Results", folder: Path, options: dict[str, Any], device: str
 ) -> "ResultFiles":
     """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says.
 
@@ -160,7 +142,7 @@ def _with_weights(
     place = folder / "models" / name_of_retraining(results.record.info, winner)
     make_folder(place.parent)
     words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
-    words += ["--device", setup.devices[0], "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
+    words += ["--device", device, "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
     trained = subprocess.run(words, capture_output=True, text=True, check=False)
     if trained.returncode != 0:
         say(
@@ -180,12 +162,3 @@ def _with_weights(
     remove_tree(place)
     place.with_name(f"{place.name}.training").unlink(missing_ok=True)
     return dataclasses.replace(files, best_model=target)
-
-
-def _own_words(study: str, options: dict[str, Any]) -> list[str]:
-    words = ["lmsearch", "confirm", study, "--top", str(options["top"]), "--seeds", str(options["seeds"])]
-    words += [] if options["workers"] is None else ["--workers", str(options["workers"])]
-    words += [] if options["device"] == "auto" else ["--device", options["device"]]
-    words += [] if options["corpus"] is None else ["--corpus", str(options["corpus"])]
-    words += work_words(options)
-    return words + (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])

@@ -4,7 +4,7 @@ import contextlib
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,11 +14,11 @@ import click
 from lmsearch.cli.terminal import OutputGoneError, say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
-from lmsearch.folders import absolute
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+    from lmsearch.search.start import WorkOptions
     from lmsearch.store.storage import FencedStorage
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -147,7 +147,7 @@ def storage_hint(url: "URL") -> str:
     return "  # with LMSEARCH_STORAGE set to the store's URL" if urls.has_password(url) else ""
 
 
-def command_text(words: list[str], url: "URL") -> str:
+def command_text(words: Sequence[str], url: "URL") -> str:
     """Return a command that a person can copy, with how it finds the store, where it takes one."""
     if words[1] in _WITHOUT_STORE:
         return shlex.join(words)
@@ -201,21 +201,12 @@ def work_options(function: F) -> F:
     return function
 
 
-def work_words(options: Mapping[str, Any]) -> list[str]:
-    """Return those of `work_options`, and --store-timeout, that differ from their defaults, for a command line."""
-    words = []
-    if options["checkpoints"] is not None:
-        words += ["--checkpoints", str(absolute(options["checkpoints"], "--checkpoints"))]
-    if options["store_timeout"] is not None:
-        words += ["--store-timeout", f"{options['store_timeout']:g}s"]
-    if options["stall"] != STALL_SECONDS:
-        words += ["--stall", f"{options['stall']:g}s"]
-    if options["max_failures"] is not None:
-        words += ["--max-failures", str(options["max_failures"])]
-    words += ["--allow-pickle"] if options["allow_pickle"] else []
-    if options["lease_seconds"] != 30.0:
-        words += ["--lease-seconds", f"{options['lease_seconds']:g}"]
-    return words
+def work_request(options: Mapping[str, Any]) -> "WorkOptions":
+    """Return what `work_options` and --store-timeout gave."""
+    from lmsearch.search.start import WorkOptions
+
+    names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "lease_seconds")
+    return WorkOptions(**{name: options[name] for name in names})
 
 
 def timestamped(line: str) -> None:

@@ -19,7 +19,6 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.run import check_open, find_study_file
 from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.errors import LmsearchError
 from lmsearch.escapes import shown
@@ -49,26 +48,20 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     Example:
         lmsearch plan my-study.toml --workers 4
     """
-    from lmsearch.machine import default_devices
-    from lmsearch.search.begin import Request, check_request, check_space, decide_tickets
+    from lmsearch.search.begin import decide_tickets
     from lmsearch.search.plan import make_plan, points_remark
-    from lmsearch.study.options import check_sampler
-    from lmsearch.study.reading import load_study
-    from lmsearch.text.corpus import cache_folder, open_corpus
+    from lmsearch.search.start import SearchRequest, WorkOptions, check_open, open_request
+    from lmsearch.text.corpus import cache_folder
     from lmsearch.text.judgement import judge
 
-    spec = load_study(find_study_file(study_file))
-    if options["sampler"] is not None:
-        check_sampler(options["sampler"])
-    request = Request(sampler=options["sampler"], trials=options["trials"])
-    check_request(spec, request)
-    devices = default_devices(options["device"], options["workers"])
+    asked = {name: options[name] for name in ("sampler", "trials", "workers", "device")}
+    request = SearchRequest(study_file=study_file, **asked, work=WorkOptions(allow_pickle=options["allow_pickle"]))
     with reading_bar() as progress:
-        corpus = open_corpus(spec.data, cache_folder(), allow_pickle=options["allow_pickle"], progress=progress)
-    check_space(spec, corpus)
+        opened = open_request(request, progress)
+    spec, corpus, devices = opened.spec, opened.corpus, opened.devices
     check_open(spec, study_file)
     warn_of_text(judge(corpus))
-    trials = len(decide_tickets(spec, request, None, []).add)
+    trials = len(decide_tickets(spec, request.budget, None, []).add)
 
     def measuring(line: str) -> None:
         if not options["as_json"]:
@@ -90,12 +83,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     _print(found, spec, devices, free_disk, connections)
     if remark := points_remark(spec, trials):
         say(remark)
-    words = ["lmsearch", "run", study_file]
-    for name in ("sampler", "trials", "workers"):
-        words += [] if options[name] is None else [f"--{name}", str(options[name])]
-    words += [] if options["device"] == "auto" else ["--device", options["device"]]
-    words += ["--allow-pickle"] if options["allow_pickle"] else []
-    say(f"start it with: {command_text(words, parse_storage(storage))}")
+    say(f"start it with: {command_text(request.words(), parse_storage(storage))}")
 
 
 def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:

@@ -1,87 +1,64 @@
 """What the commands have in common that start workers and watch them: `run` and `confirm`."""
 
 import contextlib
+import functools
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
-from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped, work_words
+from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped
 from lmsearch.cli.terminal import bearing, leave_terminal, say
 from lmsearch.config import BUILT_IN_CORPORA
-from lmsearch.folders import study_folder
 from lmsearch.processes import python
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from lmsearch.launch.supervise import Signals, Supervisor
+    from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
     from lmsearch.results.reading import Results
-    from lmsearch.store.records import StudyInfo, StudyRecord
-    from lmsearch.store.storage import FencedStorage
-    from lmsearch.store.tables import Ticket
-    from lmsearch.text.corpus import Corpus
+    from lmsearch.search.start import Prepared
+    from lmsearch.store.records import StudyRecord
 
 
 _PUBLISH_SECONDS = 60.0  # between writings of what the dashboard shows
 _SHORT_SECONDS = 10.0  # of a search that draws no plots
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """Everything that is checked and made before the first worker starts."""
+def supervisor(prepared: "Prepared", signals: "Signals", quiet: bool) -> "Supervisor":
+    """Return what starts the workers of a search on this host and watches them."""
+    import os
 
-    url: Any
-    storage: "FencedStorage"
-    info: "StudyInfo"
-    corpus: "Corpus"
-    devices: list[str]
-    until: float | None  # monotonic
-    options: dict[str, Any]
+    from lmsearch.launch.local import LocalLauncher, worker_environment
+    from lmsearch.launch.supervise import Supervisor
 
-    @property
-    def folder(self) -> Path:
-        """Return the folder for the study's files."""
-        return study_folder(self.info.ref.name)
+    def words(name: str, device: str, pipe: int) -> list[str]:
+        return python("-m", "lmsearch.cli.main", "worker", *worker_words(prepared, name, device, pipe))
 
-    def supervisor(self, signals: "Signals") -> "Supervisor":
-        """Return what starts the workers and watches them."""
-        import os
+    work, environment = prepared.work, worker_environment(os.environ, prepared.storage.place)
+    return Supervisor(
+        prepared.storage,
+        prepared.info,
+        LocalLauncher(words, prepared.folder, environment),
+        signals,
+        store_timeout=WORK_STORE_SECONDS if work.store_timeout is None else work.store_timeout,
+        max_failures=work.max_failures,
+        say=None if quiet else timestamped,
+    )
 
-        from lmsearch.launch.local import LocalLauncher, worker_environment
-        from lmsearch.launch.supervise import Supervisor
 
-        timeout = self.options["store_timeout"]
-        return Supervisor(
-            self.storage,
-            self.info,
-            LocalLauncher(self._worker_words, self.folder, worker_environment(os.environ, self.storage.place)),
-            signals,
-            store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
-            max_failures=self.options["max_failures"],
-            say=None if self.options["quiet"] or self.options["as_json"] else timestamped,
-        )
+def worker_words(prepared: "Prepared", name: str, device: str, pipe: int) -> list[str]:
+    """Return the arguments of `lmsearch worker` for one worker of a search."""
+    words = [prepared.info.ref.name, "--name", name, "--device", device, "--parent-pipe", str(pipe)]
+    corpus = prepared.text or prepared.info.spec.data.corpus
+    words += [] if corpus in BUILT_IN_CORPORA else ["--corpus", corpus]
+    if prepared.until is not None:
+        words += ["--until", f"{max(1.0, prepared.until - time.monotonic()):.0f}s"]
+    return words + prepared.work.words()
 
-    def command(self, words: "Sequence[str]") -> str:
-        """Write a command so that a person can copy it, with how it finds the store."""
-        return command_text(list(words), self.url)
 
-    def tickets(self) -> list["Ticket"]:
-        """List the study's tickets."""
-        from lmsearch.store.tickets import list_tickets
-
-        return list_tickets(self.storage, self.info.ref)
-
-    def _worker_words(self, name: str, device: str, pipe: int) -> list[str]:
-        words = python("-m", "lmsearch.cli.main", "worker", self.info.ref.name)
-        words += ["--name", name, "--device", device, "--parent-pipe", str(pipe)]
-        corpus = str(self.options.get("corpus") or self.info.spec.data.corpus)
-        if corpus not in BUILT_IN_CORPORA:
-            words += ["--corpus", corpus]
-        if self.until is not None:
-            words += ["--until", f"{max(1.0, self.until - time.monotonic()):.0f}s"]
-        return words + work_words(self.options)
+def output_words(options: dict[str, Any]) -> list[str]:
+    """Return the options about what is printed, for the command that resumes."""
+    return (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])
 
 
 def listen(signals: "Signals") -> None:
@@ -97,7 +74,7 @@ def listen(signals: "Signals") -> None:
     stopping.listen(act)
 
 
-def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
+def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "StudyRecord":
     """Draw the search until it ends, keep the dashboard's notes current, and return the study as it is then."""
     from lmsearch.cli.live import open_view
 
@@ -113,8 +90,8 @@ def watch(snapshots: Any, quiet: bool, keeper: "Keeper") -> "StudyRecord":
 class Keeper:
     """Updates notes and plots in the store, at most once a minute, and more seldom if that takes long."""
 
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
+    def __init__(self, prepared: "Prepared") -> None:
+        self._prepared = prepared
         self._began = time.monotonic()
         self._next = self._began + _PUBLISH_SECONDS
         self._publisher: Any = None
@@ -127,7 +104,7 @@ class Keeper:
         if time.monotonic() >= self._next:
             began = time.monotonic()
             with self._bearing():
-                self._write(complete(self._setup.storage, record), plots=True)
+                self._write(complete(self._prepared.storage, record), plots=True)
             self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
 
     def end(self, results: "Results", interrupted: bool) -> None:
@@ -156,19 +133,22 @@ class Keeper:
         from lmsearch.report.publishing import Publisher
 
         if self._publisher is None:
-            self._publisher = Publisher(storage=self._setup.storage, command=self._setup.command)
+            self._publisher = Publisher(
+                storage=self._prepared.storage,
+                command=functools.partial(command_text, url=self._prepared.storage.place),
+            )
         if not plots:
-            self._publisher.publish(results, self._setup.folder)
+            self._publisher.publish(results, self._prepared.folder)
             return
         from lmsearch.report.figures import make_figure
         from lmsearch.results.reading import with_epochs
 
-        self._publisher.publish(with_epochs(self._setup.storage, results), self._setup.folder, make_figure)
+        self._publisher.publish(with_epochs(self._prepared.storage, results), self._prepared.folder, make_figure)
 
 
-def why_over(setup: Setup) -> str:
+def why_over(prepared: "Prepared") -> str:
     """Say why a search ended that has trials left."""
     from lmsearch.store.tickets import read_stop
 
-    _, stopped = read_stop(setup.storage, setup.info.ref)
+    _, stopped = read_stop(prepared.storage, prepared.info.ref)
     return "stopped by `lmsearch stop`" if stopped else "the time limit is reached"

@@ -14,7 +14,7 @@ from lmsearch.cli.options import (
     storage_option,
     timestamped,
     work_options,
-    work_words,
+    work_request,
 )
 from lmsearch.folders import absolute, study_folder
 
@@ -63,7 +63,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
     words = ["lmsearch", "worker", study] + ([] if told.device == "auto" else ["--device", told.device])
     words += [] if corpus is None else ["--corpus", str(corpus)]
     words += [] if until is None else ["--until", f"{until:.0f}s"]
-    again = command_text(words + work_words(options), url)
+    again = command_text(words + work_request(options).words(), url)
     try:
         code = run_worker(told, timestamped)
     except StoreGoneError as error:

@@ -19,7 +19,7 @@ from typing import Any
 import filelock
 
 from lmsearch.config import BUILT_IN_CORPORA, RunConfig
-from lmsearch.errors import ConfigError, StudyError
+from lmsearch.errors import StudyError
 from lmsearch.escapes import cell
 from lmsearch.files import draft_of, remove_tree, replace_file
 from lmsearch.folders import (
@@ -33,6 +33,7 @@ from lmsearch.folders import (
     RESULTS_OF,
     TRIALS_HEAD,
     WEIGHTS,
+    check_folder,
     check_replaceable,
     is_model,
     is_ours,
@@ -83,13 +84,6 @@ def holds_results_of(folder: Path, info: StudyInfo) -> bool:
     A folder of lmsearch 0.1.0 does not say whose they are, and is believed.
     """
     return is_ours(folder) and (mark_of(folder) or {}).get(RESULTS_OF, info.ref.key) == info.ref.key
-
-
-def check_folder(folder: Path) -> None:
-    """Raise `ConfigError` where files of our results' names are there, and are somebody else's."""
-    there = [path for name in (*RESULTS, MODEL) if (path := folder / name).exists()]
-    if there and not is_ours(folder):
-        raise ConfigError(f"{there[0]} is there and not lmsearch's; move it away, or give the study another --name")
 
 
 def _take(folder: Path, results: Results) -> str:

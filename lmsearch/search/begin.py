@@ -28,6 +28,8 @@ from lmsearch.text.judgement import judge
 class SpaceChangedError(StudyError):
     """The file has another space than the study of its name: a new study can be started from the old one."""
 
+    new_study: Sequence[str] = ()  # the command that starts it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

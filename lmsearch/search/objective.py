@@ -11,12 +11,11 @@ from lmsearch.errors import ConfigError, StudyError
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch
 from lmsearch.lm.train import train
-from lmsearch.search.begin import check_space
 from lmsearch.search.outcome import DIVERGED, decide, final_value, reported_value
+from lmsearch.search.start import open_study_file
 from lmsearch.search.strategies import suggest
-from lmsearch.study.reading import load_study
 from lmsearch.study.spec import StudySpec
-from lmsearch.text.corpus import Corpus, cache_folder, open_corpus
+from lmsearch.text.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,7 @@ class Objective:
 @functools.cache
 def _opened(study_file: Path) -> tuple[StudySpec, Corpus]:
     """Read a study file and its text, once in a process."""
-    spec = load_study(study_file)
-    corpus = open_corpus(spec.data, cache_folder())
-    check_space(spec, corpus)
-    return spec, corpus
+    return open_study_file(study_file)
 
 
 @functools.cache

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lmsearch.cli.run import find_study_file
 from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.folders import absolute
+from lmsearch.study.shipped import find_study_file
 from lmsearch.text.corpus import cache_folder
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus

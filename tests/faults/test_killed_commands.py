@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from lmsearch.cli.main import main
-from lmsearch.cli.run import _set_up
 from lmsearch.results.best import write_results
 from lmsearch.results.reading import read
 from lmsearch.search.confirm import begin_confirmation
+from lmsearch.search.start import SearchRequest, prepare
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord, find_study, open_study
 from lmsearch.store.storage import FencedStorage
@@ -26,9 +26,6 @@ from tests.bureau import Bureau
 from tests.factories import TINY_STUDY
 
 ROOT = Path(__file__).parents[2]
-NO_OPTIONS = dict.fromkeys(
-    ("name", "sampler", "pruner", "trials", "more", "source", "hours", "checkpoints", "store_timeout", "max_failures")
-) | {"workers": 1, "device": "cpu", "allow_pickle": False, "quiet": True, "as_json": False}
 
 
 @pytest.fixture
@@ -72,7 +69,7 @@ def record(storage: FencedStorage, name: str) -> StudyRecord:
 
 def go_on(study_file: str, copy: Path) -> None:
     """Do what `lmsearch run` does before its workers start."""
-    _set_up(study_file, f"sqlite:///{copy / 'store.db'}", dict(NO_OPTIONS)).storage.engine.dispose()
+    prepare(SearchRequest(study_file=study_file), parse_url(f"sqlite:///{copy / 'store.db'}")).storage.engine.dispose()
 
 
 def check_taken_over(storage: FencedStorage, name: str, tickets: int) -> None:

@@ -12,7 +12,6 @@ import pytest
 from lmsearch import machine as host
 from lmsearch.cli.live import _Lines, render, spark
 from lmsearch.cli.options import command_text, duration, parse_storage
-from lmsearch.cli.run import _own_words, brought_studies
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.folders import check_name
 from lmsearch.launch.pace import seconds_left
@@ -20,9 +19,11 @@ from lmsearch.launch.supervise import Snapshot
 from lmsearch.machine import default_devices
 from lmsearch.results.best import trials_csv
 from lmsearch.search.failures import repeated_failure, tracebacks_of
+from lmsearch.search.start import ConfirmRequest, SearchRequest, WorkOptions
 from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket
+from lmsearch.study.shipped import shipped_studies
 from tests.factories import TINY_STUDY
 from tests.store.test_checkpoints import make_ticket
 
@@ -53,20 +54,23 @@ def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
     assert secret == "lmsearch run 'my file.toml'  # with LMSEARCH_STORAGE set to the store's URL"
 
 
-def test_a_printed_command_carries_every_option_but_asks_for_nothing_twice() -> None:
-    names = ("name", "sampler", "pruner", "trials", "workers", "hours", "more", "source")
-    none = dict.fromkeys((*names, "checkpoints", "store_timeout", "max_failures"))
-    options: dict[str, Any] = none | {"device": "auto", "quiet": False, "as_json": False}
-    options |= {"stall": 600.0, "lease_seconds": 30.0, "allow_pickle": False}
-    assert _own_words("default", options) == ["lmsearch", "run"]
-    given = options | {"sampler": "tpe", "more": 5, "workers": 4, "hours": 1.5, "device": "cuda", "quiet": True}
-    assert " ".join(_own_words("x.toml", given)) == (
-        "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5 --quiet"
-    )
-    looked_after = options | {"stall": 90.0, "store_timeout": 30.0, "max_failures": 5, "source": "old"}
-    assert " ".join(_own_words("x.toml", looked_after)) == (
+def test_a_search_is_resumed_by_a_command_line_that_the_request_gives() -> None:
+    assert SearchRequest().words() == ["lmsearch", "run"]
+    given = SearchRequest(study_file="x.toml", sampler="tpe", more=5, workers=4, hours=1.5, device="cuda")
+    assert " ".join(given.words()) == "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5"
+    work = WorkOptions(stall=90.0, store_timeout=30.0, max_failures=5)
+    assert " ".join(SearchRequest(study_file="x.toml", source="old", work=work).words()) == (
         "lmsearch run x.toml --from old --store-timeout 30s --stall 90s --max-failures 5"
     )
+    confirmed = ConfirmRequest(study="x", top=3, seeds=5, device="cpu", work=WorkOptions(allow_pickle=True))
+    assert " ".join(confirmed.words()) == "lmsearch confirm x --top 3 --seeds 5 --device cpu --allow-pickle"
+
+
+def test_a_request_that_cannot_be_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="no sampler is called 'tpee'; did you mean tpe"):
+        SearchRequest(sampler="tpee")
+    with pytest.raises(ConfigError, match="--trials sets the total and --more adds to it; use one of the two"):
+        SearchRequest(trials=3, more=4)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-x", "a\0b", "x" * 300])
@@ -76,7 +80,7 @@ def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
 
 
 def test_three_studies_travel_with_lmsearch() -> None:
-    assert list(brought_studies()) == [
+    assert list(shipped_studies()) == [
         "asha-paper",
         "default",
         "lstm-wikitext2",

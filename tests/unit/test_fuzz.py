@@ -9,12 +9,12 @@ import optuna
 import pytest
 
 from lmsearch.cli.main import GROUPS, main
-from lmsearch.cli.run import brought_studies
 from lmsearch.errors import LmsearchError
 from lmsearch.search.begin import Request, check_request, decide_tickets
 from lmsearch.search.plan import space_points
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.study.reading import load_config, load_study, parse_study
+from lmsearch.study.shipped import shipped_studies
 from tests.factories import TINY_STUDY, make_run
 
 ODD = [
@@ -61,7 +61,7 @@ def mutated(text: str, chosen: random.Random) -> str:
 def test_mutated_study_files_are_refused_in_one_sentence_or_give_a_point(tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     chosen = random.Random(14)
-    texts = [TINY_STUDY, *(path.read_text(encoding="utf-8") for path in brought_studies().values())]
+    texts = [TINY_STUDY, *(path.read_text(encoding="utf-8") for path in shipped_studies().values())]
     read = refused = 0
     for number in range(1_000):
         text = mutated(chosen.choice(texts), chosen)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lmsearch.cli.run import brought_studies
 from lmsearch.config import Value
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.model import LanguageModel
@@ -17,6 +16,7 @@ from lmsearch.space import Choice, OpenValue
 from lmsearch.study.differences import differences
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 from lmsearch.study.reading import load_config, load_study, parse_study, parse_value
+from lmsearch.study.shipped import shipped_studies
 from lmsearch.version import __version__
 from tests.factories import TINY_STUDY, make_spec, write_study
 
@@ -197,7 +197,7 @@ def random_point(opened: dict[str, OpenValue], rng: random.Random) -> dict[str, 
     return point
 
 
-@pytest.mark.parametrize("path", brought_studies().values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", shipped_studies().values(), ids=lambda path: path.stem)
 def test_every_study_that_travels_with_lmsearch_is_valid_everywhere(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ") and "?" in path.read_text(encoding="utf-8").splitlines()[0]
     spec = load_study(path)

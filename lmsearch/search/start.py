@@ -1,0 +1,288 @@
+"""A request in, a prepared search out: `run`, `plan`, `confirm`, an objective and a notebook all start here."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+
+from lmsearch.errors import ConfigError, StoreError, StudyError
+from lmsearch.folders import absolute, check_folder, check_name, check_new_name, make_folder, study_folder
+from lmsearch.machine import default_devices
+from lmsearch.search import begin as beginning
+from lmsearch.search.begin import SpaceChangedError, begin, check_request, check_space
+from lmsearch.search.confirm import begin_confirmation
+from lmsearch.search.take_over import check_source, complete
+from lmsearch.store.belonging import others_in, others_sentence
+from lmsearch.store.copies import open_own_study
+from lmsearch.store.opening import open_storage
+from lmsearch.store.outages import WaitUpTo
+from lmsearch.store.records import StudyInfo, find_study
+from lmsearch.store.storage import FencedStorage
+from lmsearch.study.options import check_pruner, check_sampler
+from lmsearch.study.reading import load_study
+from lmsearch.study.shipped import find_study_file
+from lmsearch.study.spec import StudySpec
+from lmsearch.text.corpus import Corpus, Progress, cache_folder, open_corpus
+from lmsearch.text.judgement import judge
+from lmsearch.version import __version__
+
+STORE_SECONDS = 10.0  # of waiting for a store that does not answer, before trials run
+STALL_SECONDS = 600.0
+LEASE_SECONDS = 30.0
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """What holds for each worker of a search, on a command line of `run`, `confirm` or `worker`."""
+
+    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in runs/STUDY
+    store_timeout: float | None = None  # seconds of waiting for a store that does not answer
+    stall: float = STALL_SECONDS  # without a step
+    max_failures: int | None = None  # in a row with the same traceback; None: the study's
+    allow_pickle: bool = False  # for a corpus of object arrays
+    lease_seconds: float = LEASE_SECONDS
+
+    def words(self) -> list[str]:
+        """Return the options that differ from their defaults, for a command line."""
+        words = []
+        if self.checkpoints is not None:
+            words += ["--checkpoints", str(absolute(self.checkpoints, "--checkpoints"))]
+        if self.store_timeout is not None:
+            words += ["--store-timeout", f"{self.store_timeout:g}s"]
+        if self.stall != STALL_SECONDS:
+            words += ["--stall", f"{self.stall:g}s"]
+        if self.max_failures is not None:
+            words += ["--max-failures", str(self.max_failures)]
+        words += ["--allow-pickle"] if self.allow_pickle else []
+        if self.lease_seconds != LEASE_SECONDS:
+            words += ["--lease-seconds", f"{self.lease_seconds:g}"]
+        return words
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a person asks for; None is: as the study file or the store has it."""
+
+    study_file: str = "default"  # a path, or the name of a study that lmsearch ships
+    name: str | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    trials: int | None = None
+    more: int | None = None
+    source: str | None = None  # a study whose trials are taken over
+    hours: float | None = None
+    workers: int | None = None
+    device: str = "auto"
+    work: WorkOptions = field(default_factory=WorkOptions)
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None:
+            check_sampler(self.sampler)
+        if self.pruner is not None:
+            check_pruner(self.pruner)
+        if self.trials is not None and self.more is not None:
+            raise ConfigError("--trials sets the total and --more adds to it; use one of the two")
+
+    @property
+    def budget(self) -> beginning.Request:
+        """Return what the request says of the budget and of who proposes and prunes."""
+        return beginning.Request(sampler=self.sampler, pruner=self.pruner, trials=self.trials, more=self.more)
+
+    def words(self) -> list[str]:
+        """Return the command that resumes the search: what is in the budget already is not added again."""
+        words = ["lmsearch", "run"] + ([] if self.study_file == "default" else [self.study_file])
+        for option in ("name", "sampler", "pruner", "trials", "workers", "device", "hours"):
+            value = getattr(self, option)
+            if value is not None and (option, value) != ("device", "auto"):
+                words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+        words += [] if self.source is None else ["--from", self.source]
+        return words + self.work.words()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmRequest:
+    """What a person asks for of a confirmation."""
+
+    study: str
+    top: int
+    seeds: int
+    workers: int | None = None
+    device: str = "auto"
+    corpus: Path | None = None  # where the text lies on this host, if elsewhere than on the first
+    work: WorkOptions = field(default_factory=WorkOptions)
+
+    def words(self) -> list[str]:
+        """Return the command that resumes the confirmation."""
+        words = ["lmsearch", "confirm", self.study, "--top", str(self.top), "--seeds", str(self.seeds)]
+        words += [] if self.workers is None else ["--workers", str(self.workers)]
+        words += [] if self.device == "auto" else ["--device", self.device]
+        words += [] if self.corpus is None else ["--corpus", str(self.corpus)]
+        return words + self.work.words()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A study file that can be searched on this machine, and its text."""
+
+    path: Path
+    spec: StudySpec
+    corpus: Corpus
+    devices: list[str]  # one for each worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A search of which everything is checked and stored; what is missing is its workers."""
+
+    storage: FencedStorage
+    info: StudyInfo
+    corpus: Corpus
+    devices: list[str]
+    until: float | None  # monotonic
+    work: WorkOptions
+    text: str = ""  # where the study's text lies on this host; "": as the study says
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder for the study's files."""
+        return study_folder(self.info.ref.name)
+
+
+def open_study_file(path: Path) -> tuple[StudySpec, Corpus]:
+    """Read a study file and its text, and check that every end of its space makes a valid run."""
+    spec = load_study(path)
+    corpus = open_corpus(spec.data, cache_folder())
+    check_space(spec, corpus)
+    return spec, corpus
+
+
+def open_request(request: SearchRequest, progress: Progress | None = None, defaults: str = __version__) -> Opened:
+    """Open a request's study file without looking at a store.
+
+    `defaults` is the lmsearch version whose defaults hold in the file. Raises `LmsearchError`.
+    """
+    path = find_study_file(request.study_file)
+    spec = load_study(path, defaults)
+    check_request(spec, request.budget)
+    devices = default_devices(request.device, request.workers)
+    corpus = open_corpus(spec.data, cache_folder(), allow_pickle=request.work.allow_pickle, progress=progress)
+    check_space(spec, corpus)
+    return Opened(path=path, spec=spec, corpus=corpus, devices=devices)
+
+
+def check_open(spec: StudySpec, study_file: str) -> None:
+    """Refuse a file with nothing to search: each of its trials would be the same training with the same seed."""
+    if not spec.open:
+        raise ConfigError(
+            f"{study_file} leaves no value open, so there is nothing to search; train it with: "
+            f"lmsearch train {shlex.quote(study_file)}, or open a value, such as learning_rate = {{ low = 0.001, "
+            "high = 0.03, log = true }"
+        )
+
+
+def prepare(
+    request: SearchRequest, url: URL, warn: Warn = lambda sentence: None, progress: Progress | None = None
+) -> Prepared:
+    """Create or resume a request's study in a store. Everything is checked before anything is written.
+
+    `warn` is given what a person should know. Raises `LmsearchError`; `SpaceChangedError` where the file has another
+    space than the study of its name.
+    """
+    path = find_study_file(request.study_file)
+    name = path.stem if request.name is None else request.name
+    check_name(name)
+    check_folder(study_folder(name))
+    known = _known_study(url, name, request.work.store_timeout)
+    if known is None:
+        check_new_name(name)
+    opened = open_request(request, progress, __version__ if known is None else known.defaults)
+    spec, corpus = opened.spec, opened.corpus
+    if known is None:
+        check_open(spec, request.study_file)
+    for remark in (*judge(corpus), *spec.warnings()):
+        warn(f"warning: {remark}")
+    storage = _open(url, request.work.store_timeout, create=True)
+    source = request.source or ("" if known is not None else spec.settings.source)
+    if source:
+        check_source(storage, source, name, spec, corpus)
+    try:
+        info = begin(storage, name, spec, str(absolute(path).parent), corpus, request.budget, request.source)
+    except SpaceChangedError as error:
+        error.new_study = ["lmsearch", "run", request.study_file, "--name", f"{name}-2", "--from", name]
+        raise
+    _take_over(storage, info, warn)
+    _prepare_folder(storage, info, request.work.checkpoints, warn)
+    hours = request.hours or spec.settings.hours
+    return Prepared(
+        storage=storage,
+        info=info,
+        corpus=corpus,
+        devices=opened.devices,
+        until=time.monotonic() + 3600 * hours if hours else None,
+        work=request.work,
+    )
+
+
+def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress | None = None) -> Prepared:
+    """Create or resume the confirmation of a study's best configurations. Raises `LmsearchError`."""
+    devices = default_devices(request.device, request.workers)
+    storage = _open(url, request.work.store_timeout, write=True)
+    data = open_own_study(storage, request.study).spec.data
+    text = ""
+    if request.corpus is not None:
+        text = str(absolute(request.corpus, "the corpus"))
+        data = replace(data, corpus=text)
+    corpus = open_corpus(data, cache_folder(), allow_pickle=request.work.allow_pickle, progress=progress)
+    return Prepared(
+        storage=storage,
+        info=begin_confirmation(storage, request.study, request.top, request.seeds),
+        corpus=corpus,
+        devices=devices,
+        until=None,
+        work=request.work,
+        text=text,
+    )
+
+
+def _open(url: URL, timeout: float | None, create: bool = False, write: bool = False) -> FencedStorage:
+    patience = WaitUpTo(STORE_SECONDS if timeout is None else timeout)
+    return open_storage(url, create=create, write=write, patience=patience)
+
+
+def _known_study(url: URL, name: str, timeout: float | None) -> StudyInfo | None:
+    """Open a study without changing anything; None where there is no such store yet, or no such study."""
+    try:
+        opened = _open(url, timeout)
+    except StoreError:
+        return None  # whoever opens it to write says what is wrong with it, or makes it
+    try:
+        return find_study(opened, name)
+    finally:
+        opened.engine.dispose()
+
+
+def _take_over(storage: FencedStorage, info: StudyInfo, warn: Warn) -> None:
+    """Take over another study's trials, now or if an earlier command ended before it had."""
+    try:
+        taken = complete(storage, info)
+    except StudyError as error:
+        warn(f"warning: {info.ref.name} continues without the trials that it should take over: {error}")
+        return
+    if taken is not None and info.source is not None:
+        warn(f"from {info.source.name}: {taken.taken} trials taken over, {taken.unfit} do not fit this space")
+
+
+def _prepare_folder(storage: FencedStorage, info: StudyInfo, checkpoints: Path | None, warn: Warn) -> None:
+    """Mark the study's folder as ours, and warn where files in it are newer than the store."""
+    folder = study_folder(info.ref.name)
+    with contextlib.suppress(OSError):  # what cannot be written is reported where it must be
+        make_folder(folder)
+    files = folder if checkpoints is None else checkpoints / info.ref.name
+    if others := others_in(storage, info, files):
+        warn(f"warning: {others_sentence(others)}")
