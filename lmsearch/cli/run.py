@@ -93,7 +93,7 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["pruner"] is not None:
         check_pruner(options["pruner"])
     if options["trials"] is not None and options["more"] is not None:
-        raise ConfigError("--trials sets the total and --more adds to it; use one of the two")
+        raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
 
 
 def _set_up(study_file: str, storage: str, options: dict[str, Any]) -> Setup:
