@@ -87,7 +87,7 @@ class SearchRequest:
         if self.pruner is not None:
             check_pruner(self.pruner)
         if self.trials is not None and self.more is not None:
-            raise ConfigError("--trials sets the total and --more adds to it; use one of the two")
+            raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
 
     @property
     def budget(self) -> beginning.Request:
@@ -198,6 +198,7 @@ def prepare(
     name = path.stem if request.name is None else request.name
     check_name(name)
     check_folder(study_folder(name))
+    load_study(path)  # a mistake in the file is reported before a store is waited for
     known = _known_study(url, name, request.work.store_timeout)
     if known is None:
         check_new_name(name)

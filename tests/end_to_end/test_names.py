@@ -167,7 +167,7 @@ def test_confirm_and_doctor_leave_what_a_person_put_beside(cli: Cli, tmp_path: P
     shutil.rmtree(tmp_path / "runs/s/models")
     shutil.rmtree(tmp_path / "runs/s/best-model")
     said = cli("confirm", "s", "--top", "1", "--seeds", "1", "--workers", "1", **here)
-    assert said.returncode == 0 and "so that it is trained again" in said.stderr, said.stderr
+    assert said.returncode == 0 and "are missing; it is trained again" in said.stderr, said.stderr
     told = json.loads((tmp_path / "runs/s/best-model/metrics.json").read_text())
     found = valid_perplexity(tmp_path / "runs/s/best-model", tmp_path / "corpus/valid.txt")
     assert found == pytest.approx(told["perplexity"], rel=5e-3)

@@ -276,7 +276,7 @@ def test_row_15_a_trial_that_hangs_once_is_ended_with_its_stack_and_tried_again(
     check_whole(bureau.record())
     said = bureau.logs()
     assert "_go_wrong" in said  # the stack names where it hung
-    assert any("its trial made no step" in notice for notice in notices)
+    assert any("its trial made no progress" in notice for notice in notices)
     assert [t.stalls for t in bureau.tickets() if t.stalls] == [1]
     if fault == "hang-once":
         assert "no step for 2 s; the stack of each thread" in said

@@ -69,7 +69,7 @@ def test_a_search_is_resumed_by_a_command_line_that_the_request_gives() -> None:
 def test_a_request_that_cannot_be_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match="no sampler is called 'tpee'; did you mean tpe"):
         SearchRequest(sampler="tpee")
-    with pytest.raises(ConfigError, match="--trials sets the total and --more adds to it; use one of the two"):
+    with pytest.raises(ConfigError, match="--trials sets the total and --more adds to it; give one of the two"):
         SearchRequest(trials=3, more=4)
 
 
