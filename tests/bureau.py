@@ -13,7 +13,8 @@ from typing import Any
 from lmsearch.config import DataConfig
 from lmsearch.launch.local import LocalLauncher, worker_environment
 from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord
 from lmsearch.store.tables import Ticket

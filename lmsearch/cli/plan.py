@@ -48,7 +48,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     Example:
         lmsearch plan my-study.toml --workers 4
     """
-    from lmsearch.search.begin import decide_tickets
+    from lmsearch.search.budget import decide_tickets
     from lmsearch.search.plan import make_plan, points_remark
     from lmsearch.search.start import SearchRequest, WorkOptions, check_open, open_request
     from lmsearch.text.corpus import cache_folder

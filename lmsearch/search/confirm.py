@@ -10,6 +10,7 @@ import tomlkit
 
 from lmsearch.config import Value
 from lmsearch.errors import StudyError
+from lmsearch.search.budget import open_budget
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import creating
 from lmsearch.store.records import (
@@ -23,7 +24,7 @@ from lmsearch.store.records import (
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
-from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_strays
+from lmsearch.store.tickets import Changes, NewTicket
 from lmsearch.store.trials import read_study
 from lmsearch.study.reading import parse_study
 from lmsearch.study.spec import StudySpec
@@ -68,10 +69,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
         elif again.spec.text != spec.text:  # the text's place, or the budget in the file, has changed
             again = replace(again, spec=spec, folder=info.folder)
             store_info(storage, again)
-    purge_strays(storage, again.ref)
-    ask_to_stop(storage, again.ref, stopped=False)
-    change_tickets(storage, again.ref, lambda tickets: Changes(add=_missing(tickets, fixed)))
-    close_ended(storage, again.ref)
+    open_budget(storage, again.ref, lambda tickets: Changes(add=_missing(tickets, fixed)))
     return again
 
 

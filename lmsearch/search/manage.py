@@ -26,6 +26,7 @@ from lmsearch.folders import (
     mark_of,
     remove_weights,
 )
+from lmsearch.search.budget import filling_sampler
 from lmsearch.store.belonging import OTHER, Belonging
 from lmsearch.store.checkpoints import SHORT, Checkpoints, remove_checkpoint
 from lmsearch.store.copies import open_own_study
@@ -53,10 +54,9 @@ def enqueue(
 
 def _enqueued(info: StudyInfo, values: Mapping[str, object], retry_of: int | None) -> NewTicket:
     """Make a ticket with these values; the study's sampler draws the others."""
-    settings = info.spec.settings
-    sampler = settings.sampler if settings.sampler not in ("grid", "manual") else "random"
+    sampler, pruner = filling_sampler(info.spec), info.spec.settings.pruner
     fixed = info.spec.check_point(values)
-    return NewTicket(origin="enqueued", sampler=sampler, pruner=settings.pruner, fixed=fixed, retry_of=retry_of)
+    return NewTicket(origin="enqueued", sampler=sampler, pruner=pruner, fixed=fixed, retry_of=retry_of)
 
 
 def retry(storage: FencedStorage, name: str, number: int) -> tuple[StudyInfo, list[Ticket]]:

@@ -12,8 +12,9 @@ from sqlalchemy.engine import URL
 from lmsearch.errors import ConfigError, StoreError, StudyError
 from lmsearch.folders import absolute, check_folder, check_name, check_new_name, make_folder, study_folder
 from lmsearch.machine import default_devices
-from lmsearch.search import begin as beginning
-from lmsearch.search.begin import SpaceChangedError, begin, check_request, check_space
+from lmsearch.search import budget as budgets
+from lmsearch.search.begin import SpaceChangedError, begin, check_space
+from lmsearch.search.budget import check_request
 from lmsearch.search.confirm import begin_confirmation
 from lmsearch.search.take_over import check_source, complete
 from lmsearch.store.belonging import others_in, others_sentence
@@ -90,9 +91,9 @@ class SearchRequest:
             raise ConfigError("--trials sets the total and --more adds to it; give one of the two")
 
     @property
-    def budget(self) -> beginning.Request:
+    def budget(self) -> budgets.Request:
         """Return what the request says of the budget and of who proposes and prunes."""
-        return beginning.Request(sampler=self.sampler, pruner=self.pruner, trials=self.trials, more=self.more)
+        return budgets.Request(sampler=self.sampler, pruner=self.pruner, trials=self.trials, more=self.more)
 
     def words(self) -> list[str]:
         """Return the command that resumes the search: what is in the budget already is not added again."""

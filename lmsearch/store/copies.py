@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.orm import Session
 
 from lmsearch.store.opening import creating
 from lmsearch.store.records import StudyInfo, open_study, store_info
@@ -59,28 +60,26 @@ def adopt_copy(storage: FencedStorage, info: StudyInfo) -> tuple[StudyInfo, bool
     original = _tickets_of(storage, info.ref.key)
     rows = _rows(adopted, trials, original)
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            if session.execute(sa.select(TICKET.c.number).where(TICKET.c.study_key == adopted.ref.key)).first():
-                return  # the reply to the first attempt was lost
-            if rows:
-                session.execute(sa.insert(TICKET), rows)
-            _copy_epochs(session, info.ref.key, adopted, {trial.number: trial._trial_id for trial in trials})
+    def work(session: Session) -> None:
+        if session.execute(sa.select(TICKET.c.number).where(TICKET.c.study_key == adopted.ref.key)).first():
+            return  # the reply to the first attempt was lost
+        if rows:
+            session.execute(sa.insert(TICKET), rows)
+        _copy_epochs(session, info.ref.key, adopted, {trial.number: trial._trial_id for trial in trials})
 
-    storage.persist(call)
+    storage.do(work)
     store_info(storage, adopted)  # last: until it is written, the copy is adopted anew
     return adopted, bool(original)
 
 
 def _tickets_of(storage: FencedStorage, key: str) -> list[Ticket]:
-    def call(again: bool) -> list[Ticket]:
-        with storage.transaction() as session:
-            rows = session.execute(
-                sa.select(*storage.ticket_columns).where(TICKET.c.study_key == key).order_by(TICKET.c.number)
-            )
-            return [Ticket(**row) for row in rows.mappings()]
+    def work(session: Session) -> list[Ticket]:
+        rows = session.execute(
+            sa.select(*storage.ticket_columns).where(TICKET.c.study_key == key).order_by(TICKET.c.number)
+        )
+        return [Ticket(**row) for row in rows.mappings()]
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def _rows(info: StudyInfo, trials: Sequence[FrozenTrial], original: Sequence[Ticket]) -> list[dict[str, Any]]:

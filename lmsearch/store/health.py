@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from lmsearch.store.storage import FencedStorage, trouble_values
 from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, StudyRef, Ticket
@@ -121,13 +122,12 @@ def give_back_silent(storage: FencedStorage, ticket: Ticket) -> bool:
     )
     values = {"state": OPEN, "expires": None} | trouble_values("death")
 
-    def call(again: bool) -> bool:
-        with storage.transaction() as session:
-            session.execute(sa.update(TICKET).where(*mine, TICKET.c.state == RUNNING).values(values))
-            # Whoever else gave it back meanwhile did the same.
-            return session.execute(sa.select(TICKET.c.state).where(*mine)).scalar_one_or_none() == OPEN
+    def work(session: Session) -> bool:
+        session.execute(sa.update(TICKET).where(*mine, TICKET.c.state == RUNNING).values(values))
+        # Whoever else gave it back meanwhile did the same.
+        return session.execute(sa.select(TICKET.c.state).where(*mine)).scalar_one_or_none() == OPEN
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def ended_from_outside(storage: FencedStorage, study: StudyRef) -> list[int]:
@@ -174,28 +174,25 @@ def remove_strays(storage: FencedStorage, keys: Collection[str]) -> None:
     its key is stored.
     """
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            for table in (TICKET, EPOCH):
-                session.execute(sa.delete(table).where(table.c.study_key.not_in(list(keys))))
+    def work(session: Session) -> None:
+        for table in (TICKET, EPOCH):
+            session.execute(sa.delete(table).where(table.c.study_key.not_in(list(keys))))
 
-    storage.persist(call)
+    storage.do(work)
 
 
 def _rows(storage: FencedStorage, query: Any) -> list[Any]:
-    def call(again: bool) -> list[Any]:
-        with storage.transaction() as session:
-            return list(session.execute(query).all())
+    def work(session: Session) -> list[Any]:
+        return list(session.execute(query).all())
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def _scalar(storage: FencedStorage, statement: str) -> Any:
-    def call(again: bool) -> Any:
-        with storage.transaction() as session:
-            return session.connection().exec_driver_sql(statement).scalar()
+    def work(session: Session) -> Any:
+        return session.connection().exec_driver_sql(statement).scalar()
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def _seconds(storage: FencedStorage, *statements: Any) -> float:

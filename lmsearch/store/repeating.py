@@ -83,6 +83,15 @@ class RepeatingStorage(RDBStorage):
                 self.note_connected()
                 return result
 
+    def do(self, work: Callable[[Session], R]) -> R:
+        """Do in one transaction what may be repeated: twice is as once."""
+
+        def call(again: bool) -> R:
+            with self.transaction() as session:
+                return work(session)
+
+        return self.persist(call)
+
     @property
     def is_read_only(self) -> bool:
         """Whether nothing can be written to the store from here."""

@@ -61,28 +61,26 @@ class Changes:
 def list_tickets(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
     """Return all tickets of a study, by number."""
 
-    def call(again: bool) -> list[Ticket]:
-        with storage.transaction() as session:
-            return _read(session, storage, study)
+    def work(session: Session) -> list[Ticket]:
+        return _read(session, storage, study)
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[list[Ticket]], Changes]) -> list[Ticket]:
     """Add and withdraw tickets as `decide` says of those there are, alone; return those there are then."""
     batch = uuid.uuid4().hex
 
-    def call(again: bool) -> list[Ticket]:
-        with storage.transaction() as session:
-            lock_study(session, study)
-            tickets = _read(session, storage, study)
-            if any(ticket.batch == batch for ticket in tickets):
-                return tickets  # the reply to the first attempt was lost
-            changes = decide(tickets)
-            _apply(session, study, changes, batch, 1 + max((t.number for t in tickets), default=-1))
-            return _read(session, storage, study)
+    def work(session: Session) -> list[Ticket]:
+        lock_study(session, study)
+        tickets = _read(session, storage, study)
+        if any(ticket.batch == batch for ticket in tickets):
+            return tickets  # the reply to the first attempt was lost
+        changes = decide(tickets)
+        _apply(session, study, changes, batch, 1 + max((t.number for t in tickets), default=-1))
+        return _read(session, storage, study)
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | None:
@@ -295,12 +293,11 @@ def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
 def owes(storage: FencedStorage, study: StudyRef) -> bool:
     """Whether a study has trials left."""
 
-    def call(again: bool) -> bool:
-        with storage.transaction() as session:
-            left = sa.select(TICKET.c.number).where(of_study(study), TICKET.c.state != DONE).limit(1)
-            return session.execute(left).first() is not None
+    def work(session: Session) -> bool:
+        left = sa.select(TICKET.c.number).where(of_study(study), TICKET.c.state != DONE).limit(1)
+        return session.execute(left).first() is not None
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def release_worker(
@@ -316,37 +313,34 @@ def release_worker(
     """
     values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
-    def call(again: bool) -> bool:
-        with storage.transaction() as session:
-            given: Any = session.execute(
-                sa.update(TICKET)
-                .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
-                .values({"state": OPEN, "expires": None} | values)
-            )
-            return bool(given.rowcount)
+    def work(session: Session) -> bool:
+        given: Any = session.execute(
+            sa.update(TICKET)
+            .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
+            .values({"state": OPEN, "expires": None} | values)
+        )
+        return bool(given.rowcount)
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def leases(storage: FencedStorage, study: StudyRef) -> list[Ticket]:
     """List the tickets of a study that are under a lease that has not run out."""
 
-    def call(again: bool) -> list[Ticket]:
-        with storage.transaction() as session:
-            rows = session.execute(sa.select(*storage.ticket_columns).where(of_study(study), live_lease(storage)))
-            return [Ticket(**row) for row in rows.mappings()]
+    def work(session: Session) -> list[Ticket]:
+        rows = session.execute(sa.select(*storage.ticket_columns).where(of_study(study), live_lease(storage)))
+        return [Ticket(**row) for row in rows.mappings()]
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def present(storage: FencedStorage) -> tuple[float, str]:
     """Return the time by the clock of leases, in seconds, and the boot that it counts from."""
 
-    def call(again: bool) -> float:
-        with storage.transaction() as session:
-            return float(session.execute(sa.select(storage.clock())).scalar_one())
+    def work(session: Session) -> float:
+        return float(session.execute(sa.select(storage.clock())).scalar_one())
 
-    return storage.persist(call), storage.boot()
+    return storage.do(work), storage.boot()
 
 
 def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
@@ -360,11 +354,10 @@ def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
 def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
     """Return how often a study's workers were asked to stop, and whether the study stands stopped now."""
 
-    def call(again: bool) -> tuple[int, bool]:
-        with storage.transaction() as session:
-            return _stop_state(session, study)
+    def work(session: Session) -> tuple[int, bool]:
+        return _stop_state(session, study)
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: Ticket, progress: Progress) -> tuple[bool, int]:
@@ -393,30 +386,28 @@ def close_ended(storage: FencedStorage, study: StudyRef) -> None:
     trial = models.TrialModel
     finished = sa.select(trial.trial_id).where(trial.study_id == study.id, trial.state.in_(ended))
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            session.execute(
-                sa.update(TICKET)
-                .where(
-                    TICKET.c.study_key == study.key,
-                    TICKET.c.state != DONE,
-                    TICKET.c.trial_id.in_(finished.scalar_subquery()),
-                )
-                .values(state=DONE, expires=None)
+    def work(session: Session) -> None:
+        session.execute(
+            sa.update(TICKET)
+            .where(
+                TICKET.c.study_key == study.key,
+                TICKET.c.state != DONE,
+                TICKET.c.trial_id.in_(finished.scalar_subquery()),
             )
+            .values(state=DONE, expires=None)
+        )
 
-    storage.persist(call)
+    storage.do(work)
 
 
 def purge_strays(storage: FencedStorage, study: StudyRef) -> None:
     """Remove rows left by a deleted study whose id this study has been given."""
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            for table in (TICKET, EPOCH):
-                session.execute(sa.delete(table).where(table.c.study_id == study.id, table.c.study_key != study.key))
+    def work(session: Session) -> None:
+        for table in (TICKET, EPOCH):
+            session.execute(sa.delete(table).where(table.c.study_id == study.id, table.c.study_key != study.key))
 
-    storage.persist(call)
+    storage.do(work)
 
 
 def delete_study(storage: FencedStorage, study: StudyRef) -> None:
@@ -462,11 +453,10 @@ def lock_study(session: Session | sa.Connection, study: StudyRef) -> None:
 def check_study(storage: FencedStorage, study: StudyRef) -> None:
     """Raise `StudyGoneError` where a study is no longer in the store under its name."""
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            check_there(session, study)
+    def work(session: Session) -> None:
+        check_there(session, study)
 
-    storage.persist(call)
+    storage.do(work)
 
 
 def check_there(session: Session | sa.Connection, study: StudyRef) -> None:

@@ -137,12 +137,11 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
 def count_trials(storage: FencedStorage, study: StudyRef) -> int:
     """Count a study's trials."""
 
-    def call(again: bool) -> int:
-        with storage.transaction() as session:
-            query = sa.select(sa.func.count()).select_from(_TABLES["trials"]).where(_TRIAL.study_id == study.id)
-            return int(session.execute(query).scalar_one())
+    def work(session: Session) -> int:
+        query = sa.select(sa.func.count()).select_from(_TABLES["trials"]).where(_TRIAL.study_id == study.id)
+        return int(session.execute(query).scalar_one())
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def _newer(study: StudyRef, last: int, ids: Sequence[int]) -> Callable[[Any], Part]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from lmsearch.errors import LmsearchError, SearchFailedError, StoreGoneError
 from lmsearch.files import replace_file
@@ -67,23 +68,22 @@ class WorkerRow:
 def join(storage: FencedStorage, study: StudyRef, holder: Holder, launcher: str) -> None:
     """Note that a worker has joined a study; `launcher` is what started it, "" for a person."""
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            session.execute(sa.delete(WORKER).where(_this(study, holder.worker)))
-            session.execute(
-                sa.insert(WORKER).values(
-                    study_key=study.key,
-                    name=holder.worker,
-                    host=holder.host,
-                    process=holder.process,
-                    device=holder.device,
-                    launcher=launcher,
-                    joined=_now(storage),
-                    seen=_now(storage),
-                )
+    def work(session: Session) -> None:
+        session.execute(sa.delete(WORKER).where(_this(study, holder.worker)))
+        session.execute(
+            sa.insert(WORKER).values(
+                study_key=study.key,
+                name=holder.worker,
+                host=holder.host,
+                process=holder.process,
+                device=holder.device,
+                launcher=launcher,
+                joined=_now(storage),
+                seen=_now(storage),
             )
+        )
 
-    storage.persist(call)
+    storage.do(work)
 
 
 def beat(storage: FencedStorage, study: StudyRef, name: str) -> None:

@@ -26,7 +26,8 @@ from lmsearch.care import devices, disk
 from lmsearch.care.doctor import Options, examine
 from lmsearch.care.findings import NOTE, OK, PROBLEM, REPAIRED, UNCHECKED, Finding
 from lmsearch.folders import make_folder
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.search.manage import fail
 from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import Checkpoints

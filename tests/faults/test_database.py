@@ -19,7 +19,8 @@ import sqlalchemy
 
 from lmsearch.chaos.proxy import Mode, Proxy, server_address
 from lmsearch.errors import StoreGoneError
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.tables import RUNNING

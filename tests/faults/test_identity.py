@@ -22,7 +22,8 @@ from lmsearch.formats import FORMATS, NewerFormatError, seal
 from lmsearch.report.publishing import artifact_id, find_artifact
 from lmsearch.results.best import find_weights, write_results
 from lmsearch.results.reading import read
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.search.manage import delete, enqueue
 from lmsearch.store import records, trials
 from lmsearch.store.backup import back_up

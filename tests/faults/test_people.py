@@ -18,7 +18,8 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from lmsearch.errors import LmsearchError, StudyError
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.search.manage import delete, fail, retry
 from lmsearch.store.opening import open_storage
 from lmsearch.store.storage import FencedStorage

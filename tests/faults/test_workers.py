@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lmsearch.errors import SearchFailedError
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.store.tables import DONE, OPEN, RUNNING
 from tests.bureau import STUB, Bureau, alive, check_whole, ended, wait_for
 from tests.factories import TINY_STUDY

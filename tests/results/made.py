@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from optuna.trial import TrialState, create_trial
 
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.store.distributions import distribution
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyInfo

@@ -7,7 +7,8 @@ import pytest
 
 from lmsearch.config import DataConfig
 from lmsearch.errors import ConfigError, LmsearchError, StudyError
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.search.manage import enqueue
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyInfo, find_study, lmsearch_studies, open_study

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lmsearch.errors import LmsearchError, SearchFailedError
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.store.tables import OPEN, RUNNING
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import STUB, Bureau, alive, check_whole, wait_for

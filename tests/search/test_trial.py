@@ -9,7 +9,8 @@ import pytest
 
 from lmsearch.config import DataConfig
 from lmsearch.lm.events import Event
-from lmsearch.search.begin import Request, begin
+from lmsearch.search.begin import begin
+from lmsearch.search.budget import Request
 from lmsearch.search.trial import GiveBackError, TrialRunner
 from lmsearch.search.worker import run_trial
 from lmsearch.store.checkpoints import Checkpoints

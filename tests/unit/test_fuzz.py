@@ -10,7 +10,7 @@ import pytest
 
 from lmsearch.cli.main import GROUPS, main
 from lmsearch.errors import LmsearchError
-from lmsearch.search.begin import Request, check_request, decide_tickets
+from lmsearch.search.budget import Request, check_request, decide_tickets
 from lmsearch.search.plan import space_points
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.study.reading import load_config, load_study, parse_study
