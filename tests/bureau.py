@@ -22,7 +22,9 @@ from lmsearch.store.tickets import list_tickets
 from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import open_corpus
+from tests import forks
 from tests.factories import TINY_STUDY, make_spec, write_corpus
+from tests.forks import Forked, can_fork, forking_launcher
 
 STUB = Path(__file__).parent / "stub.py"
 
@@ -39,7 +41,7 @@ class Bureau:
         self.corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
         self.info = begin(self.storage, "tiny", spec, str(folder), self.corpus, Request(**request))
         self.signals = Signals()
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[subprocess.Popen[bytes] | Forked] = []
         (folder / "notes").mkdir(exist_ok=True)
 
     def environment(self, **stub: str) -> dict[str, str]:
@@ -68,7 +70,8 @@ class Bureau:
         given = dict(options or {})
         oom_kills = {"oom_kills": given.pop("oom_kills")} if "oom_kills" in given else {}
         environment = worker_environment(self.environment(**stub), self.storage.place)
-        launcher = LocalLauncher(command, folder, environment, **oom_kills)
+        kind = forking_launcher(forks.shared[0]) if forks.shared and can_fork(stub) else LocalLauncher
+        launcher = kind(command, folder, environment, **oom_kills)
         return Supervisor(self.storage, self.info, launcher, self.signals, **given).run(["cpu"] * workers)
 
     def tickets(self) -> list[Ticket]:
@@ -82,15 +85,18 @@ class Bureau:
         """Give what all workers of searches said."""
         return "".join(path.read_text() for path in sorted((self.folder / "runs/tiny/logs").iterdir()))
 
-    def start_worker(self, *words: str, prefix: Sequence[str] = (), **stub: str) -> "subprocess.Popen[bytes]":
+    def start_worker(self, *words: str, prefix: Sequence[str] = (), **stub: str) -> "subprocess.Popen[bytes] | Forked":
         """Start a worker by hand; `prefix` is a command that runs it."""
         command = [*prefix, sys.executable, str(STUB), "tiny", "--device", "cpu", "--lease-seconds", "1", *words]
-        log = (self.folder / "by-hand.log").open("ab")
-        self.started.append(
-            subprocess.Popen(
-                command, cwd=self.folder, env=self.environment(**stub), stdout=log, stderr=subprocess.STDOUT
-            )
-        )
+        environment = self.environment(**stub)
+        with (self.folder / "by-hand.log").open("ab") as log:
+            if forks.shared and not prefix:
+                started = forks.shared[0].start_worker(command, environment, log.fileno(), cwd=self.folder)
+                self.started.append(started)
+            else:
+                self.started.append(
+                    subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+                )
         return self.started[-1]
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
+from tests import forks
 from tests.bureau import Bureau
 from tests.forks import Forked, ForkServer, can_fork
 from tests.servers import Server
@@ -106,9 +107,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """Load what commands load, once, and fork from it."""
-    server = ForkServer()
+    """Load what our processes load, once, and fork from it."""
+    forks.shared.append(server := ForkServer())
     yield server
+    forks.shared.remove(server)
     server.close()
 
 
@@ -160,7 +162,9 @@ def begun(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict
 
 
 @pytest.fixture
-def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
+def bureau(
+    tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer
+) -> Iterator[Bureau]:
     """Give a bureau on each database in turn."""
     monkeypatch.chdir(tmp_path)  # given back at the end
     opened = Bureau(tmp_path, storage_url, trials=6)
@@ -169,7 +173,9 @@ def bureau(tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def sqlite_bureau(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bureau]:
+def sqlite_bureau(
+    tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer
+) -> Iterator[Bureau]:
     """Give a bureau for what does not depend on the database."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())

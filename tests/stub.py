@@ -226,9 +226,14 @@ def _note(config: RunConfig, step: int) -> None:
             file.write(f"{step}\n")
 
 
-if __name__ == "__main__":
+def work(words: list[str]) -> None:
+    """Be `lmsearch worker` with this trainer."""
     from lmsearch.cli.main import main
 
     _place_deaths()
     TRAINERS["stub"] = StubTrainer
-    main(["worker", *sys.argv[1:], "--trainer", "stub"])
+    main(["worker", *words, "--trainer", "stub"])
+
+
+if __name__ == "__main__":
+    work(sys.argv[1:])

@@ -59,17 +59,20 @@ class LocalLauncher:
         log = self._folder / "logs" / f"{name}.log"
         theirs, ours = os.pipe()
         with self._open_log(log) as output:
-            process = subprocess.Popen(
-                list(self._command(name, device, theirs)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs,),
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
-            )
+            process = self._spawn(list(self._command(name, device, theirs)), output, theirs)
         os.close(theirs)
         return Child(name=name, log=log, process=process, pipe=ours)
+
+    def _spawn(self, command: list[str], output: IO[bytes], pipe: int) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(pipe,),
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which passes it on once
+        )
 
     def _open_log(self, log: Path) -> IO[bytes]:
         try:

@@ -214,6 +214,7 @@ def test_a_password_reaches_no_log_file_error_or_command_line(
     from tests.conftest import create_database, new_name
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tests.forks.shared", [])  # a fork has the command line of its server
     name = new_name()
     create_database(postgres, name, "prepared")
     url = postgres.format(name).replace("postgres@", "postgres:hunter2@")
