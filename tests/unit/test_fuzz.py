@@ -1,6 +1,7 @@
 """Mutated study files, configs and command lines: one sentence each, never a traceback, and in seconds."""
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.study.reading import load_config, load_study, parse_study
 from lmsearch.study.shipped import shipped_studies
 from tests.factories import TINY_STUDY, make_run
+
+TIMES = int(os.environ.get("LMSEARCH_FUZZ", "1"))  # so many times as much, for `make heavy`
 
 ODD = [
     "0", "-1", "1", "2", "1e-320", "1e308", "-1e308", "nan", "inf", "-inf", "9223372036854775807", "9223372036854775808",
@@ -63,7 +66,7 @@ def test_mutated_study_files_are_refused_in_one_sentence_or_give_a_point(tmp_pat
     chosen = random.Random(14)
     texts = [TINY_STUDY, *(path.read_text(encoding="utf-8") for path in shipped_studies().values())]
     read = refused = 0
-    for number in range(1_000):
+    for number in range(1_000 * TIMES):
         text = mutated(chosen.choice(texts), chosen)
         began = time.monotonic()
         try:
@@ -103,7 +106,7 @@ def test_mutated_configs_are_refused_in_one_sentence_or_read(tmp_path: Path) -> 
     ]
     place = tmp_path / "config.json"
     read = refused = 0
-    for _ in range(500):
+    for _ in range(500 * TIMES):
         text = tables
         for _ in range(chosen.randint(1, 3)):
             parts = text.split(": ")
@@ -142,7 +145,7 @@ def test_odd_command_lines_end_in_seconds_with_a_code_and_no_traceback(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     chosen = random.Random(16)
-    for _ in range(400):
+    for _ in range(400 * TIMES):
         words = [str(chosen.choice(SAFE).name), *chosen.choices(WORDS, k=chosen.randint(0, 5))]
         began = time.monotonic()
         with pytest.raises(SystemExit) as ended:
