@@ -402,7 +402,7 @@ def test_delete_leaves_what_was_trained_from_its_results_and_what_others_put_the
 def test_a_study_with_both_attributes_of_early_commits_is_migrated(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     with bureau.storage.engine.begin() as connection:
-        for table in ("lmsearch_alembic_version", "lmsearch_format"):
+        for table in ("lmsearch_alembic_version", "lmsearch_format", "lmsearch_worker"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         told = connection.exec_driver_sql(
             "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch'"
