@@ -60,6 +60,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
                 info.fingerprint,
                 info.vocabulary_size,
                 defaults=info.defaults,
+                confirms=study,
             )
         elif not again.is_of(info):
             raise StudyError(

@@ -66,13 +66,8 @@ class StudyInfo:
     defaults: str = __version__  # the lmsearch version whose defaults hold for settings that the file does not give
     source: Source | None = None
     remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
+    confirms: str = ""  # the study whose leaders this one trains again
     is_plain: bool = False  # a study of plain Optuna, to be looked at alone
-
-    @property
-    def confirms(self) -> str:
-        """Return the name of the study whose leaders this one retrains, "" for any other study."""
-        name = self.ref.name.removesuffix(_CONFIRMATION)
-        return name if name != self.ref.name and SEED in self.spec.open else ""
 
     def is_of(self, study: "StudyInfo") -> bool:
         """Whether this confirmation is of that study, and not of an earlier one of the same name."""
@@ -273,9 +268,10 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         raise StudyError(str(error)) from error
     defaults = FIRST if number == 1 else known_version(stored.get("defaults"))
     folder = _field(stored, "folder", name)
+    spec = parse_study(_field(stored, "text", name), Path(folder), f"the stored file of {name}", defaults)
     return StudyInfo(
         ref=StudyRef(name=name, id=study._study_id, key=_field(stored, "key", name)),
-        spec=parse_study(_field(stored, "text", name), Path(folder), f"the stored file of {name}", defaults),
+        spec=spec,
         folder=folder,
         corpus=_field(stored, "corpus", name),
         fingerprint=_field(stored, "fingerprint", name),
@@ -284,6 +280,7 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         defaults=defaults,
         source=_source(stored, name),
         remarks=_remarks(stored),
+        confirms=_confirms(stored, name, spec),
     )
 
 
@@ -318,6 +315,15 @@ def _source(stored: Mapping[str, Any], name: str) -> Source | None:
     key = kept.get("key")
     key = key if isinstance(key, str) and KEY.fullmatch(key) else ""
     return Source(name=kept["name"], key=key, taken=kept.get("taken") is True)
+
+
+def _confirms(stored: Mapping[str, Any], name: str, spec: StudySpec) -> str:
+    """Return the study that a confirmation is of; before lmsearch 0.3.0 its name and its open seed said so."""
+    kept = stored.get("confirms")
+    if isinstance(kept, str):
+        return kept
+    of = name.removesuffix(_CONFIRMATION)
+    return of if of != name and SEED in spec.open else ""
 
 
 def _remarks(stored: Mapping[str, Any]) -> tuple[str, ...]:
@@ -379,6 +385,7 @@ def create_study(
     source: Source | None = None,
     defaults: str = __version__,
     remarks: tuple[str, ...] = (),
+    confirms: str = "",
 ) -> StudyInfo:
     """Create a study, or finish a creation that was cut short. The caller holds the creation lock.
 
@@ -406,6 +413,7 @@ def create_study(
                 defaults=defaults,
                 source=source,
                 remarks=remarks,
+                confirms=confirms,
             )
             for model, attribute, value in (
                 (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
@@ -437,6 +445,7 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "vocabulary_size": info.vocabulary_size,
         "remarks": list(info.remarks),
+        "confirms": info.confirms,
     }
     found: dict[str, Any] = json.loads(json.dumps(stored, default=str))
     return found

@@ -6,7 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy as sa
 
 from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
@@ -18,7 +20,7 @@ from lmsearch.results.best import best_config, require_winner
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
-from lmsearch.store.records import SEED, configurations, store_info
+from lmsearch.store.records import SEED, configurations, open_study, store_info
 from lmsearch.store.tickets import list_tickets
 from tests.bureau import Bureau
 from tests.conftest import Cli
@@ -238,6 +240,23 @@ def test_a_study_with_an_open_seed_is_confirmed_on_seeds_beyond_its_range(
     searched(bureau)
     info = begin_confirmation(bureau.storage, "tiny", top=1, seeds=2)
     assert [ticket.fixed[SEED] for ticket in list_tickets(bureau.storage, info.ref)] == [10, 11]
+
+
+def test_that_a_study_is_a_confirmation_is_stored_and_not_read_from_its_name(sqlite_bureau: Bureau) -> None:
+    searched(sqlite_bureau)
+    confirmation = begin_confirmation(sqlite_bureau.storage, "tiny", top=1, seeds=1)
+    assert confirmation.confirms == "tiny" == open_study(sqlite_bureau.storage, "tiny.confirm").confirms
+    optuna.copy_study(
+        from_study_name="tiny.confirm",
+        from_storage=sqlite_bureau.storage,
+        to_storage=sqlite_bureau.storage,
+        to_study_name="again",
+    )
+    assert open_study(sqlite_bureau.storage, "again").confirms == "tiny"
+    with sqlite_bureau.storage.transaction() as session:  # as before 0.3.0, which stored no such fact
+        session.execute(sa.text("UPDATE study_user_attributes SET value_json = json_remove(value_json, '$.confirms')"))
+    assert open_study(sqlite_bureau.storage, "tiny.confirm").confirms == "tiny"
+    assert open_study(sqlite_bureau.storage, "again").confirms == ""
 
 
 def test_the_command_confirms_and_trains_a_winner_again_whose_weights_are_gone(cli: Cli, tmp_path: Path) -> None:
