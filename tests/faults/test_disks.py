@@ -303,7 +303,7 @@ def test_files_follow_the_umask_and_hold_no_secret(cli: Cli, tmp_path: Path, pos
 def test_nothing_of_ours_unpickles() -> None:
     """Checkpoints, weights and caches are read by safetensors, json and numpy without pickles.
 
-    Only a corpus of arrays may be unpickled, where a person says so: tests/unit/test_readers.py.
+    Only a corpus of arrays may be unpickled, where a person says so: tests/quick/test_readers.py.
     """
     package = Path(__file__).parents[2] / "lmsearch"
     arrays = (package / "text/arrays.py").read_text()

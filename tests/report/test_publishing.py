@@ -23,9 +23,9 @@ from lmsearch.store.records import optuna_study
 from lmsearch.store.url import parse_url
 from tests.dashboard.served import served
 from tests.factories import write_study
+from tests.quick.test_cli_words import make_trial
 from tests.report.test_report import HOSTILE
 from tests.results.made import Made, make_study, some_trials
-from tests.unit.test_cli_words import make_trial
 
 
 def command(words: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ from lmsearch.errors import ConfigError
 from lmsearch.results.reading import read
 from lmsearch.results.where import parse_condition, sort_trials
 from lmsearch.store.records import TrialRecord
+from tests.quick.test_cli_words import make_trial
 from tests.results.made import make_study, some_trials
-from tests.unit.test_cli_words import make_trial
 
 PATHS = ["model.output_dropout", "model.tie_weights", "train.learning_rate"]
 

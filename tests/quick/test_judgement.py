@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -120,22 +119,6 @@ def test_a_split_of_one_token_is_refused_before_anything_is_trained(tmp_path: Pa
     one.write_text(lines_of(COMMON, 34) + "\n")
     with pytest.raises(CorpusError, match=r"the test split .* give data.split other shares, or test none \(0\)"):
         opened(one, split=(0.8, 0.19, 0.01))
-
-
-def test_what_is_no_utf_8_text_is_refused_with_the_command_that_makes_it_one(tmp_path: Path) -> None:
-    text = lines_of(["grün", "blau", "gelb"], 40)
-    path = tmp_path / "a text.txt"
-    for encoding, named in (("utf-16", "UTF-16LE"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"),
-                            ("iso-8859-1", "ISO-8859-1")):  # fmt: skip
-        path.write_bytes(text.encode(encoding))
-        with pytest.raises(CorpusError) as refused:
-            opened(path)
-        assert f"convert it with: iconv -f {named} -t UTF-8" in str(refused.value), encoding
-        command = str(refused.value).partition("convert it with: ")[2]
-        subprocess.run(command, shell=True, check=True, cwd=tmp_path, timeout=60)
-        converted = tmp_path / "a text-utf8.txt"
-        assert {"grün", "blau"} <= set(opened(converted).vocabulary.words)
-        converted.unlink()
 
 
 def test_archives_and_bytes_of_zero_are_refused_by_name(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Corpora: what is read, how it is split and encoded, what is refused."""
 
-import multiprocessing
 import platform
 from collections import Counter
 from pathlib import Path
@@ -101,19 +100,6 @@ def test_a_folder_that_is_no_corpus_is_refused_by_name(tmp_path: Path, files: di
 def test_a_corpus_that_is_not_there_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="there is no corpus 'pyhton-docs'.*did you mean python-docs?"):
         open_folder(tmp_path / "pyhton-docs")
-
-
-def _open_in_another_process(folder: str) -> str:
-    return open_folder(Path(folder)).fingerprint
-
-
-def test_many_processes_encode_a_corpus_once(tmp_path: Path) -> None:
-    folder = write_corpus(tmp_path / "corpus", lines=3_000)
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        found = set(pool.map(_open_in_another_process, [str(folder)] * 4))
-    assert len(found) == 1
-    made = [path for path in (folder / "cache" / "corpora").iterdir() if path.is_dir()]
-    assert len(made) == 1 and not list(made[0].parent.glob("*.draft"))
 
 
 def test_a_cached_corpus_is_read_from_disk_and_is_the_same(tmp_path: Path) -> None:
