@@ -14,12 +14,13 @@ from lmsearch.cli.options import (
     json_option,
     parse_storage,
     storage_option,
+    timestamped,
     work_options,
     work_request,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, listen, output_words, supervisor, watch, why_over
+from lmsearch.cli.searching import Keeper, listen, output_words, watch, why_over
 from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.files import remove_tree
@@ -55,6 +56,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         lmsearch confirm default --top 3 --seeds 3
         lmsearch confirm default --top 3 --seeds 10 --workers 4
     """
+    from lmsearch.launch.search import supervisor
     from lmsearch.launch.supervise import Signals
     from lmsearch.search.start import ConfirmRequest, prepare_confirmation
     from lmsearch.store.tickets import list_tickets
@@ -73,7 +75,9 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             owed = sum(ticket.state != "done" for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
-        record = watch(supervisor(prepared, signals, quiet).run(prepared.devices), quiet, Keeper(prepared))
+        record = watch(
+            supervisor(prepared, signals, None if quiet else timestamped).run(prepared.devices), quiet, Keeper(prepared)
+        )
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:

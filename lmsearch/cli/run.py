@@ -13,12 +13,13 @@ from lmsearch.cli.options import (
     json_option,
     parse_storage,
     storage_option,
+    timestamped,
     work_options,
     work_request,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, listen, output_words, supervisor, watch, why_over
+from lmsearch.cli.searching import Keeper, listen, output_words, watch, why_over
 from lmsearch.cli.status import count_line, status_document
 from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
@@ -56,6 +57,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         lmsearch run --sampler tpe --workers 4
         lmsearch run my-study.toml --more 20
     """
+    from lmsearch.launch.search import supervisor
     from lmsearch.launch.supervise import Signals
     from lmsearch.search.begin import SpaceChangedError
     from lmsearch.search.start import SearchRequest, prepare
@@ -78,7 +80,9 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         with bearing():
             _print_plan(prepared)
     try:
-        record = watch(supervisor(prepared, signals, quiet).run(prepared.devices), quiet, keeper)
+        record = watch(
+            supervisor(prepared, signals, None if quiet else timestamped).run(prepared.devices), quiet, keeper
+        )
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(prepared, record, command, signals.received, options["as_json"], keeper)

@@ -6,15 +6,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
-from lmsearch.cli.options import WORK_STORE_SECONDS, command_text, timestamped
+from lmsearch.cli.options import command_text
 from lmsearch.cli.terminal import bearing, leave_terminal, say
-from lmsearch.config import BUILT_IN_CORPORA
-from lmsearch.processes import python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
+    from lmsearch.launch.supervise import Signals, Snapshot
     from lmsearch.results.reading import Results
     from lmsearch.search.start import Prepared
     from lmsearch.store.records import StudyRecord
@@ -22,38 +20,6 @@ if TYPE_CHECKING:
 
 _PUBLISH_SECONDS = 60.0  # between writings of what the dashboard shows
 _SHORT_SECONDS = 10.0  # of a search that draws no plots
-
-
-def supervisor(prepared: "Prepared", signals: "Signals", quiet: bool) -> "Supervisor":
-    """Return what starts the workers of a search on this host and watches them."""
-    import os
-
-    from lmsearch.launch.local import LocalLauncher, worker_environment
-    from lmsearch.launch.supervise import Supervisor
-
-    def words(name: str, device: str, pipe: int) -> list[str]:
-        return python("-m", "lmsearch.cli.main", "worker", *worker_words(prepared, name, device, pipe))
-
-    work, environment = prepared.work, worker_environment(os.environ, prepared.storage.place)
-    return Supervisor(
-        prepared.storage,
-        prepared.info,
-        LocalLauncher(words, prepared.folder, environment),
-        signals,
-        store_timeout=WORK_STORE_SECONDS if work.store_timeout is None else work.store_timeout,
-        max_failures=work.max_failures,
-        say=None if quiet else timestamped,
-    )
-
-
-def worker_words(prepared: "Prepared", name: str, device: str, pipe: int) -> list[str]:
-    """Return the arguments of `lmsearch worker` for one worker of a search."""
-    words = [prepared.info.ref.name, "--name", name, "--device", device, "--parent-pipe", str(pipe)]
-    corpus = prepared.text or prepared.info.spec.data.corpus
-    words += [] if corpus in BUILT_IN_CORPORA else ["--corpus", corpus]
-    if prepared.until is not None:
-        words += ["--until", f"{max(1.0, prepared.until - time.monotonic()):.0f}s"]
-    return words + prepared.work.words()
 
 
 def output_words(options: dict[str, Any]) -> list[str]:
