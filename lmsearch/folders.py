@@ -77,9 +77,31 @@ def read_name(pattern: re.Pattern[str], name: str) -> Named | None:
     return Named(key=found["key"], digest=found["digest"] or "", **numbers)
 
 
+@dataclass(frozen=True)
+class HostPath:
+    """A path on a host, which tickets and trials keep as `HOST:PATH`. Whoever may write to the store may write one."""
+
+    host: str
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str | None) -> "HostPath":
+        """Read what `str` gives; an empty host and path for nothing."""
+        host, _, path = (text or "").partition(":")
+        return cls(host, Path(path))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.path}"
+
+    @property
+    def can_be(self) -> bool:
+        """Whether a file can have this path: an absolute one without a byte of zero."""
+        return self.path.is_absolute() and "\0" not in str(self.path)
+
+
 def named_in(pattern: re.Pattern[str], place: str | None) -> str:
-    """Return the name of ours at the end of `HOST:PATH`, "" where there is none: no more of a place is believed."""
-    name = Path((place or "").partition(":")[2]).name
+    """Return the name of ours at the end of a `HostPath`, "" where there is none: no more of it is believed."""
+    name = HostPath.parse(place).path.name
     return name if pattern.fullmatch(name) else ""
 
 

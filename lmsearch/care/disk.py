@@ -15,7 +15,7 @@ import filelock
 from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, mend
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
-from lmsearch.folders import CHECKPOINT, ENCODED, WEIGHTS, drafts, is_ours, read_name
+from lmsearch.folders import CHECKPOINT, ENCODED, WEIGHTS, HostPath, drafts, is_ours, read_name
 from lmsearch.formats import NewerFormatError
 from lmsearch.spelling import count, listed, spell_bytes
 from lmsearch.store.belonging import LEFT, NEEDED, NEWER, OTHER, Belonging, others_sentence
@@ -143,11 +143,11 @@ def checkpoint_folders(runs: Path, host: str, studies: Sequence[Owing]) -> list[
     folders = {path for path in runs.glob("*/checkpoints") if path.is_dir() and not path.is_symlink()}
     for study in studies:
         for ticket in study.tickets:
-            where, _, path = (ticket.checkpoint or "").partition(":")
-            name = read_name(CHECKPOINT, Path(path).name)
-            ours = name is not None and name.key == study.info.ref.key[:SHORT] and "\0" not in path
-            if ours and where == host and is_ours(Path(path).parent):
-                folders.add(Path(path).parent)
+            kept = HostPath.parse(ticket.checkpoint)
+            name = read_name(CHECKPOINT, kept.path.name)
+            ours = name is not None and name.key == study.info.ref.key[:SHORT] and kept.can_be
+            if ours and kept.host == host and is_ours(kept.path.parent):
+                folders.add(kept.path.parent)
     return sorted({folder.resolve() for folder in folders})
 
 

@@ -22,7 +22,7 @@ from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.terminal import say, say_data, say_json, say_lines
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreError, StoreGoneError, StudyError
-from lmsearch.folders import MODEL, is_model, study_folder
+from lmsearch.folders import MODEL, HostPath, is_model, study_folder
 
 if TYPE_CHECKING:
     from lmsearch.lm.use.trained import TextResult, TrainedModel
@@ -83,7 +83,7 @@ def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path
     if is_best_model(folder / MODEL, info, best):
         return folder / MODEL
     if find_weights(info, best, folder) is None:
-        host = best.model.partition(":")[0]
+        host = HostPath.parse(best.model).host
         where = f"on {host}" if host not in ("", socket.gethostname()) else "not kept"
         raise ConfigError(
             f"the best of {name} is trial {best.number}, and its weights are {where}; write its config with: "

@@ -33,6 +33,7 @@ from lmsearch.folders import (
     RESULTS_OF,
     TRIALS_HEAD,
     WEIGHTS,
+    HostPath,
     check_folder,
     check_replaceable,
     is_model,
@@ -135,7 +136,7 @@ def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     config = best_config(results, folder, command)
     replace_file(folder / "best-config.json", json_text(config, indent=2) + "\n")
     model = _renew_model(record.info, best, folder)
-    host, _, _ = best.model.partition(":")
+    host = HostPath.parse(best.model).host
     return ResultFiles(
         best_config=folder / "best-config.json",
         best_model=model,
@@ -304,13 +305,12 @@ def find_weights(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | Non
 
     They must be for the trial's values and text, and have its perplexity: a copy of the store gives its numbers again.
     """
-    host, _, place = best.model.partition(":")
-    name = Path(place).name
-    if not WEIGHTS.fullmatch(name):
+    kept = HostPath.parse(best.model)
+    if not WEIGHTS.fullmatch(kept.path.name):
         return None
-    candidates = [folder / "models" / name]
-    if host == socket.gethostname() and Path(place).is_absolute():
-        candidates.append(Path(place))
+    candidates = [folder / "models" / kept.path.name]
+    if kept.host == socket.gethostname() and kept.can_be:
+        candidates.append(kept.path)
     return next((path for path in candidates if is_ours(path.parent) and _has_weights_of(path, info, best)), None)
 
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
-from lmsearch.folders import WEIGHTS, make_folder, named_in, read_name, remove_weights
+from lmsearch.folders import WEIGHTS, HostPath, make_folder, named_in, read_name, remove_weights
 from lmsearch.formats import stamp
 from lmsearch.lm.events import Epoch, Event, Step
 from lmsearch.lm.trainers import Trainer
@@ -384,7 +384,7 @@ class Trial:
     def complete(self) -> str:
         """End the trial after its last epoch."""
         if self.best_model is not None and self.best_model.exists():
-            self.trial.set_user_attr("model", f"{self.runner.checkpoints.host}:{self.best_model}")
+            self.trial.set_user_attr("model", str(HostPath(self.runner.checkpoints.host, self.best_model)))
             try:
                 sample = self.runner.trainer.sample(self.best_model, _SAMPLE_WORDS)
             except LmsearchError as error:  # the trial has trained, whatever became of its weights since

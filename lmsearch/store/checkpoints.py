@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.files import replace_file
-from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, is_ours, make_folder, named_in, read_name
+from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, HostPath, is_ours, make_folder, named_in, read_name
 from lmsearch.formats import DamagedError, NewerFormatError, seal, unseal
 from lmsearch.store.tables import EpochRow, Ticket
 
@@ -85,7 +85,7 @@ class Checkpoints:
         for place in places[:-2]:
             if place.lease <= ticket.lease and place.path != path:
                 remove_checkpoint(place.path)
-        return f"{self.host}:{path}"
+        return str(HostPath(self.host, path))
 
     def _make_room(self, ticket: Ticket, digest: str, size: int) -> None:
         """Keep to the quota: a trial's file before the last goes first, then nothing new is written."""
@@ -129,7 +129,7 @@ class Checkpoints:
                 return Found(replace(checkpoint, digest=digest), _remark(damaged, others), models)
             else:
                 others.append(place.path.name)
-        where = (ticket.checkpoint or "").partition(":")[0]
+        where = HostPath.parse(ticket.checkpoint).host
         if not damaged and not others and where and where != self.host:
             return Found(
                 None, f"its checkpoint lies on {where}; share a folder with --checkpoints to resume from there"
@@ -153,7 +153,7 @@ class Checkpoints:
 
     def remove_unreported(self, ticket: Ticket, digest: str, named: str | None) -> None:
         """Remove what was written under the ticket's lease after the file that the ticket, as it is now, names."""
-        found = _place(Path((named or "").partition(":")[2]))
+        found = _place(HostPath.parse(named).path)
         last = (found.epoch, found.step) if found else (0, 0)
         for place in self._places(ticket, self.folder, digest):
             if place.lease == ticket.lease and (place.epoch, place.step) > last:
@@ -166,14 +166,14 @@ class Checkpoints:
 
     def _named(self, ticket: Ticket) -> _Place | None:
         """Find the file that the ticket names, by its name: in this folder, or in another of ours on this host."""
-        host, _, text = (ticket.checkpoint or "").partition(":")
-        path = Path(text)
+        kept = HostPath.parse(ticket.checkpoint)
+        path = kept.path
         name = read_name(CHECKPOINT, path.name)
-        if name is None or (name.key, name.number) != (ticket.study_key[:SHORT], ticket.number) or "\0" in text:
+        if name is None or (name.key, name.number) != (ticket.study_key[:SHORT], ticket.number) or "\0" in str(path):
             return None
         if (self.folder / path.name).is_file():
             return _place(self.folder / path.name)
-        return _place(path) if host == self.host and path.is_absolute() and is_ours(path.parent) else None
+        return _place(path) if kept.host == self.host and kept.can_be and is_ours(path.parent) else None
 
     def _places(self, ticket: Ticket, folder: Path, digest: str) -> list[_Place]:
         """List the checkpoints of a ticket for one digest; for "" those that do not say what they are for."""
