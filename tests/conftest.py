@@ -30,6 +30,14 @@ pytest.register_assert_rewrite("optuna.testing.pytest_storages")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies in tests/slow is slow: a folder is not forgotten as a marker is."""
+    for item in items:
+        if SLOW in item.path.parents:
+            item.add_marker("slow")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where LMSEARCH_NO_SKIPS is set (in `.ci/run`), a skipped test fails the session."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
@@ -37,6 +45,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+SLOW = Path(__file__).parent / "slow"
 CHROMIUM = Path("/usr/bin/chromium")
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 

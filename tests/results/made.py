@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lmsearch.search.begin import begin
 from lmsearch.search.budget import Request
 from lmsearch.store.distributions import distribution
 from lmsearch.store.opening import open_storage
-from lmsearch.store.records import StudyInfo
+from lmsearch.store.records import StudyInfo, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import EpochRow
 from lmsearch.store.url import parse_url
@@ -49,11 +49,14 @@ class Made:
 
 
 def make_study(
-    url: str, trials: Sequence[Made], name: str = "made", text: str = STUDY
+    url: str, trials: Sequence[Made], name: str = "made", text: str = STUDY, confirms: str = ""
 ) -> tuple[FencedStorage, StudyInfo]:
     """Create a study whose ended trials are `trials`, ten seconds an epoch, one after the other."""
     storage = open_storage(parse_url(url))
     info = begin(storage, name, make_spec(Path("/"), text), "/", make_corpus(), Request())
+    if confirms:
+        info = replace(info, confirms=confirms)
+        store_info(storage, info)
     for number, made in enumerate(trials):
         _add(storage, info, number, made)
     return storage, info

@@ -79,6 +79,7 @@ def test_searches_are_compared_with_the_spread_over_their_repetitions(url: str, 
         [Made(params=dict(some_trials(1)[0].params) | {"train.seed": 2}, perplexities=[9.0])],
         "tpe-1.confirm",
         again,
+        confirms="tpe-1",
     )
     named = cli("compare", "tpe-1.confirm", LMSEARCH_STORAGE=url)
     assert (named.returncode, "is not a search" in named.stderr) == (2, True)

@@ -25,7 +25,7 @@ from lmsearch.store.url import parse_url
 from tests.bureau import Bureau
 from tests.factories import TINY_STUDY
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -6,12 +6,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.slow
 def test_run_without_a_file_works_from_an_installed_wheel_in_an_empty_folder(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "dist"), str(ROOT)]
     subprocess.run(build, check=True)

@@ -20,7 +20,7 @@ from tests.conftest import create_database
 from tests.dashboard.served import free_port
 from tests.factories import write_study
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 COMPOSE = ROOT / "docker-compose.yml"
 SECRETS = ("POSTGRES_PASSWORD", "LMSEARCH_DASHBOARD_TOKEN")
 ODD_PASSWORD = "p@ss:w/r d%20#?&'\"\\{0}ü$x"

@@ -30,8 +30,6 @@ from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli, begun
 from tests.factories import TINY_STUDY, write_study
 
-pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
-
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
 
 

@@ -21,7 +21,7 @@ from lmsearch.cli.main import cli
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = ("getting-started.md", "samplers-and-pruners.md", "reading-a-report.md", "texts.md")
 STUDY = (
     TINY_STUDY.replace("trials = 3", "trials = 14")
@@ -29,7 +29,7 @@ STUDY = (
     .replace("num_layers = 1", "num_layers = 1\nweight_dropout = { low = 0.0, high = 0.7 }")
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def prepare(folder: Path) -> None:

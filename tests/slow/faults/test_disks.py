@@ -22,10 +22,8 @@ from lmsearch.store.tables import DONE
 from tests.bureau import Bureau, check_whole, wait_for
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_study
-from tests.faults.conftest import Disk
 from tests.servers import Server
-
-pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
+from tests.slow.faults.conftest import Disk
 
 MountDisk = Callable[[int], Disk]
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
@@ -305,7 +303,7 @@ def test_nothing_of_ours_unpickles() -> None:
 
     Only a corpus of arrays may be unpickled, where a person says so: tests/quick/test_readers.py.
     """
-    package = Path(__file__).parents[2] / "lmsearch"
+    package = Path(__file__).parents[3] / "lmsearch"
     arrays = (package / "text/arrays.py").read_text()
     assert arrays.count("np.load(") == arrays.count("allow_pickle=allow_pickle") == 1
     sources = "".join(path.read_text() for path in package.rglob("*.py") if path.name != "arrays.py")

@@ -18,8 +18,6 @@ from lmsearch.store.tables import DONE, OPEN, RUNNING
 from tests.bureau import STUB, Bureau, alive, check_whole, ended, wait_for
 from tests.factories import TINY_STUDY
 
-pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
-
 LINES = [
     "after-claim",
     "mid-ask",

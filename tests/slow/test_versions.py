@@ -32,7 +32,7 @@ from lmsearch.study.reading import load_study
 from lmsearch.version import __version__
 from tests.conftest import create_database, new_name
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "stores"
 COMMITS = ("ae466cb", "18030ef", "86f8a58", "77935bd")
 EVERY = pytest.mark.parametrize("old", [(c, d) for c in COMMITS for d in ("sqlite", "postgresql")], indirect=True)
 ONE_EACH = pytest.mark.parametrize("old", [("ae466cb", "sqlite"), ("77935bd", "postgresql")], indirect=True)

@@ -12,7 +12,7 @@ import pytest
 from lmsearch.lm import load
 from tests.factories import save_articles
 
-TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
+TUTORIAL = Path(__file__).parents[3] / "docs/tutorial.md"
 
 
 def write_exercise(folder: Path) -> None:
@@ -32,7 +32,6 @@ def write_exercise(folder: Path) -> None:
     np.savez(folder / "prediction.npz", inp=contexts[:, :-1], out=contexts[:, -1])
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     write_exercise(tmp_path / "wiki-arrays")

@@ -1,6 +1,6 @@
 """Row 3 of docs/reliability.md: a search that is asked to stop, by the real command with the real trainer.
 
-What a person does at the keyboard is in tests/end_to_end/test_terminal.py.
+What a person does at the keyboard is in tests/slow/end_to_end/test_terminal.py.
 """
 
 import json
@@ -19,8 +19,6 @@ import pytest
 from tests.bureau import alive, wait_for
 from tests.conftest import Cli, at_work, begun
 from tests.factories import TINY_STUDY, write_study
-
-pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 

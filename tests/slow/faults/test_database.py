@@ -31,8 +31,6 @@ from tests.conftest import Cli, begun, create_database, new_name
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
 
-pytestmark = pytest.mark.slow  # real processes that wait for real time; run by .ci/run
-
 StartServer = Callable[..., Server]
 OpenBureau = Callable[..., Bureau]
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
