@@ -183,6 +183,8 @@ def _row(columns: list[str], row: tuple[Any, ...]) -> dict[str, Any]:
         if isinstance(value, str) and value[:1] in "{[":
             with contextlib.suppress(ValueError):
                 read = json.loads(value)
+        if column.endswith("_id") and column not in ("study_id", "trial_id"):
+            continue  # counts rows in the order in which they were written, which the killed search does not repeat
         name = found.get("key") or column if column in ("value_json", "value") else column
         found[column] = _masked({str(name): read})[str(name)]
     return found
