@@ -21,7 +21,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 
 from lmsearch.config import Value
-from lmsearch.errors import LmsearchError, StudyError
+from lmsearch.errors import ConfigError, LmsearchError, StudyError
 from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
 from lmsearch.spelling import nearest
@@ -268,7 +268,11 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         raise StudyError(str(error)) from error
     defaults = FIRST if number == 1 else known_version(stored.get("defaults"))
     folder = _field(stored, "folder", name)
-    spec = parse_study(_field(stored, "text", name), Path(folder), f"the stored file of {name}", defaults)
+    text = _field(stored, "text", name)
+    try:
+        spec = parse_study(text, Path(folder), f"the stored file of {name}", defaults)
+    except ConfigError as error:
+        raise StudyError(f"what the store keeps of the study {name!r} cannot be read: {error}") from error
     return StudyInfo(
         ref=StudyRef(name=name, id=study._study_id, key=_field(stored, "key", name)),
         spec=spec,

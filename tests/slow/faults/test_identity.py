@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
@@ -440,8 +440,11 @@ FIELDS = ("key", "study_id", "text", "folder", "corpus", "fingerprint", "vocabul
           "lmsearch")  # fmt: skip
 
 
+@example(field="text", value="#")  # TOML, and no study
 @given(field=st.sampled_from(FIELDS), value=ANYTHING)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
     sqlite_bureau: Bureau, field: str, value: Any
 ) -> None:
@@ -462,7 +465,9 @@ def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
 
 
 @given(place=ANYTHING)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, place: Any) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", "host")
     for text in (str(place), f"host:{place}", f"host:{tmp_path}/{place}"):
