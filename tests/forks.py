@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ class ForkServer:
             self._server = subprocess.Popen(command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             theirs.close()
         self._socket = server
+        self._one_at_a_time = threading.Lock()  # tests start commands from threads
 
     def start(self, words: Sequence[str], cwd: Path, environment: Mapping[str, str], files: Sequence[int]) -> "Forked":
         """Run `lmsearch` with these words; `files` are its standard input, output and error."""
@@ -76,13 +78,14 @@ class ForkServer:
     def _ask(self, request: Mapping[str, Any], files: Sequence[int]) -> "Forked":
         content = json.dumps(request).encode()
         # For this moment, what loses its parent becomes our child; later it must not, or nobody would bury a daemon.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        try:
-            socket.send_fds(self._socket, [len(content).to_bytes(4, "little")], files)
-            self._socket.sendall(content)
-            return Forked(int.from_bytes(self._socket.recv(8), "little"))
-        finally:
-            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with self._one_at_a_time:
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            try:
+                socket.send_fds(self._socket, [len(content).to_bytes(4, "little")], files)
+                self._socket.sendall(content)
+                return Forked(int.from_bytes(self._socket.recv(8), "little"))
+            finally:
+                ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
     def close(self) -> None:
         """End the server; what it forked is not touched."""
