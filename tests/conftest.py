@@ -142,7 +142,7 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
                         command, cwd=cwd, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
                     )
                 )
-            code = started[-1].wait(timeout=240)
+            code = started[-1].wait(timeout=480)
             texts = []
             for file in (said, complained):
                 file.seek(0)

@@ -33,6 +33,7 @@ def write_exercise(folder: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     write_exercise(tmp_path / "wiki-arrays")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
