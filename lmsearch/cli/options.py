@@ -99,18 +99,11 @@ def open_store(
     storage: str, store_timeout: float | None, create: bool = False, write: bool = False, connections: int = 1
 ) -> "FencedStorage":
     """Open the store that --storage names, waiting for it as long as --store-timeout says."""
-    return open_store_at(parse_storage(storage), store_timeout, create, write, connections)
-
-
-def open_store_at(
-    url: "URL", store_timeout: float | None, create: bool = False, write: bool = False, connections: int = 1
-) -> "FencedStorage":
-    """Open a store as `open_storage` does, waiting for it as long as --store-timeout says."""
     from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
 
     patience = WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout)
-    return open_storage(url, create=create, write=write, connections=connections, patience=patience)
+    return open_storage(parse_storage(storage), create=create, write=write, connections=connections, patience=patience)
 
 
 def json_option(function: F) -> F:

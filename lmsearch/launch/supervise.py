@@ -1,10 +1,7 @@
 """The supervision of a search: which workers are wanted, which are restarted, and what ends the search."""
 
 import contextlib
-import os
-import secrets
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -160,8 +157,7 @@ class Supervisor:
         return outage.gone < self._store_timeout and not self.signals.received
 
     def _start(self, slot: _Slot) -> None:
-        name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        slot.worker, slot.progress = self.launcher.start(name, slot.device), self._progress
+        slot.worker, slot.progress = self.launcher.start(workers.new_name(), slot.device), self._progress
 
     def _look_after(self, slot: _Slot) -> None:
         """Start what is to stand in this slot, and take note of what has ended there."""

@@ -71,7 +71,8 @@ class Lease:
     def renewing(self) -> Iterator[None]:
         """Renew the lease three times in its length, in a thread, until the block ends."""
         ended = threading.Event()
-        thread = threading.Thread(target=self._renew, args=(ended,), name="lease", daemon=True)
+        output = self._open_stacks()
+        thread = threading.Thread(target=self._renew, args=(ended, output), name="lease", daemon=True)
         thread.start()
         try:
             yield
@@ -79,12 +80,15 @@ class Lease:
             ended.set()
             thread.join()
             faulthandler.cancel_dump_traceback_later()
+            if output is not sys.stderr:
+                output.close()
+                with contextlib.suppress(OSError):
+                    Path(output.name).unlink()
 
-    def _renew(self, ended: threading.Event) -> None:
+    def _renew(self, ended: threading.Event, output: IO[str]) -> None:
         tick = min(self._storage.lease_seconds / 3, self._stall / 4)
         looked = time.monotonic()
         # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
-        output = self._open_stacks()
         faulthandler.dump_traceback_later(2 * self._stall, exit=True, file=output)
         while not ended.wait(tick):
             now = time.monotonic()
@@ -102,11 +106,6 @@ class Lease:
             self._hear(asked)
             if not held and not ended.is_set():
                 self._lost.set()
-        faulthandler.cancel_dump_traceback_later()
-        if output is not sys.stderr:
-            output.close()
-            with contextlib.suppress(OSError):
-                Path(output.name).unlink()
 
     def _open_stacks(self) -> IO[str]:
         if self._stacks is not None:

@@ -163,13 +163,13 @@ def open_study_file(path: Path) -> tuple[StudySpec, Corpus]:
     return spec, corpus
 
 
-def open_request(request: SearchRequest, progress: Progress | None = None, defaults: str = __version__) -> Opened:
-    """Open a request's study file without looking at a store.
-
-    `defaults` is the lmsearch version whose defaults hold in the file. Raises `LmsearchError`.
-    """
+def open_request(request: SearchRequest, progress: Progress | None = None) -> Opened:
+    """Open a request's study file without looking at a store. Raises `LmsearchError`."""
     path = find_study_file(request.study_file)
-    spec = load_study(path, defaults)
+    return _opened(request, path, load_study(path), progress)
+
+
+def _opened(request: SearchRequest, path: Path, spec: StudySpec, progress: Progress | None) -> Opened:
     check_request(spec, request.budget)
     devices = default_devices(request.device, request.workers)
     corpus = open_corpus(spec.data, cache_folder(), allow_pickle=request.work.allow_pickle, progress=progress)
@@ -199,12 +199,14 @@ def prepare(
     name = path.stem if request.name is None else request.name
     check_name(name)
     check_folder(study_folder(name))
-    load_study(path)  # a mistake in the file is reported before a store is waited for
+    spec = load_study(path)  # a mistake in the file is reported before a store is waited for
     known = _known_study(url, name, request.work.store_timeout)
     if known is None:
         check_new_name(name)
-    opened = open_request(request, progress, __version__ if known is None else known.defaults)
-    spec, corpus = opened.spec, opened.corpus
+    elif known.defaults != __version__:
+        spec = load_study(path, known.defaults)
+    opened = _opened(request, path, spec, progress)
+    corpus = opened.corpus
     if known is None:
         check_open(spec, request.study_file)
     for remark in (*judge(corpus), *spec.warnings()):

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import math
 import os
-import secrets
 import socket
 import threading
 import time
@@ -108,7 +107,7 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
     stop.listen()
     if options.parent_pipe is not None:
         _watch_parent(options.parent_pipe, stop)
-    options = options if options.name else replace(options, name=new_name())
+    options = options if options.name else replace(options, name=workers.new_name())
     end = _Ending(options)
     try:
         code = _join(options, stop, say, end)
@@ -140,11 +139,6 @@ class _Ending:
         with contextlib.suppress(OSError):
             if (logs := self._options.folder / "logs").is_dir():
                 workers.write_end(logs, name, end)
-
-
-def new_name() -> str:
-    """Make up the name of a worker: its host, its process, and something random."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], ending: _Ending) -> int:

@@ -5,6 +5,9 @@ Where the store is away when a worker leaves, its end is a file beside its log.
 """
 
 import json
+import os
+import secrets
+import socket
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +68,11 @@ class WorkerRow:
         return WorkerEnd(exit_code=self.exit_code, reason=self.reason or "", sentence=self.sentence or "")
 
 
+def new_name() -> str:
+    """Make up the name of a worker: the host and process that name it, and something random."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
 def join(storage: FencedStorage, study: StudyRef, holder: Holder, launcher: str) -> None:
     """Note that a worker has joined a study; `launcher` is what started it, "" for a person."""
 
@@ -104,14 +112,12 @@ def list_workers(storage: FencedStorage, study: StudyRef) -> list[WorkerRow]:
     """List the workers that have joined a study, the first first; none of a store of an earlier format."""
     columns = [column for column in WORKER.c if column.name != "study_key"]
 
-    def call(again: bool) -> list[WorkerRow]:
-        with storage.transaction() as session:
-            rows = session.execute(
-                sa.select(*columns).where(WORKER.c.study_key == study.key).order_by(WORKER.c.joined, WORKER.c.name)
-            )
-            return [WorkerRow(**row) for row in rows.mappings()]
+    query = sa.select(*columns).where(WORKER.c.study_key == study.key).order_by(WORKER.c.joined, WORKER.c.name)
 
-    return [] if storage.format < 3 else storage.persist(call)
+    def work(session: Session) -> list[WorkerRow]:
+        return [WorkerRow(**row) for row in session.execute(query).mappings()]
+
+    return [] if storage.format < 3 else storage.do(work)
 
 
 def read_end(storage: FencedStorage, study: StudyRef, name: str, logs: Path) -> WorkerEnd | None:
