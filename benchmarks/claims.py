@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from lmsearch.results.advice import edges
+from lmsearch.results.ranges import edges
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import BAND_LEVEL, LEVEL, Draws, compare
 from lmsearch.search.strategies import make_sampler

@@ -89,11 +89,11 @@ def confirm(study: str, storage: str, **options: Any) -> int:
 
 
 def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str, Any]) -> int:
-    from lmsearch.report.figures import make_figure
+    from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
-    from lmsearch.results.advice import confirmation_sentence, verdict
-    from lmsearch.results.best import confirmation_document
+    from lmsearch.results.confirmation import confirmation_document, confirmation_sentence
     from lmsearch.results.reading import read
+    from lmsearch.results.verdict import verdict
 
     url = prepared.storage.place
     results = read(study, prepared.storage)
@@ -106,7 +106,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     tell_remark(files)
     files = _with_weights(files, results, folder, options, prepared.devices[0])
     publisher = Publisher(storage=prepared.storage, command=functools.partial(command_text, url=url))
-    publisher.publish(results, folder, make_figure)
+    publisher.publish(results, folder, dashboard_figures())
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
         return 0

@@ -149,7 +149,7 @@ def worries(record: "StudyRecord") -> list[str]:
     """List what a person should know while the search runs: ends of ranges that the best crowd."""
     if record.best is None:  # what follows loads SciPy, which the first seconds of a search do without
         return []
-    from lmsearch.results.advice import edge_sentence, edges
+    from lmsearch.results.ranges import edge_sentence, edges
 
     return [edge_sentence(edge) for edge in edges(record)]
 

@@ -66,8 +66,8 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     Example:
         lmsearch best default
     """
-    from lmsearch.results.advice import confirmation_sentence
     from lmsearch.results.best import best_config, require_winner
+    from lmsearch.results.confirmation import confirmation_sentence
     from lmsearch.results.reading import read_best
 
     url = parse_storage(storage)

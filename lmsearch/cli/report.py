@@ -41,7 +41,7 @@ def report(
     """
     from lmsearch.errors import ConfigError
     from lmsearch.files import replace_file
-    from lmsearch.report.figures import make_figure
+    from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
     from lmsearch.report.write import document, epochs_csv, write_figure, write_report
     from lmsearch.results.reading import read
@@ -77,6 +77,6 @@ def report(
         say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
     elif whole:
         Publisher(storage=opened, command=command).publish(
-            results, folder, make_figure, most_notes=min(1_000, len(results.record.trials))
+            results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
         )
     say(place)

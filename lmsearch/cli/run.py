@@ -164,7 +164,7 @@ def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") ->
 
 
 def _print_found(prepared: "Prepared", results: "Results", files: "ResultFiles") -> None:
-    from lmsearch.results.advice import confirm_words
+    from lmsearch.results.confirmation import confirm_words
 
     record, shares, url = results.record, results.importances, prepared.storage.place
     say()

@@ -106,10 +106,12 @@ class Keeper:
         if not plots:
             self._publisher.publish(results, self._prepared.folder)
             return
-        from lmsearch.report.figures import make_figure
+        from lmsearch.report.figures import dashboard_figures
         from lmsearch.results.reading import with_epochs
 
-        self._publisher.publish(with_epochs(self._prepared.storage, results), self._prepared.folder, make_figure)
+        self._publisher.publish(
+            with_epochs(self._prepared.storage, results), self._prepared.folder, dashboard_figures()
+        )
 
 
 def why_over(prepared: "Prepared") -> str:

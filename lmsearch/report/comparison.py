@@ -11,9 +11,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from lmsearch.errors import StudyError
-from lmsearch.report.figures import PALETTE, new_figure
-from lmsearch.report.page import Plot, Section, Table, render_page
-from lmsearch.results.advice import best_so_far, ended_in_order
+from lmsearch.report.page import Content, Plot, Section, Table, render_page
+from lmsearch.report.plots import PALETTE, new_figure
+from lmsearch.results.budget import best_so_far, ended_in_order
 from lmsearch.spelling import nearest
 from lmsearch.store.records import StudyInfo, StudyRecord, lmsearch_studies, open_study, readable_studies
 from lmsearch.store.storage import FencedStorage
@@ -155,9 +155,8 @@ def write_comparison(groups: Sequence[Group]) -> str:
         words.append("A search that ran once says nothing about its spread: repeat it with other seeds.")
     section = Section(
         id="comparison",
-        words=words,
+        content=Content(words=words, tables=[Table(head=head, rows=rows)]),
         plots=[Plot(name="best-against-budget", figure=best_against_budget(groups))],
-        tables=[Table(head=head, rows=rows)],
     )
     return render_page("lmsearch: " + " against ".join(group.name for group in groups), [section])
 

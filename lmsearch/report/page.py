@@ -47,17 +47,24 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a part of a page says beside its plots."""
+
+    words: Sequence[str] = ()
+    code: Sequence[str] = ()
+    quote: str = ""
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a page; the first has no title and says what matters most."""
 
     id: str
     title: str = ""
-    words: Sequence[str] = ()
-    code: Sequence[str] = ()
-    quote: str = ""
+    content: Content = Content()
     plots: Sequence[Plot] = ()
     small: bool = False  # plots stand beside each other where there is room
-    tables: Sequence[Table] = ()
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

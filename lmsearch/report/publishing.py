@@ -3,7 +3,7 @@
 import contextlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from optuna.trial import Trial
 
 from lmsearch.errors import NothingToShowError, StudyError
 from lmsearch.folders import study_folder
-from lmsearch.results.advice import Command, confirm_words, edge_sentence, edges, verdict
 from lmsearch.results.best import holds_results_of
+from lmsearch.results.commands import Command
+from lmsearch.results.confirmation import confirm_words
+from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
+from lmsearch.results.verdict import verdict
 from lmsearch.spelling import spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, readable_studies
 from lmsearch.store.storage import FencedStorage
-
-PLOTS = ("budget", "confirmation", "contour", "by-parameters", "by-seconds", "pruning", "timeline")
-"""The figures that are written into the store; of the others the dashboard has its own."""
 
 FILES = {
     "best-config.json": "application/json",
@@ -37,8 +37,11 @@ _LARGEST_PLOT = 200_000  # characters, each 2,045 of them one write
 _NOTES_AT_ONCE = 50  # of trials, each two writes
 _ARTIFACT = "artifacts:"  # where Optuna keeps what is known of a file, among a study's system attributes
 
-Draw = Callable[[Results, str], Any]
-"""Makes a figure by its name; raises `NothingToShowError`. It is passed in, since plotly takes a second to load."""
+Plots = Mapping[str, Callable[[Results], Any]]
+"""What makes each plot, by name; it raises `NothingToShowError`.
+
+`figures.dashboard_figures()` is passed in, since plotly takes a second to load.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +53,15 @@ class Publisher:
     _drawn: dict[str, str] = field(default_factory=dict)  # what was last written of each plot
 
     def publish(
-        self, results: Results, folder: Path, draw: Draw | None = None, most_notes: int = _NOTES_AT_ONCE
+        self, results: Results, folder: Path, plots: Plots | None = None, most_notes: int = _NOTES_AT_ONCE
     ) -> None:
-        """Write notes, files and, given what draws them, plots; `folder` is where the study's files are."""
+        """Write notes, files and, given what makes them, plots; `folder` is where the study's files are."""
         study = optuna_study(self.storage, results.name)
         self._write_note(study, results)
         self._write_trial_notes(study, results, most_notes)
         self._offer_files(results.record.info, folder)
-        if draw is not None and not results.record.info.confirms:
-            self._write_plots(study, results, draw)
+        if plots is not None and not results.record.info.confirms:
+            self._write_plots(study, results, plots)
 
     def _write_note(self, study: optuna.Study, results: Results) -> None:
         ours = study_note(results, self.command)
@@ -78,10 +81,10 @@ class Publisher:
             optuna_dashboard.save_note(Trial(study, trial.id), note)
             written += 1
 
-    def _write_plots(self, study: optuna.Study, results: Results, draw: Draw) -> None:
-        for name in PLOTS:
+    def _write_plots(self, study: optuna.Study, results: Results, plots: Plots) -> None:
+        for name, make in plots.items():
             try:
-                figure = draw(results, name)
+                figure = make(results)
             except NothingToShowError:
                 continue
             figure.update_layout(title={"text": f"lmsearch: {name}"}, margin={"t": 48})

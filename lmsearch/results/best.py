@@ -44,8 +44,8 @@ from lmsearch.folders import (
 )
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text, perplexity
-from lmsearch.results.reading import Confirmation, Results
-from lmsearch.results.statistics import Interval
+from lmsearch.results.confirmation import confirmation_document
+from lmsearch.results.reading import Results
 from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import SHORT
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
@@ -178,34 +178,6 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
             },
         }
     )
-
-
-def confirmation_document(confirmation: Confirmation) -> dict[str, Any]:
-    """Return the fresh seeds' results of the winner and of all others; of all leaders where there is no winner."""
-    winner, comparison = confirmation.winner, confirmation.comparison
-    others = confirmation.leaders if winner is None else confirmation.leaders[1:]
-    differences = [*(comparison.differences if comparison else ()), *[None] * len(others)]
-    return {
-        "verdict": confirmation.verdict,
-        "mean": None if winner is None else winner.mean,
-        "interval": None if winner is None else _ends(winner.interval),
-        "seeds": {} if winner is None else {str(seed): value for seed, value in winner.perplexities.items()},
-        "confirmation": confirmation.name,
-        "others": [
-            {
-                "trial": other.trial.number,
-                "seeds": {str(seed): value for seed, value in other.perplexities.items()},
-                "lost": {str(seed): outcome for seed, outcome in other.lost.items()},
-                "difference": None if difference is None else difference.mean,
-                "interval": _ends(difference),
-            }
-            for other, difference in zip(others, differences, strict=False)
-        ],
-    }
-
-
-def _ends(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]
 
 
 def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:

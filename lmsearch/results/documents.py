@@ -1,4 +1,4 @@
-"""A trial as plain values."""
+"""What was read of a study as plain values, for JSON."""
 
 import math
 from dataclasses import asdict
@@ -29,6 +29,11 @@ def trial_document(trial: TrialRecord) -> dict[str, Any]:
         ],
         "sample": trial.sample or None,
     }
+
+
+def optional(found: Any) -> dict[str, Any] | None:
+    """Return a dataclass as plain values; None for None."""
+    return None if found is None else asdict(found)
 
 
 def _finite(value: float) -> float | None:

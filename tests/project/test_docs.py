@@ -14,7 +14,7 @@ from lmsearch.cli.main import cli
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("script", ["command_pages", "settings", "module_lines"])
+@pytest.mark.parametrize("script", ["command_pages", "settings", "module_lines", "report_sections"])
 def test_what_is_written_by_a_script_is_current(script: str) -> None:
     said = subprocess.run(
         [sys.executable, ROOT / f".ci/{script}.py", "--check"], capture_output=True, text=True, check=False

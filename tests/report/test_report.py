@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from lmsearch.errors import ConfigError, NothingToShowError
-from lmsearch.report.figures import FIGURES, figure_names, make_figure
+from lmsearch.report.figures import FIGURES, figures_of, make_figure
 from lmsearch.report.write import document, epochs_csv, write_figure, write_report
 from lmsearch.results.reading import Results, read
 from tests.conftest import Cli
@@ -85,7 +85,7 @@ def test_each_figure_stands_alone_or_says_why_there_is_none(results: Results, na
 def test_a_figure_that_there_is_not_is_refused_with_the_names_that_there_are(results: Results) -> None:
     with pytest.raises(ConfigError, match=r"did you mean curves\?$"):
         make_figure(results, "curve")
-    with pytest.raises(ConfigError, match=r"'x'; there are: history, curves.*slice-model.weight_dropout"):
+    with pytest.raises(ConfigError, match=r"'x'; there are: confirmation, history, curves.*slice-model.weight_dropout"):
         make_figure(results, "x")
 
 
@@ -124,7 +124,7 @@ def test_a_study_that_has_just_begun_has_a_report_too(url: str) -> None:
     results = read("made", url)
     page = write_report(results, command)
     assert "No trial of made is complete yet." in page
-    for name in figure_names(results):
+    for name in figures_of(results):
         with pytest.raises(NothingToShowError):
             make_figure(results, name)
 

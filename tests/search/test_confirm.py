@@ -14,9 +14,10 @@ from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
 from lmsearch.launch.supervise import Snapshot
 from lmsearch.report.publishing import study_note
-from lmsearch.report.write import confirm_next, document, next_commands, write_report
-from lmsearch.results.advice import confirmation_sentence
+from lmsearch.report.write import document, write_report
 from lmsearch.results.best import best_config, require_winner
+from lmsearch.results.commands import confirm_next, next_commands
+from lmsearch.results.confirmation import confirmation_sentence
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds

@@ -6,17 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lmsearch.results.advice import (
-    budget_sentences,
-    closeness,
-    edge_line,
-    edge_sentence,
-    edges,
-    pruning_sentences,
-    time_sentences,
-    verdict,
-)
+from lmsearch.results.budget import budget_sentences, judge_budget
+from lmsearch.results.pruning import closeness, pruning_sentences
+from lmsearch.results.ranges import edge_line, edge_sentence, edges
 from lmsearch.results.reading import Results, read
+from lmsearch.results.timing import time_sentences
+from lmsearch.results.verdict import verdict
 from tests.results.made import STUDY, Made, make_study, some_trials
 
 
@@ -113,7 +108,7 @@ def test_without_a_confirmation_the_verdict_says_that_the_best_may_be_the_luckie
 def test_the_worth_of_the_second_half_is_what_it_improved(url: str) -> None:
     values = [100.0, 99.0, 98.0, 97.0, 96.0, 95.5, 96.0, 97.0]
     trials = [dataclasses.replace(t, perplexities=[v]) for t, v in zip(some_trials(8, 1), values, strict=True)]
-    said = list(budget_sentences(made(url, trials).record, "add {}".format))
+    said = list(budget_sentences(judge_budget(made(url, trials).record), "add {}".format))
     assert said[0] == "The second half of the budget (trials 5 to 8) was worth about 1.50 perplexity."
     assert said[1] == (
         "Whether tpe beats random search at twice its budget is unknown: that needs 16 more random trials. "
@@ -126,7 +121,7 @@ def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) 
         dataclasses.replace(t, perplexities=[100.0 + n], sampler="random") for n, t in enumerate(some_trials(12, 1))
     ]
     tpe = [dataclasses.replace(t, perplexities=[98.0 - n]) for n, t in enumerate(some_trials(8, 1))]
-    said = list(budget_sentences(made(url, random + tpe).record, "add {}".format))
+    said = list(budget_sentences(judge_budget(made(url, random + tpe).record), "add {}".format))
     assert said[-2:] == [
         "The first 6 trials of tpe found 93.00; 12 random trials find 100.00, so tpe was at least as good as random "
         "search at twice its budget. It also learned from 12 trials of other samplers, which flatters it.",

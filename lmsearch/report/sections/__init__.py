@@ -1,0 +1,34 @@
+"""The topics of the report: a module each, gathered in `SECTIONS`.
+
+Page, `--figure`, `--format json` and the list in docs/reading-a-report.md are all made from `SECTIONS`.
+"""
+
+from lmsearch.report.sections import (
+    budget,
+    confirmation,
+    cost,
+    importance,
+    progress,
+    provenance,
+    ranges,
+    timing,
+    trials,
+    trouble,
+    verdict,
+)
+from lmsearch.report.topic import Topic
+
+SECTIONS: dict[str, Topic] = {
+    "verdict": verdict.TOPIC,
+    "confirmation": confirmation.TOPIC,
+    "progress": progress.TOPIC,
+    "importance": importance.TOPIC,
+    "ranges": ranges.TOPIC,
+    "budget": budget.TOPIC,
+    "cost": cost.TOPIC,
+    "timing": timing.TOPIC,
+    "trouble": trouble.TOPIC,
+    "trials": trials.TOPIC,
+    "provenance": provenance.TOPIC,
+}
+"""The topics in the order of the page, by the name of the section there."""

@@ -1,0 +1,69 @@
+"""Where the time went."""
+
+from datetime import datetime
+
+import plotly.graph_objects as go
+
+from lmsearch.report.page import Content
+from lmsearch.report.plots import COLOURS, hover, legend, need, new_figure, sample
+from lmsearch.report.topic import Figure, Topic
+from lmsearch.results.commands import Command
+from lmsearch.results.documents import optional
+from lmsearch.results.reading import Results
+from lmsearch.results.timing import time_sentences, timing
+from lmsearch.store.records import TrialRecord
+
+
+def _write(results: Results, command: Command) -> Content:
+    return Content(words=list(time_sentences(results.record)))
+
+
+def _timeline(results: Results) -> go.Figure:
+    """Plot when each trial ran, in as many rows as ran at once."""
+    trials = sorted(
+        (t for t in results.record.trials if t.started and t.ended and not t.origin_trial),
+        key=lambda trial: trial.started or datetime.min,
+    )
+    need(trials, "no trial has ended yet")
+    figure = new_figure("", "worker")
+    free: list[datetime] = []
+    lanes = []
+    for trial in trials:
+        assert trial.started is not None and trial.ended is not None
+        lane = next((n for n, until in enumerate(free) if until <= trial.started), len(free))
+        free[lane : lane + 1] = [trial.ended]
+        lanes.append(lane + 1)
+    drawn = {trial.number for trial in sample(trials)}
+    for outcome, colour in COLOURS.items():
+        all_ones = [(t, lane) for t, lane in zip(trials, lanes, strict=True) if t.outcome == outcome]
+        ones = [(t, lane) for t, lane in all_ones if t.number in drawn]
+        if ones:
+            figure.add_bar(
+                base=[t.started for t, _ in ones],
+                x=[1e3 * (t.ended - t.started).total_seconds() for t, _ in ones if t.ended and t.started],
+                y=[lane for _, lane in ones],
+                orientation="h",
+                name=legend(outcome, len(ones), len(all_ones)),
+                marker={"color": colour, "line": {"color": "rgba(255,255,255,0.7)", "width": 1}},
+                text=[hover(t, results) + _pace(t) for t, _ in ones],
+                textposition="none",
+                hovertemplate="%{text}<extra></extra>",
+            )
+    figure.update_xaxes(type="date")
+    figure.update_yaxes(dtick=1, autorange="reversed")
+    figure.update_layout(barmode="overlay", height=150 + 40 * len(free), legend={"y": -0.45})
+    return figure
+
+
+def _pace(trial: TrialRecord) -> str:
+    tokens = sum(row.tokens for row in trial.epochs)
+    return f"<br>{tokens / trial.seconds:,.0f} tokens a second" if trial.seconds else ""
+
+
+TOPIC = Topic(
+    about="How long the trials trained, tokens per second, and how long workers were idle.",
+    title="Where the time went",
+    write=_write,
+    figures={"timeline": Figure(draw=_timeline, in_dashboard=True)},
+    data={"timing": lambda results: optional(timing(results.record))},
+)

@@ -1,0 +1,25 @@
+"""What went wrong."""
+
+from dataclasses import asdict
+
+from lmsearch.report.page import Content, Table
+from lmsearch.report.topic import Topic
+from lmsearch.results.commands import Command
+from lmsearch.results.reading import Results
+from lmsearch.results.trouble import troubles
+
+
+def _write(results: Results, command: Command) -> Content:
+    found = troubles(results.record)
+    if not found:
+        return Content(words=["No trial failed, diverged or ran out of memory."])
+    rows = [(one.outcome, one.reason, len(one.trials), ", ".join(map(str, one.trials))) for one in found]
+    return Content(tables=[Table(head=("outcome", "reason", "trials", "which"), rows=rows)])
+
+
+TOPIC = Topic(
+    about="Failed, diverged and infeasible trials by their reason.",
+    title="What went wrong",
+    write=_write,
+    data={"trouble": lambda results: [asdict(one) for one in troubles(results.record)]},
+)
