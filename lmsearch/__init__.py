@@ -1,5 +1,6 @@
 """lmsearch: hyperparameter search for LSTM language models."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from lmsearch.version import __version__
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
     from lmsearch.search.objective import objective
 
 __all__ = ["__version__", "objective"]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who uses the package from Python decides what is shown
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ before a PostgreSQL it puts a proxy, which alone fails.
 """
 
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -43,6 +44,8 @@ from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import ask_to_stop, leases
 from lmsearch.store.trials import StudyReader
 from lmsearch.store.workers import list_workers
+
+_log = logging.getLogger(__name__)
 
 _LEASE_SECONDS = 5.0
 _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: they notice at once, and end under load
@@ -93,10 +96,9 @@ class _Run:
 class Chaos:
     """One disturbed search."""
 
-    def __init__(self, options: ChaosOptions, say: Callable[[str], None]) -> None:
+    def __init__(self, options: ChaosOptions) -> None:
         self._options = options
         self._storage = options.storage
-        self._say = say
         self._random = random.Random(options.seed)
         self.name = f"chaos-{options.seed}-{os.getpid()}"
         self._began = time.monotonic()
@@ -179,7 +181,7 @@ class Chaos:
             process = subprocess.Popen(
                 python("-m", "lmsearch.cli.main", *words),
                 cwd=self._options.folder,
-                env=dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(self._url)},
+                env=dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(self._url), "LMSEARCH_LOG_FORMAT": "json"},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
@@ -244,7 +246,7 @@ class Chaos:
         done = self._random.choice(faults)()
         if done is not None:
             self._faults[done] += 1
-            self._say(f"{time.monotonic() - self._began:5.0f} s  {done}")
+            _log.info("%5.0f s  %s", time.monotonic() - self._began, done, extra={"event": "fault"})
 
     def _kill_worker(self) -> str | None:
         process = self._random.choice(self._workers() or [0])
@@ -370,7 +372,7 @@ class Chaos:
             self._unexplained.append(f"{deaths} workers died, {self._kills} were killed")
         if self._proxy is not None:
             self._faults["the answer to a commit lost"] = self._proxy.commits_cut  # none where TLS hides commits
-        self._say("each trial is trained again, in one go, to compare its curve")
+        _log.info("each trial is trained again, in one go, to compare its curve", extra={"event": "comparing"})
         answered = each_answered_once(record)
         return Outcome(
             faults=dict(sorted(self._faults.items())),

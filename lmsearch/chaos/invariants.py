@@ -1,23 +1,25 @@
 """What must hold of a search after any fault, counted: nothing lost, nothing doubled, no curve changed."""
 
+import contextlib
+import json
 import multiprocessing
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lmsearch.config import Value
+from lmsearch.errors import StudyError
 from lmsearch.lm.events import Epoch
 from lmsearch.lm.train import train
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import DONE
 from lmsearch.text.corpus import cache_folder, open_corpus
 
-_EPOCH_LINE = re.compile(r"trial (\d+): epoch (\d+), perplexity")
 _TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -135,9 +137,14 @@ def ends_are_explained(ends: Sequence[str], unexplained: Iterable[str]) -> Invar
 
 
 def epochs_trained_twice(logs: Path) -> int:
-    """Count the epochs that were trained again though a checkpoint had them: it is written before the report."""
-    told = Counter(match.groups() for text in _texts(logs) for match in _EPOCH_LINE.finditer(text))
-    return sum(count - 1 for count in told.values())
+    """Count the epochs that were trained again though a checkpoint had them: it is written before the report.
+
+    Raises `StudyError` where no worker has logged an epoch, and so nothing can be counted.
+    """
+    epochs = Counter((record["trial"], record["epoch"]) for record in _records(logs) if record.get("event") == "epoch")
+    if not epochs:
+        raise StudyError(f"no worker has logged an epoch in {logs}")
+    return sum(count - 1 for count in epochs.values())
 
 
 def tracebacks(logs: Path) -> list[str]:
@@ -149,5 +156,10 @@ def tracebacks(logs: Path) -> list[str]:
     ]
 
 
-def _texts(logs: Path) -> list[str]:
-    return [path.read_text(errors="replace") for path in logs.glob("*.log")]
+def _records(logs: Path) -> Iterator[dict[str, Any]]:
+    """Yield what workers logged as JSON; the line in which one was killed may be half a document."""
+    for path in logs.glob("*.log"):
+        for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                if isinstance(record := json.loads(line), dict):
+                    yield record

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmsearch.cli import logs
 from lmsearch.cli.options import SEED, Number, json_option, parse_storage
 from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import MOST_TRIALS
@@ -52,9 +53,12 @@ def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json:
     url = parse_storage(storage or f"sqlite:///{folder}/store.db")
     opened = open_storage(url, create=True, patience=WaitUpTo(90.0))  # longer than the lock that it holds itself
     folder.mkdir(parents=True, exist_ok=True)
-    tell = (lambda line: None) if as_json else say
-    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers), tell)
-    tell(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
+    if as_json:
+        logs.warnings_only()
+    logs.write_with(say)
+    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers))
+    if not as_json:
+        say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     keep = True

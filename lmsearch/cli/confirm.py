@@ -14,7 +14,6 @@ from lmsearch.cli.options import (
     json_option,
     parse_storage,
     storage_option,
-    timestamped,
     work_options,
     work_request,
     workers_option,
@@ -75,9 +74,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             owed = sum(ticket.state != "done" for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
-        record = watch(
-            supervisor(prepared, signals, None if quiet else timestamped).run(prepared.devices), quiet, Keeper(prepared)
-        )
+        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, Keeper(prepared))
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:

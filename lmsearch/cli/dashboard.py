@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from lmsearch.cli import logs
 from lmsearch.cli.options import open_store, storage_option
 from lmsearch.cli.terminal import say
 from lmsearch.folders import RUNS
@@ -56,7 +57,8 @@ def dashboard(
     token = os.environ.get("LMSEARCH_DASHBOARD_TOKEN") if token_file is None else _read_token(token_file)
     rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
     opened = open_store(storage, store_timeout, connections=THREADS)
-    serve(opened, rules, RUNS, say, prefix)
+    logs.write_with(say)
+    serve(opened, rules, RUNS, prefix)
 
 
 def _read_token(path: Path) -> str:

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from lmsearch.cli.options import timestamped
+from lmsearch.cli.logs import timestamped
 from lmsearch.cli.status import count_line
-from lmsearch.cli.terminal import say
 from lmsearch.escapes import shown
 from lmsearch.spelling import count, spell_seconds, spell_value
 
@@ -50,8 +49,7 @@ def open_view(quiet: bool) -> Iterator[View]:
 
 class _Silent:
     def show(self, snapshot: "Snapshot") -> None:
-        for notice in snapshot.notices:
-            say(notice, err=True)
+        """Show nothing: warnings are logged."""
 
 
 class _Lines:
@@ -64,8 +62,6 @@ class _Lines:
         self._last = 0.0
 
     def show(self, snapshot: "Snapshot") -> None:
-        for notice in snapshot.notices:
-            timestamped(notice)
         for trial in snapshot.record.trials:
             if trial.ended is not None and trial.number not in self._told:
                 self._told.add(trial.number)
@@ -95,8 +91,6 @@ class _Table:
         self._live = live
 
     def show(self, snapshot: "Snapshot") -> None:
-        for notice in snapshot.notices:
-            self._live.console.print(shown(notice), highlight=False, markup=False)
         self._live.update(render(snapshot), refresh=True)
 
 

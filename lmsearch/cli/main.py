@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from lmsearch import __version__
+from lmsearch.cli import logs
 from lmsearch.cli.backup import backup
 from lmsearch.cli.chaos import chaos
 from lmsearch.cli.compare import compare
@@ -70,6 +71,8 @@ def cli() -> None:
 for _commands in GROUPS.values():
     for _command in _commands:
         cli.add_command(_command)
+        for _leaf in _command.commands.values() if isinstance(_command, click.Group) else [_command]:
+            logs.log_options(_leaf)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,6 +89,7 @@ def _run(arguments: Sequence[str] | None) -> int:  # noqa: PLR0911  (each way to
     if not _has_working_folder():
         _complain("the working folder has been removed; change into one that exists")
         return LmsearchError.exit_code
+    logs.start()
     try:
         code = cli.main(args=None if arguments is None else list(arguments), standalone_mode=False)
     except LmsearchError as error:

@@ -1,17 +1,15 @@
 """Options that several commands share, and words that several print."""
 
-import contextlib
 import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lmsearch.cli.terminal import OutputGoneError, say
+from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
 
@@ -200,9 +198,3 @@ def work_request(options: Mapping[str, Any]) -> "WorkOptions":
 
     names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "lease_seconds")
     return WorkOptions(**{name: options[name] for name in names})
-
-
-def timestamped(line: str) -> None:
-    """Print a line with the time before it, for logs; what nobody can read costs the line, not the search."""
-    with contextlib.suppress(OSError, OutputGoneError):
-        say(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}")

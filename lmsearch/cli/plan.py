@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmsearch.cli import logs
 from lmsearch.cli.options import (
     COUNT,
     command_text,
@@ -63,11 +64,9 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     warn_of_text(judge(corpus))
     trials = len(decide_tickets(spec, request.budget, None, []).add)
 
-    def measuring(line: str) -> None:
-        if not options["as_json"]:
-            say(line, err=True)
-
-    found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"], measuring)
+    if options["as_json"]:
+        logs.warnings_only()
+    found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"])
     connections = _connections(storage, store_timeout, found.workers)
     free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
     if options["as_json"]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from lmsearch.cli.options import timestamped
+from lmsearch.cli.logs import timestamped
 from lmsearch.cli.terminal import say
 from lmsearch.spelling import spell_seconds
 

@@ -1,6 +1,5 @@
 """`lmsearch run`."""
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +12,6 @@ from lmsearch.cli.options import (
     json_option,
     parse_storage,
     storage_option,
-    timestamped,
     work_options,
     work_request,
     workers_option,
@@ -68,7 +66,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     url = parse_storage(storage)
     try:
         with reading_bar() as progress:
-            prepared = prepare(request, url, functools.partial(say, err=True), progress)
+            prepared = prepare(request, url, progress)
     except SpaceChangedError as error:
         new = command_text(error.new_study, url)
         raise SpaceChangedError(f"{error}; start a new study from it with: {new}") from error
@@ -80,9 +78,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         with bearing():
             _print_plan(prepared)
     try:
-        record = watch(
-            supervisor(prepared, signals, None if quiet else timestamped).run(prepared.devices), quiet, keeper
-        )
+        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(prepared, record, command, signals.received, options["as_json"], keeper)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
+from lmsearch.cli import logs
 from lmsearch.cli.options import command_text
 from lmsearch.cli.terminal import bearing, leave_terminal, say
 
@@ -44,6 +45,8 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
     """Draw the search until it ends, keep the dashboard's notes current, and return the study as it is then."""
     from lmsearch.cli.live import open_view
 
+    if not quiet:
+        logs.write_with(logs.timestamped)
     with bearing(), open_view(quiet) as view:
         for snapshot in snapshots:
             with bearing():

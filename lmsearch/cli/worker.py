@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lmsearch.cli import logs
 from lmsearch.cli.options import (
     WORK_STORE_SECONDS,
     command_text,
@@ -12,7 +13,6 @@ from lmsearch.cli.options import (
     duration,
     parse_storage,
     storage_option,
-    timestamped,
     work_options,
     work_request,
 )
@@ -40,6 +40,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
     from lmsearch.search.worker import WorkerOptions, run_worker
     from lmsearch.text.corpus import cache_folder
 
+    logs.write_with(logs.timestamped)  # its output is its log
     url = parse_storage(storage)
     corpus, until, timeout = options["corpus"], options["until"], options["store_timeout"]
     told = WorkerOptions(
@@ -65,9 +66,9 @@ def worker(study: str, storage: str, **options: Any) -> int:
     words += [] if until is None else ["--until", f"{until:.0f}s"]
     again = command_text(words + work_request(options).words(), url)
     try:
-        code = run_worker(told, timestamped)
+        code = run_worker(told)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {again}") from error
     if code:
-        timestamped(f"interrupted; resume with: {again}")
+        logs.timestamped(f"interrupted; resume with: {again}")
     return code

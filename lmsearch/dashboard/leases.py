@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from lmsearch.errors import LmsearchError
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import TICKET
 from lmsearch.store.tickets import live_lease
+
+_log = logging.getLogger(__name__)
 
 REMOVING = frozenset({("DELETE", "/api/studies/<study_id:int>"), ("POST", "/api/studies/<study_id:int>/rename")})
 """optuna-dashboard's routes that delete a study."""
@@ -29,10 +32,10 @@ def count_leases(storage: FencedStorage, study_id: int) -> int:
     return storage.persist(call)
 
 
-def keep_leased(application: bottle.Bottle, storage: FencedStorage, say: Callable[[str], None]) -> None:
+def keep_leased(application: bottle.Bottle, storage: FencedStorage) -> None:
     """Make optuna-dashboard refuse to remove a study while leases live on it.
 
-    `say` is told why, too: the page says no more than that it failed. It is done where its own router has found the
+    Why is logged, too: the page says no more than that it failed. It is done where its own router has found the
     study, so that no spelling of a URL leads around it.
     """
     missing = REMOVING - {(route.method, route.rule) for route in application.routes}
@@ -41,7 +44,7 @@ def keep_leased(application: bottle.Bottle, storage: FencedStorage, say: Callabl
             f"this optuna-dashboard has no {' '.join(min(missing))} for lmsearch to guard; install the version that "
             f"constraints.txt names"
         )
-    application.install(_KeepLeased(storage, say))
+    application.install(_KeepLeased(storage))
 
 
 class _KeepLeased:
@@ -49,9 +52,8 @@ class _KeepLeased:
 
     name, api = "keep_leased", 2
 
-    def __init__(self, storage: FencedStorage, say: Callable[[str], None]) -> None:
+    def __init__(self, storage: FencedStorage) -> None:
         self._storage = storage
-        self._say = say
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Return the function that answers a route from now on."""
@@ -65,7 +67,7 @@ class _KeepLeased:
             if not leases:
                 return callback(study_id=study_id)
             sentence = _reason(self._storage.get_study_name_from_id(study_id), leases)
-            self._say(sentence)
+            _log.info("%s", sentence, extra={"event": "refused", "leases": leases})
             return _conflict(sentence)
 
         return unless_leased

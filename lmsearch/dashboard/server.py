@@ -1,6 +1,7 @@
 """The server: optuna-dashboard on the store, our guard before it, and a few threads."""
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from lmsearch.dashboard.prefix import Prefixed, check_prefix
 from lmsearch.errors import LmsearchError
 from lmsearch.store.storage import FencedStorage
 
+_log = logging.getLogger(__name__)
+
 THREADS = 4
 
 
-def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str], None], prefix: str = "") -> None:
-    """Serve the dashboard until it is interrupted; `say` is told how to visit once it listens, and what is refused.
+def serve(storage: FencedStorage, rules: Rules, runs: Path, prefix: str = "") -> None:
+    """Serve the dashboard until it is interrupted; how to visit is logged once it listens, and what is refused.
 
     `prefix` is the path of another site below which it is called, `runs` the folder of the studies' files. The storage
     should have a connection for each of the `THREADS`, so that none waits for another's.
@@ -32,7 +35,7 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str],
     prefix = check_prefix(prefix)
     # Cached: plain RDBStorage reads every ended trial again at each poll.
     application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
-    keep_leased(application, storage, say)
+    keep_leased(application, storage)
     application.install(_with_content)
     try:
         guard = Guard(OddRequests(application), rules)
@@ -59,7 +62,7 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, say: Callable[[str],
         if isinstance(one, BaseWSGIServer):
             one.channel_class = make_channel(guard)
     visit = rules.address.rstrip("/") + f"{prefix}/" + ("" if rules.token is None else "?token=…")
-    say(f"{visit}  (Ctrl-C stops it; the search does not need it)")
+    _log.info("%s  (Ctrl-C stops it; the search does not need it)", visit, extra={"event": "listening"})
     server.run()
 
 

@@ -30,7 +30,6 @@ class Launcher(Protocol[P]):
     """Starts workers somewhere and reports how their processes ended."""
 
     kind: str  # stands in the table of workers
-    warnings: list[str]  # what a person should know; whoever shows them clears the list
 
     def start(self, name: str, device: str) -> P:
         """Start a worker with this name on this device."""

@@ -1,6 +1,7 @@
 """Workers as child processes on this host."""
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from lmsearch.launch.base import Exit, Placed
 from lmsearch.machine import count_oom_kills
 from lmsearch.store import url as urls
 from lmsearch.store.workers import stacks_file
+
+_log = logging.getLogger(__name__)
 
 _OOM_SECONDS = 5.0  # between the kernel's count of a kill and the end of the process
 
@@ -48,7 +51,6 @@ class LocalLauncher:
         self._command = command
         self._folder = folder
         self._environment = environment
-        self.warnings: list[str] = []
         self._oom_kills = oom_kills
         self._oom_seen = oom_kills()
         self._oom_at = -_OOM_SECONDS  # monotonic: when the count last rose
@@ -81,7 +83,7 @@ class LocalLauncher:
             log.parent.mkdir(parents=True, exist_ok=True)
             return log.open("wb")
         except OSError as error:
-            self.warnings.append(f"warning: a worker has no log: {error}")
+            _log.warning("a worker has no log: %s", error, extra={"event": "no_log"})
             return Path(os.devnull).open("wb")
 
     def look(self, placed: Child) -> Exit | None:

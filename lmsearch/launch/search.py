@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from lmsearch.config import BUILT_IN_CORPORA
 from lmsearch.launch.local import LocalLauncher, worker_environment
@@ -23,8 +23,8 @@ def search(request: SearchRequest, storage: str = "sqlite:///runs/lmsearch.db") 
     yield from supervisor(prepared, Signals()).run(prepared.devices)
 
 
-def supervisor(prepared: Prepared, signals: Signals, say: Callable[[str], None] | None = None) -> Supervisor:
-    """Return what starts the workers of a search on this host and watches them; `say` is for what cannot wait."""
+def supervisor(prepared: Prepared, signals: Signals) -> Supervisor:
+    """Return what starts the workers of a search on this host and watches them."""
 
     def command(name: str, device: str, pipe: int) -> list[str]:
         return python("-m", "lmsearch.cli.main", "worker", *worker_words(prepared, name, device, pipe))
@@ -37,7 +37,6 @@ def supervisor(prepared: Prepared, signals: Signals, say: Callable[[str], None] 
         signals,
         store_timeout=STORE_SECONDS if work.store_timeout is None else work.store_timeout,
         max_failures=work.max_failures,
-        say=say,
     )
 
 

@@ -1,9 +1,10 @@
 """The supervision of a search: which workers are wanted, which are restarted, and what ends the search."""
 
 import contextlib
+import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tickets import check_study, close_ended, release_worker
 from lmsearch.store.trials import StudyReader
 from lmsearch.store.workers import WorkerEnd
+
+_log = logging.getLogger(__name__)
 
 _TICK = 0.25  # seconds between looks at the workers
 _LOOK = 1.0  # seconds between snapshots of the store
@@ -71,14 +74,12 @@ class Supervisor:
         signals: Signals,
         store_timeout: float = 600.0,
         max_failures: int | None = None,
-        say: Callable[[str], None] | None = None,
     ) -> None:
         self.storage = storage
         self.info = info
         self.launcher = launcher
         self.signals = signals
         self.notices: list[str] = []
-        self._say = say or self.notices.append  # for what cannot wait for the next snapshot
         self._store_timeout = store_timeout
         self._max_failures = max_failures or info.spec.settings.max_failures
         self._reader = StudyReader(storage, info)
@@ -122,8 +123,9 @@ class Supervisor:
             if not self.signals.received:
                 raise
             self._pass_on(slots)
-            self.notices.append(
-                "stopped while the store was unreachable: progress is saved, and its leases expire by themselves"
+            self._note(
+                "left",
+                "stopped while the store was unreachable: progress is saved, and its leases expire by themselves",
             )
         finally:
             self._end(slots)
@@ -153,11 +155,18 @@ class Supervisor:
     def _wait_on(self, outage: Outage) -> bool:
         """Wait for the store as long as the workers do, or until a signal; for a free connection without limit."""
         if outage.attempts == 1:
-            self._say(f"waiting for the store: {outage.reason}")
+            self._note("waiting_for_store", f"waiting for the store: {outage.reason}")
         return outage.gone < self._store_timeout and not self.signals.received
+
+    def _note(self, event: str, sentence: str, **extra: object) -> None:
+        """Log what happened, and keep it for the next snapshot."""
+        _log.warning("%s", sentence, extra={"event": event, "study": self.info.ref.name, **extra})
+        self.notices.append(sentence)
 
     def _start(self, slot: _Slot) -> None:
         slot.worker, slot.progress = self.launcher.start(workers.new_name(), slot.device), self._progress
+        extra = {"event": "worker_started", "worker": slot.worker.name, "device": slot.device}
+        _log.debug("worker %s is started on %s", slot.worker.name, slot.device, extra=extra)
 
     def _look_after(self, slot: _Slot) -> None:
         """Start what is to stand in this slot, and take note of what has ended there."""
@@ -205,7 +214,13 @@ class Supervisor:
             return
         slot.start_at = time.monotonic() + min(0.1 * 2**slot.restarts, _LONGEST_PAUSE)
         why = f" ({_last_line(worker)[:200]})" if trouble == "death" and exit.code > 0 else ""
-        self.notices.append(f"a worker {_spell_end(exit.code, trouble)}; it is restarted; its log is {worker.log}{why}")
+        self._note(
+            "worker_ended",
+            f"a worker {_spell_end(exit.code, trouble)}; it is restarted; its log is {worker.log}{why}",
+            worker=worker.name,
+            exit_code=exit.code,
+            trouble=trouble,
+        )
 
     def _stop_with(self, error: LmsearchError) -> None:
         self._error = error
@@ -231,7 +246,11 @@ class Supervisor:
             for slot in slots:
                 if slot.worker is not None:
                     self.launcher.signal(slot.worker, signal.SIGKILL)
-                    self.notices.append(f"a worker did not exit and is killed; its log is {slot.worker.log}")
+                    self._note(
+                        "worker_killed",
+                        f"a worker did not exit and is killed; its log is {slot.worker.log}",
+                        worker=slot.worker.name,
+                    )
                     slot.left = True
 
     def _pass_on(self, slots: Sequence[_Slot]) -> None:
@@ -254,8 +273,7 @@ class Supervisor:
                 release_worker(self.storage, self.info.ref, worker.name)
 
     def _snapshot(self, record: StudyRecord, workers: int) -> Snapshot:
-        notices = (*self.launcher.warnings, *self.notices)
-        self.launcher.warnings.clear()
+        notices = tuple(self.notices)
         self.notices.clear()
         return Snapshot(
             record=record,

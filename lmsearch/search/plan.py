@@ -1,11 +1,12 @@
 """What a search would cost, before it starts."""
 
 import json
+import logging
 import math
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from lmsearch.processes import python
 from lmsearch.space import Choice
 from lmsearch.spelling import spell_bytes, spell_value
 from lmsearch.study.spec import StudySpec
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_MEASURE = 300.0  # seconds for one point
 
@@ -124,7 +127,6 @@ def make_plan(
     devices: Sequence[str],
     cache: Path,
     allow_pickle: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Measure a space's points on this machine, the middle one by all workers at once.
 
@@ -135,14 +137,15 @@ def make_plan(
     measured = []
     left = [size for size in (free_memory(), memory_left()) if size is not None] if device == "cpu" else []
     for point in points:
-        say(f"measuring {point.what}: {point.parameters:,} parameters")
+        extra = {"event": "measuring", "parameters": point.parameters}
+        _log.info("measuring %s: %s parameters", point.what, f"{point.parameters:,}", extra=extra)
         config = spec.close(point.params, vocabulary_size)
         found = _ask(config, [device], cache, allow_pickle)[0]
         left += [] if found["free"] is None else [found["free"]]
         measured.append(_with(point, found))
     middle = next(point for point in measured if point.what == "middle")
     if len(devices) > 1:
-        say(f"measuring {len(devices)} workers at once")
+        _log.info("measuring %d workers at once", len(devices), extra={"event": "measuring", "workers": len(devices)})
         together = _ask(spec.close(middle.params, vocabulary_size), devices, cache, allow_pickle)
         slowdown = max(one["epoch_seconds"] for one in together) / (middle.epoch_seconds or 1.0)
         measured = [

@@ -1,9 +1,9 @@
 """A request in, a prepared search out: `run`, `plan`, `confirm`, an objective and a notebook all start here."""
 
 import contextlib
+import logging
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,11 +31,11 @@ from lmsearch.text.corpus import Corpus, Progress, cache_folder, open_corpus
 from lmsearch.text.judgement import judge
 from lmsearch.version import __version__
 
+_log = logging.getLogger(__name__)
+
 STORE_SECONDS = 10.0  # of waiting for a store that does not answer, before trials run
 STALL_SECONDS = 600.0
 LEASE_SECONDS = 30.0
-
-Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +187,10 @@ def check_open(spec: StudySpec, study_file: str) -> None:
         )
 
 
-def prepare(
-    request: SearchRequest, url: URL, warn: Warn = lambda sentence: None, progress: Progress | None = None
-) -> Prepared:
+def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) -> Prepared:
     """Create or resume a request's study in a store. Everything is checked before anything is written.
 
-    `warn` is given what a person should know. Raises `LmsearchError`; `SpaceChangedError` where the file has another
+    What a person should know is logged. Raises `LmsearchError`; `SpaceChangedError` where the file has another
     space than the study of its name.
     """
     path = find_study_file(request.study_file)
@@ -210,7 +208,7 @@ def prepare(
     if known is None:
         check_open(spec, request.study_file)
     for remark in (*judge(corpus), *spec.warnings()):
-        warn(f"warning: {remark}")
+        _log.warning("%s", remark, extra={"event": "remark"})
     storage = _open(url, request.work.store_timeout, create=True)
     source = request.source or ("" if known is not None else spec.settings.source)
     if source:
@@ -220,8 +218,8 @@ def prepare(
     except SpaceChangedError as error:
         error.new_study = ["lmsearch", "run", request.study_file, "--name", f"{name}-2", "--from", name]
         raise
-    _take_over(storage, info, warn)
-    _prepare_folder(storage, info, request.work.checkpoints, warn)
+    _take_over(storage, info)
+    _prepare_folder(storage, info, request.work.checkpoints)
     hours = request.hours or spec.settings.hours
     return Prepared(
         storage=storage,
@@ -271,22 +269,29 @@ def _known_study(url: URL, name: str, timeout: float | None) -> StudyInfo | None
         opened.engine.dispose()
 
 
-def _take_over(storage: FencedStorage, info: StudyInfo, warn: Warn) -> None:
+def _take_over(storage: FencedStorage, info: StudyInfo) -> None:
     """Take over another study's trials, now or if an earlier command ended before it had."""
     try:
         taken = complete(storage, info)
     except StudyError as error:
-        warn(f"warning: {info.ref.name} continues without the trials that it should take over: {error}")
+        message = "%s continues without the trials that it should take over: %s"
+        _log.warning(message, info.ref.name, error, extra={"event": "not_taken_over"})
         return
     if taken is not None and info.source is not None:
-        warn(f"from {info.source.name}: {taken.taken} trials taken over, {taken.unfit} do not fit this space")
+        _log.info(
+            "from %s: %d trials taken over, %d do not fit this space",
+            info.source.name,
+            taken.taken,
+            taken.unfit,
+            extra={"event": "taken_over", "source": info.source.name, "taken": taken.taken, "unfit": taken.unfit},
+        )
 
 
-def _prepare_folder(storage: FencedStorage, info: StudyInfo, checkpoints: Path | None, warn: Warn) -> None:
+def _prepare_folder(storage: FencedStorage, info: StudyInfo, checkpoints: Path | None) -> None:
     """Mark the study's folder as ours, and warn where files in it are newer than the store."""
     folder = study_folder(info.ref.name)
     with contextlib.suppress(OSError):  # what cannot be written is reported where it must be
         make_folder(folder)
     files = folder if checkpoints is None else checkpoints / info.ref.name
     if others := others_in(storage, info, files):
-        warn(f"warning: {others_sentence(others)}")
+        _log.warning("%s", others_sentence(others), extra={"event": "newer_files"})

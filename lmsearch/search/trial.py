@@ -1,10 +1,11 @@
 """One trial, from open spec to a number: the only place that knows both Optuna and the trainer."""
 
 import contextlib
+import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,8 @@ from lmsearch.store.tables import FROM, EpochRow, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.store.trials import read_epochs
 from lmsearch.text.corpus import Corpus
+
+_log = logging.getLogger(__name__)
 
 _KEPT_MODELS = 3  # weights of the study's best trials
 _SAMPLE_WORDS = 40
@@ -73,7 +76,6 @@ class TrialRunner:
     trainer: Trainer
     checkpoints: Checkpoints
     models: Path  # the folder for weights of best epochs
-    say: Callable[[str], None]
 
     def open(self, ticket: Ticket) -> "Trial":
         """Ask Optuna for the ticket's trial, or take it up where it was saved. Raises `DroppedError`."""
@@ -100,10 +102,12 @@ class TrialRunner:
         digest, reported = self._known(ticket)
         found = self.checkpoints.find(ticket, digest, reported) if digest else Found(None, "")
         if found.remark:
-            self.say(f"trial {ticket.trial_number}: {found.remark}")
+            extra = {"event": "checkpoint_refused", "trial": ticket.trial_number}
+            _log.warning("trial %s: %s", ticket.trial_number, found.remark, extra=extra)
         if found.checkpoint is None:
             if ticket.epoch or ticket.step:
-                self.say(f"trial {ticket.trial_number} starts again with the same values")
+                extra = {"event": "restarted", "trial": ticket.trial_number}
+                _log.info("trial %s starts again with the same values", ticket.trial_number, extra=extra)
             self.storage.restart(ticket)
             self.checkpoints.remove(ticket, digest, reported)
         return found
@@ -146,7 +150,7 @@ class TrialRunner:
     def tell_of_others(self) -> None:
         """Say so where files are newer than the store's rows, or of other trainings: it was restored, or copied."""
         if others := others_in(self.storage, self.info, self.models.parent):
-            self.say(f"warning: {others_sentence(others)}")
+            _log.warning("%s", others_sentence(others), extra={"event": "newer_files"})
 
 
 def _verdict(ticket: Ticket) -> str:
@@ -317,7 +321,13 @@ class Trial:
         self._report(row, progress, self._save(event.number, event))
         if previous is not None and previous != self.best_model:
             remove_weights(previous)
-        self.runner.say(f"trial {self.trial.number}: epoch {row.epoch}, perplexity {event.valid_perplexity:.2f}")
+        _log.info(
+            "trial %d: epoch %d, perplexity %.2f",
+            self.trial.number,
+            row.epoch,
+            event.valid_perplexity,
+            extra={"event": "epoch", "trial": self.trial.number, **asdict(row)},
+        )
         return self._decide(row)
 
     def _save(self, epoch: int, event: Event) -> str | None:
@@ -329,7 +339,10 @@ class Trial:
             state=state,
             digest=self.digest,
         )
-        return self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
+        key = self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
+        extra = {"event": "saved", "trial": self.trial.number, "epoch": epoch, "step": event.step, "checkpoint": key}
+        _log.debug("trial %d: saved in epoch %d at step %d", self.trial.number, epoch, event.step, extra=extra)
+        return key
 
     def _on_disk(self, write: Callable[[], str]) -> str | None:
         """Write a file; a full disk costs the file, not the trial, and is reported once."""
@@ -337,7 +350,8 @@ class Trial:
             written = write()
         except OSError as error:
             if not self.disk_warned:
-                self.runner.say(f"warning: {error}; training continues without new checkpoints")
+                extra = {"event": "disk", "trial": self.trial.number}
+                _log.warning("%s; training continues without new checkpoints", error, extra=extra)
             self.disk_warned = True
             return None
         self.disk_warned = False
@@ -388,7 +402,8 @@ class Trial:
             try:
                 sample = self.runner.trainer.sample(self.best_model, _SAMPLE_WORDS)
             except LmsearchError as error:  # the trial has trained, whatever became of its weights since
-                self.runner.say(f"trial {self.trial.number} gives no sample: {error}")
+                extra = {"event": "no_sample", "trial": self.trial.number}
+                _log.warning("trial %d gives no sample: %s", self.trial.number, error, extra=extra)
             else:
                 self.trial.set_user_attr("sample", sample.text)
                 known = sample.metrics.get("valid_known_loss")
@@ -411,7 +426,8 @@ class Trial:
             remove_weights(self.best_model)
         if outcome == "complete":
             keep_best_models(self.runner)
-        self.runner.say(f"trial {self.trial.number}: {outcome}")
+        extra = {"event": "ended", "trial": self.trial.number, "outcome": outcome}
+        _log.info("trial %d: %s", self.trial.number, outcome, extra=extra)
         return outcome
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import gc
+import logging
 import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import StudyRef, Ticket
 from lmsearch.store.workers import WorkerEnd
 from lmsearch.text.corpus import Corpus, open_corpus
+
+_log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
 
@@ -101,7 +103,7 @@ class Stop:
         stopping.listen(act)
 
 
-def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
+def run_worker(options: WorkerOptions) -> int:
     """Work until all trials are done; return the exit code. Raises `LmsearchError` where it cannot work."""
     stop = Stop(options.until)
     stop.listen()
@@ -110,7 +112,7 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
     options = options if options.name else replace(options, name=workers.new_name())
     end = _Ending(options)
     try:
-        code = _join(options, stop, say, end)
+        code = _join(options, stop, end)
         reason = workers.FINISHED if stop.exit_code is None else workers.STOPPED
         end.write(WorkerEnd(exit_code=code, reason=reason))
         return code
@@ -118,7 +120,11 @@ def run_worker(options: WorkerOptions, say: Callable[[str], None]) -> int:
         end.write(WorkerEnd.of_error(error))
         if not isinstance(error, StoreGoneError) or not stop.requested():
             raise
-        say(f"stopped while the store was unreachable; progress is saved, and its lease expires by itself ({error})")
+        _log.warning(
+            "stopped while the store was unreachable; progress is saved, and its lease expires by itself (%s)",
+            error,
+            extra={"event": "left", "worker": options.name},
+        )
         return stop.exit_code or 0
 
 
@@ -141,16 +147,16 @@ class _Ending:
                 workers.write_end(logs, name, end)
 
 
-def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], ending: _Ending) -> int:
+def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     if options.trainer not in TRAINERS:
         raise ConfigError(f"no trainer is called {options.trainer!r}{nearest(options.trainer, TRAINERS)}")
     trainer = TRAINERS[options.trainer](options.device)
-    storage = open_storage(options.storage, write=True, patience=_patience(options, stop, say))
+    storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
     storage.lease_seconds = options.lease_seconds
     info = open_own_study(storage, options.study)
     asked, stopped = tickets.read_stop(storage, info.ref)
     if stopped:
-        say(f"{options.study} was stopped with `lmsearch stop`; `lmsearch run` resumes it")
+        _log.info("%s was stopped with `lmsearch stop`; `lmsearch run` resumes it", options.study)
         return 0
     corpus = join_corpus(info, options)
     host = socket.gethostname()
@@ -165,7 +171,6 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], ending
         trainer=trainer,
         checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
         models=files / "models",
-        say=say,
     )
     with contextlib.suppress(OSError):  # a full disk is told of when there is something to write
         make_folder(files)
@@ -174,7 +179,13 @@ def _join(options: WorkerOptions, stop: Stop, say: Callable[[str], None], ending
     gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
     workers.join(storage, info.ref, holder, os.environ.get("LMSEARCH_LAUNCHER", ""))
     ending.joined = storage, info.ref
-    say(f"worker {options.name} joined {options.study} on {trainer.name}")
+    _log.info(
+        "worker %s joined %s on %s",
+        options.name,
+        options.study,
+        trainer.name,
+        extra={"event": "joined", "worker": options.name, "study": options.study, "device": trainer.name},
+    )
     stop.asked = asked
     return _work(runner, holder, stop, options)
 
@@ -217,6 +228,12 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
                     workers.beat(storage, study, holder.worker)
             time.sleep(_IDLE_SECONDS)
             continue
+        _log.debug(
+            "claimed ticket %d with lease %d",
+            ticket.number,
+            ticket.lease,
+            extra={"event": "claimed", "ticket": ticket.number, "lease": ticket.lease},
+        )
         lease = Lease(storage, study, ticket, options.stall, stop.requested, stop.hear, stacks)
         outcome = _run_ticket(runner, lease)
         if options.parent_pipe is None:
@@ -234,15 +251,17 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
         try:
             return run_trial(runner, ticket, lease)
         except OutOfMemoryError as error:
-            runner.say(str(error))
+            _log.warning("%s", error, extra={"event": "out_of_memory", "ticket": ticket.number})
         except GiveBackError:
-            runner.say(f"ticket {ticket.number} is saved and requeued")
+            message = "ticket %d is saved and requeued"
+            _log.info(message, ticket.number, extra={"event": "requeued", "ticket": ticket.number})
         except LeaseLostError as error:
             runner.drop(ticket)
-            runner.say(f"{error}; what was computed here for it is dropped")
+            message = "%s; what was computed here for it is dropped"
+            _log.warning(message, error, extra={"event": "lease_lost", "ticket": ticket.number})
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)
-            runner.say(str(error))
+            _log.warning("%s", error, extra={"event": "dropped", "ticket": ticket.number})
         except NewerFormatError:  # its checkpoint is a later lmsearch's, which goes on with it
             runner.storage.give_back(ticket, None, None)
             raise
@@ -279,8 +298,8 @@ def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
     return str(told[-1].get("traceback", "")) if told else ""
 
 
-def _patience(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) -> Patience:
-    """Wait for the store until the limit or a request to stop; say once an outage what is waited for.
+def _patience(options: WorkerOptions, stop: Stop) -> Patience:
+    """Wait for the store until the limit or a request to stop; log once an outage what is waited for.
 
     A server that has no connection free is waited for as long as there is a parent.
     """
@@ -292,7 +311,7 @@ def _patience(options: WorkerOptions, stop: Stop, say: Callable[[str], None]) ->
         if outage.attempts == 1:
             told.clear()
         if told[-1:] != [outage.is_crowded]:
-            say(f"waiting for the store: {outage.reason}")
+            _log.warning("waiting for the store: %s", outage.reason, extra={"event": "waiting_for_store"})
             told.append(outage.is_crowded)
         return outage.gone < limit and outage.crowded < crowded_limit and not stop.requested()
 

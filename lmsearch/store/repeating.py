@@ -1,6 +1,7 @@
 """Optuna's relational storage with every call repeated over outages, each in one transaction of its own."""
 
 import contextlib
+import logging
 import subprocess
 import threading
 import time
@@ -22,6 +23,8 @@ from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage, Patience, WaitUpTo, database_error, is_transient
 from lmsearch.store.schema import create_tables
 from lmsearch.store.tables import ticket_columns
+
+_log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
@@ -77,6 +80,8 @@ class RepeatingStorage(RDBStorage):
                 outage.note(error, urls.explain(self.place, error))
                 if not self.patience(outage):
                     raise StoreGoneError(outage.reason) from error
+                extra = {"event": "repeated", "attempts": outage.attempts}
+                _log.debug("a call to the store is repeated: %s", outage.reason, extra=extra)
                 outage.wait()
             else:
                 self.waiting = False

@@ -22,6 +22,7 @@ from lmsearch.chaos.invariants import (
     nothing_lost,
     tracebacks,
 )
+from lmsearch.errors import StudyError
 from lmsearch.store.records import StudyRecord
 from lmsearch.store.tables import OPEN
 from tests.bureau import Bureau
@@ -81,9 +82,12 @@ def test_a_curve_with_an_epoch_missing_is_noticed_and_one_that_is_right_is_not(c
 
 
 def test_what_the_logs_tell_is_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.log").write_text("trial 1: epoch 1, perplexity 3.0\ntrial 1: epoch 2, perplexity 2.0\n")
+    with pytest.raises(StudyError, match="no worker has logged an epoch"):
+        epochs_trained_twice(tmp_path)
+    epochs = [json.dumps({"event": "epoch", "trial": 1, "epoch": epoch}) + "\n" for epoch in (1, 2)]
+    (tmp_path / "a.log").write_text("".join(epochs) + '{"event": "epoch", "tri')
     assert (epochs_trained_twice(tmp_path), tracebacks(tmp_path)) == (0, [])
-    (tmp_path / "b.log").write_text("trial 1: epoch 2, perplexity 2.0\nTraceback (most recent call last):\n")
+    (tmp_path / "b.log").write_text(epochs[1] + "Traceback (most recent call last):\n")
     assert (epochs_trained_twice(tmp_path), tracebacks(tmp_path)) == (1, ["a traceback in b.log"])
     assert ended_by_itself(False, 300.0).broken == 1 and ended_by_itself(True, 2.0).broken == 0
     assert ends_are_explained(["exit 0", "exit 3"], ["run-1.log: exit 3"]).broken == 1

@@ -44,3 +44,11 @@ def test_a_command_in_a_sentence_and_its_options_are_there(page: str, command: s
         found = found.commands[words.pop(0)]
     options = {option for parameter in found.params for option in parameter.opts}
     assert {word.strip("[]") for word in words if word.strip("[").startswith("--")} <= options
+
+
+def test_every_event_that_is_logged_stands_in_the_documentation() -> None:
+    written = r'"event": "(\w+)"|_note\(\s*"(\w+)"'
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "lmsearch").rglob("*.py")]
+    events = {first or second for text in sources for first, second in re.findall(written, text)}
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    assert len(events) > 20 and not [event for event in sorted(events) if f"`{event}`" not in page]

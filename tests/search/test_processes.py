@@ -147,11 +147,14 @@ def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search
     assert "no luck" in sqlite_bureau.logs()
 
 
-def test_workers_without_a_place_for_their_logs_work_all_the_same(sqlite_bureau: Bureau) -> None:
+def test_workers_without_a_place_for_their_logs_work_all_the_same(
+    sqlite_bureau: Bureau, caplog: pytest.LogCaptureFixture
+) -> None:
     (sqlite_bureau.folder / "runs/tiny").mkdir(parents=True)
     (sqlite_bureau.folder / "runs/tiny/logs").write_text("a file where the folder should be")
-    notices = [notice for snapshot in sqlite_bureau.search(2) for notice in snapshot.notices]
-    assert len(notices) == 2 and all(notice.startswith("warning: a worker has no log: ") for notice in notices)
+    list(sqlite_bureau.search(2))
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 2 and all(sentence.startswith("a worker has no log: ") for sentence in warned)
     check_whole(sqlite_bureau.record())
 
 

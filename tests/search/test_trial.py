@@ -54,7 +54,6 @@ class Desk:
         write_corpus(folder / "corpus")
         self.corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
         self.info = begin(self.storage, "tiny", make_spec(folder, text), str(folder), self.corpus, Request())
-        self.said: list[str] = []
 
     def run(self, stop_after: int | None = None, die_at: str = "") -> str:
         """Run the next ticket; `die_at` names a method of Optuna's trial at which the process is as if killed."""
@@ -68,7 +67,6 @@ class Desk:
             trainer=StubTrainer("cpu"),
             checkpoints=Checkpoints(self.folder / "checkpoints", "h"),
             models=self.folder / "models",
-            say=self.said.append,
         )
         with pytest.MonkeyPatch.context() as patch:
             if die_at:
@@ -109,12 +107,13 @@ def test_a_trial_given_back_at_any_step_goes_on_as_if_it_had_not_been(desk: Desk
     assert [row.epoch for row in after.epochs] == list(after.curve) == [1, 2, 3]
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(desk: Desk) -> None:
+def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     (desk.folder / "checkpoints").write_text("a file where the folder should be")
     (desk.folder / "models").write_text("here too")
     assert desk.run() == "complete"
     assert list(desk.trial().curve) == [1, 2, 3]
-    assert sum("training continues without new checkpoints" in line for line in desk.said) == 1
+    assert [record.__dict__.get("event") for record in caplog.records if record.levelname == "WARNING"] == ["disk"]
+    assert "training continues without new checkpoints" in caplog.text
 
 
 def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk) -> None:
