@@ -75,7 +75,7 @@ def work(url: str, process: int, threads: int, ready: Any, go: Any, results: Any
 
     def client(number: int) -> None:
         holder = Holder(worker=f"{process}-{number}", host="bench", process=process, device=f"cuda:{number}")
-        storage.persist(lambda again: storage.scoped_session().execute(sa.text("SELECT 1")))  # connected
+        storage.repeat(lambda: storage.scoped_session().execute(sa.text("SELECT 1")))  # connected
         storage.scoped_session.remove()
         ready.release()
         go.wait()

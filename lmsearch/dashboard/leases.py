@@ -24,12 +24,8 @@ REMOVING = frozenset({("DELETE", "/api/studies/<study_id:int>"), ("POST", "/api/
 def count_leases(storage: FencedStorage, study_id: int) -> int:
     """Count the trials of a study that a worker is on now."""
 
-    def call(again: bool) -> int:
-        query = sa.select(sa.func.count()).where(TICKET.c.study_id == study_id, live_lease(storage))
-        with storage.transaction() as session:
-            return int(session.execute(query).scalar_one())
-
-    return storage.persist(call)
+    query = sa.select(sa.func.count()).where(TICKET.c.study_id == study_id, live_lease(storage))
+    return storage.do(lambda session: int(session.execute(query).scalar_one()))
 
 
 def keep_leased(application: bottle.Bottle, storage: FencedStorage) -> None:

@@ -15,7 +15,7 @@ from lmsearch.lm.events import Epoch, Event
 from lmsearch.search.trial import GiveBackError
 from lmsearch.store import tickets, workers
 from lmsearch.store.storage import FencedStorage, LeaseLostError
-from lmsearch.store.tables import Progress, StudyRef, Ticket
+from lmsearch.store.tables import HeldTicket, Progress, StudyRef
 
 _FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
 
@@ -30,7 +30,7 @@ class Lease:
         self,
         storage: FencedStorage,
         study: StudyRef,
-        ticket: Ticket,
+        ticket: HeldTicket,
         stall: float,
         stop_requested: Callable[[], bool],
         hear: Callable[[int], None],
@@ -100,7 +100,7 @@ class Lease:
                 self._end_stalled()
             try:
                 held, asked = tickets.sign_of_life(self._storage, self._study, self.ticket, self._progress)
-                workers.beat(self._storage, self._study, self.ticket.worker or "")
+                workers.beat(self._storage, self._study, self.ticket.worker)
             except Exception:
                 continue  # the store is away; the next fenced write finds out how that ended
             self._hear(asked)

@@ -27,7 +27,7 @@ from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, re
 from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import FROM, EpochRow, Progress, Ticket
+from lmsearch.store.tables import FROM, EpochRow, HeldTicket, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.store.trials import read_epochs
 from lmsearch.text.corpus import Corpus
@@ -77,7 +77,7 @@ class TrialRunner:
     checkpoints: Checkpoints
     models: Path  # the folder for weights of best epochs
 
-    def open(self, ticket: Ticket) -> "Trial":
+    def open(self, ticket: HeldTicket) -> "Trial":
         """Ask Optuna for the ticket's trial, or take it up where it was saved. Raises `DroppedError`."""
         self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number, ticket.fixed)
         self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
@@ -89,7 +89,7 @@ class TrialRunner:
             return Trial(self, trial, ticket, saved, verdict)
 
     @contextlib.contextmanager
-    def dropping(self, ticket: Ticket) -> Iterator[None]:
+    def dropping(self, ticket: HeldTicket) -> Iterator[None]:
         """Raise `DroppedError` where the ticket's trial was ended from outside meanwhile."""
         try:
             yield
@@ -97,7 +97,7 @@ class TrialRunner:
             self.remove_checkpoints(ticket)
             raise DroppedError(f"the trial of ticket {ticket.number} was ended from outside") from error
 
-    def _saved(self, ticket: Ticket) -> Found:
+    def _saved(self, ticket: HeldTicket) -> Found:
         """Find what the trial resumes from; where there is nothing, forget the epochs of its earlier attempt."""
         digest, reported = self._known(ticket)
         found = self.checkpoints.find(ticket, digest, reported) if digest else Found(None, "")
@@ -124,11 +124,11 @@ class TrialRunner:
         epochs = read_epochs(self.storage, self.info.ref, ticket.trial_number)
         return config_digest(self.info, params), epochs.get(ticket.trial_number, [])
 
-    def remove_checkpoints(self, ticket: Ticket) -> None:
+    def remove_checkpoints(self, ticket: HeldTicket) -> None:
         """Remove the checkpoints of a ticket's trial, which has ended."""
         self.checkpoints.remove(ticket, *self._known(ticket))
 
-    def drop(self, ticket: Ticket) -> None:
+    def drop(self, ticket: HeldTicket) -> None:
         """Drop what was computed for a ticket that another worker has: what it had reported is that one's start."""
         for now in list_tickets(self.storage, self.info.ref):
             if now.number == ticket.number:
@@ -153,7 +153,7 @@ class TrialRunner:
             _log.warning("%s", others_sentence(others), extra={"event": "newer_files"})
 
 
-def _verdict(ticket: Ticket) -> str:
+def _verdict(ticket: HeldTicket) -> str:
     """Say why a ticket's trial is not to be tried again, "" where it is."""
     if ticket.memory_failures >= _MOST_MEMORY_FAILURES:
         return "infeasible"
@@ -164,7 +164,7 @@ def _verdict(ticket: Ticket) -> str:
     return ""
 
 
-def _template(info: StudyInfo, ticket: Ticket) -> FrozenTrial:
+def _template(info: StudyInfo, ticket: HeldTicket) -> FrozenTrial:
     """Make the trial that a ticket creates: its fixed values, and where it comes from."""
     attributes: dict[str, Any] = {"ticket": ticket.number, "origin": ticket.origin, "sampler": ticket.sampler}
     if ticket.retry_of is not None:
@@ -187,7 +187,7 @@ class Trial:
         self,
         runner: TrialRunner,
         trial: optuna.Trial,
-        ticket: Ticket,
+        ticket: HeldTicket,
         found: Found,
         verdict: str,
     ) -> None:

@@ -32,7 +32,7 @@ from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
 from lmsearch.store.records import StudyInfo, optuna_study
 from lmsearch.store.storage import FencedStorage, LeaseLostError
-from lmsearch.store.tables import StudyRef, Ticket
+from lmsearch.store.tables import HeldTicket, StudyRef
 from lmsearch.store.workers import WorkerEnd
 from lmsearch.text.corpus import Corpus, open_corpus
 
@@ -271,7 +271,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
     return None
 
 
-def run_trial(runner: TrialRunner, ticket: Ticket, control: Control) -> str:
+def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
     """Run a ticket's trial to its end, and return its outcome; an error that is nobody's input ends it as failed.
 
     Raises `GiveBackError` once it is saved and requeued, `LeaseLostError` where another worker has it now, and
@@ -292,7 +292,7 @@ def run_trial(runner: TrialRunner, ticket: Ticket, control: Control) -> str:
             return trial.fail(error)
 
 
-def _traceback_of(runner: TrialRunner, ticket: Ticket) -> str:
+def _traceback_of(runner: TrialRunner, ticket: HeldTicket) -> str:
     failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
     told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
     return str(told[-1].get("traceback", "")) if told else ""

@@ -56,12 +56,11 @@ def journal_mode(storage: FencedStorage) -> str:
 def damage(storage: FencedStorage) -> list[str]:
     """Let SQLite look for damage in its file; none is []."""
 
-    def call(again: bool) -> list[str]:
-        with storage.transaction() as session:
-            rows = session.connection().exec_driver_sql("PRAGMA quick_check(3)").scalars().all()
+    def work(session: Session) -> list[str]:
+        rows = session.connection().exec_driver_sql("PRAGMA quick_check(3)").scalars().all()
         return [line for row in rows if row != "ok" for line in str(row).splitlines()]
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def round_trip(storage: FencedStorage) -> float:
@@ -104,12 +103,11 @@ def connection_limits(storage: FencedStorage) -> list[Limit]:
     if storage.engine.name == "sqlite":
         return []
 
-    def call(again: bool) -> list[Limit]:
-        with storage.transaction() as session:
-            rows = session.connection().exec_driver_sql(_LIMITS).all()
+    def work(session: Session) -> list[Limit]:
+        rows = session.connection().exec_driver_sql(_LIMITS).all()
         return [Limit(name=name, allowed=allowed, used=used, ours=ours) for name, allowed, used, ours in rows]
 
-    return sorted(storage.persist(call), key=lambda limit: limit.allowed - limit.used)
+    return sorted(storage.do(work), key=lambda limit: limit.allowed - limit.used)
 
 
 def give_back_silent(storage: FencedStorage, ticket: Ticket) -> bool:
@@ -198,11 +196,11 @@ def _scalar(storage: FencedStorage, statement: str) -> Any:
 def _seconds(storage: FencedStorage, *statements: Any) -> float:
     """Return how long one transaction took; without the waiting, where it had to be repeated."""
 
-    def call(again: bool) -> float:
+    def call() -> float:
         began = time.perf_counter()
         with storage.transaction() as session:
             for statement in statements:
                 session.execute(statement)
         return time.perf_counter() - began
 
-    return storage.persist(call)
+    return storage.repeat(call)

@@ -57,7 +57,7 @@ def creating(storage: FencedStorage) -> Iterator[None]:
     """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
     with contextlib.ExitStack() as held:
         # A connection of its own: the lock of PostgreSQL ends with it, whatever becomes of this process.
-        storage.persist(lambda again: held.enter_context(urls.creation_lock(storage.place, storage.patience)))
+        storage.repeat(lambda: held.enter_context(urls.creation_lock(storage.place, storage.patience)))
         yield
 
 
@@ -74,12 +74,12 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
             )
     schema.check_format(urls.redact(url), found)
     storage = FencedStorage(url, connections=connections, patience=patience)
-    storage.persist(lambda again: _look(storage))
+    storage.repeat(lambda: _look(storage))
     if found.number < FORMATS["store"]:
         if write:
             with creating(storage):
                 live = functools.partial(live_lease, storage)
-                storage.persist(lambda again: schema.migrate(storage.engine, urls.redact(url), live))
+                storage.repeat(lambda: schema.migrate(storage.engine, urls.redact(url), live))
         else:
             storage.read_as(found.number)
     return storage

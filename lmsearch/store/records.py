@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
+from sqlalchemy.orm import Session
 
 from lmsearch.config import Value
 from lmsearch.errors import ConfigError, LmsearchError, StudyError
@@ -397,37 +398,36 @@ def create_study(
     """
     key = secrets.token_hex(16)
 
-    def call(again: bool) -> StudyInfo:
-        with storage.transaction() as session:
-            study: Any = models.StudyModel.find_by_name(name, session)
-            if study is None:
-                direction = models.StudyDirectionModel(direction=StudyDirection.MINIMIZE, objective=0)
-                study = models.StudyModel(study_name=name, directions=[direction])
-                session.add(study)
-                session.flush()
-            ref = StudyRef(name=name, id=study.study_id, key=key)
-            info = StudyInfo(
-                ref=ref,
-                spec=spec,
-                folder=folder,
-                corpus=corpus,
-                fingerprint=fingerprint,
-                vocabulary_size=vocabulary_size,
-                home_id=ref.id,
-                defaults=defaults,
-                source=source,
-                remarks=remarks,
-                confirms=confirms,
-            )
-            for model, attribute, value in (
-                (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
-                (models.StudyUserAttributeModel, _ATTRIBUTE, _kept(info)),
-            ):
-                session.execute(sa.delete(model).where(model.study_id == ref.id, model.key == attribute))
-                session.add(model(study_id=ref.id, key=attribute, value_json=json.dumps(value)))
+    def work(session: Session) -> StudyInfo:
+        study: Any = models.StudyModel.find_by_name(name, session)
+        if study is None:
+            direction = models.StudyDirectionModel(direction=StudyDirection.MINIMIZE, objective=0)
+            study = models.StudyModel(study_name=name, directions=[direction])
+            session.add(study)
+            session.flush()
+        ref = StudyRef(name=name, id=study.study_id, key=key)
+        info = StudyInfo(
+            ref=ref,
+            spec=spec,
+            folder=folder,
+            corpus=corpus,
+            fingerprint=fingerprint,
+            vocabulary_size=vocabulary_size,
+            home_id=ref.id,
+            defaults=defaults,
+            source=source,
+            remarks=remarks,
+            confirms=confirms,
+        )
+        for model, attribute, value in (
+            (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
+            (models.StudyUserAttributeModel, _ATTRIBUTE, _kept(info)),
+        ):
+            session.execute(sa.delete(model).where(model.study_id == ref.id, model.key == attribute))
+            session.add(model(study_id=ref.id, key=attribute, value_json=json.dumps(value)))
         return info
 
-    return storage.persist(call)
+    return storage.do(work)
 
 
 def store_info(storage: FencedStorage, info: StudyInfo) -> None:

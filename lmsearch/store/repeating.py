@@ -64,8 +64,49 @@ class RepeatingStorage(RDBStorage):
 
     # One call, one transaction, repeated until it is done.
 
-    def persist(self, call: Callable[[bool], R]) -> R:
-        """Run `call`, again after errors that pass; it is told whether it may have been done before."""
+    def repeat(self, call: Callable[[], R]) -> R:
+        """Make a call in which each attempt begins anew, as often as the store is away; twice is as once.
+
+        Raises `StoreGoneError` when the patience is over, and `StoreError` for a store that cannot be used.
+        """
+        return self._repeat(lambda again: call())
+
+    def once(self, call: Callable[[], R], done: Callable[[], R | None]) -> R:
+        """Make a call that must not succeed twice: before it is repeated, `done` looks whether it had succeeded.
+
+        The reply to an attempt may be lost though the database did it. `done` returns what `call` would have
+        returned, or None where it was not done.
+        """
+
+        def attempt(again: bool) -> R:
+            if again and (found := done()) is not None:
+                return found
+            return call()
+
+        return self._repeat(attempt)
+
+    def do(self, work: Callable[[Session], R]) -> R:
+        """Do in one transaction what may be repeated: twice is as once."""
+
+        def call() -> R:
+            with self.transaction() as session:
+                return work(session)
+
+        return self.repeat(call)
+
+    def do_once(self, work: Callable[[Session], R], done: Callable[[Session], R | None]) -> R:
+        """Do in one transaction what must not be done twice; see `once`."""
+
+        def attempt(again: bool) -> R:
+            with self.transaction() as session:
+                if again and (found := done(session)) is not None:
+                    return found
+                return work(session)
+
+        return self._repeat(attempt)
+
+    def _repeat(self, call: Callable[[bool], R]) -> R:
+        """Call until the store answers; `call` is told whether an attempt came before."""
         outage = Outage()
         while True:
             try:
@@ -87,15 +128,6 @@ class RepeatingStorage(RDBStorage):
                 self.waiting = False
                 self.note_connected()
                 return result
-
-    def do(self, work: Callable[[Session], R]) -> R:
-        """Do in one transaction what may be repeated: twice is as once."""
-
-        def call(again: bool) -> R:
-            with self.transaction() as session:
-                return work(session)
-
-        return self.persist(call)
 
     @property
     def is_read_only(self) -> bool:
@@ -144,7 +176,7 @@ class RepeatingStorage(RDBStorage):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study."""
-        return self.persist(lambda again: super(RepeatingStorage, self).create_new_study(directions, study_name))
+        return self.repeat(lambda: super(RepeatingStorage, self).create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study, also while workers write to it.
@@ -154,15 +186,19 @@ class RepeatingStorage(RDBStorage):
         """
         remove = super().delete_study
 
-        def call(again: bool) -> None:
+        def call() -> bool:
+            remove(study_id)
+            return True
+
+        def done() -> bool | None:
             try:
-                remove(study_id)
+                super(RepeatingStorage, self).get_study_name_from_id(study_id)
             except KeyError:
-                if not again:  # else the reply to the first attempt was lost
-                    raise
+                return True
+            return None
 
         for _ in range(_DELETIONS):
-            self.persist(call)
+            self.once(call, done)
             try:
                 self.get_study_name_from_id(study_id)
             except KeyError:
@@ -171,56 +207,56 @@ class RepeatingStorage(RDBStorage):
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Store one attribute of a study."""
-        self.persist(lambda again: super(RepeatingStorage, self).set_study_user_attr(study_id, key, value))
+        self.repeat(lambda: super(RepeatingStorage, self).set_study_user_attr(study_id, key, value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Store one attribute of a study."""
-        self.persist(lambda again: super(RepeatingStorage, self).set_study_system_attr(study_id, key, value))
+        self.repeat(lambda: super(RepeatingStorage, self).set_study_system_attr(study_id, key, value))
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """Find a study."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_study_id_from_name(study_name))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """Name a study."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_study_name_from_id(study_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Return a study's directions."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_study_directions(study_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Return a study's attributes."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_study_user_attrs(study_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Return a study's attributes."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_study_system_attrs(study_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_study_system_attrs(study_id))
 
     def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
         """Return a trial's attributes."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_trial_user_attrs(trial_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_trial_user_attrs(trial_id))
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
         """Return a trial's attributes."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_trial_system_attrs(trial_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_trial_system_attrs(trial_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """List the studies."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_all_studies())
+        return self.repeat(lambda: super(RepeatingStorage, self).get_all_studies())
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """Find a trial."""
         read = super().get_trial_id_from_study_id_trial_number
-        return self.persist(lambda again: read(study_id, trial_number))
+        return self.repeat(lambda: read(study_id, trial_number))
 
     def get_trial_param(self, trial_id: int, param_name: str) -> float:
         """Return one value of a trial."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_trial_param(trial_id, param_name))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_trial_param(trial_id, param_name))
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Return one trial."""
-        return self.persist(lambda again: super(RepeatingStorage, self).get_trial(trial_id))
+        return self.repeat(lambda: super(RepeatingStorage, self).get_trial(trial_id))
 
     def _get_trials(
         self,
@@ -230,10 +266,10 @@ class RepeatingStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         read = super()._get_trials
-        return self.persist(lambda again: read(study_id, states, included_trial_ids, trial_id_greater_than))
+        return self.repeat(lambda: read(study_id, states, included_trial_ids, trial_id_greater_than))
 
     def _get_best_trial_id(self, study_id: int, direction: StudyDirection) -> int:
-        return self.persist(lambda again: super(RepeatingStorage, self)._get_best_trial_id(study_id, direction))
+        return self.repeat(lambda: super(RepeatingStorage, self)._get_best_trial_id(study_id, direction))
 
 
 _boot_lock = threading.Lock()

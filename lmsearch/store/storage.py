@@ -34,9 +34,9 @@ from lmsearch.store.tables import (
     TICKET,
     TROUBLES,
     EpochRow,
+    HeldTicket,
     Progress,
     StudyRef,
-    Ticket,
     ticket_columns,
 )
 
@@ -65,9 +65,9 @@ class FencedStorage(RepeatingStorage):
     def __init__(
         self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
     ) -> None:
-        self.leases: dict[int, Ticket] = {}
+        self.leases: dict[int, HeldTicket] = {}
         self.lease_seconds = 30.0
-        self._asking: tuple[Ticket, FrozenTrial] | None = None
+        self._asking: tuple[HeldTicket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
         super().__init__(url, create=create, connections=connections, patience=patience)
 
@@ -75,28 +75,16 @@ class FencedStorage(RepeatingStorage):
         """Read a store of an earlier format as it is: what its tickets lack has its first value."""
         self.format = number
 
-        def call(again: bool) -> None:
-            with self.transaction() as session:
-                self.ticket_columns = ticket_columns(missing_columns(session.connection()))
+        self.ticket_columns = self.do(lambda session: ticket_columns(missing_columns(session.connection())))
 
-        self.persist(call)
-
-    def renewal(self, ticket: Ticket, **values: Any) -> sa.Update:
+    def renewal(self, ticket: HeldTicket, **values: Any) -> sa.Update:
         """Return the UPDATE that renews a lease and sets `values`; it finds a row while nobody else has claimed.
 
         It asks for the lease number, not for its expiry: a slow holder whom nobody replaced continues.
         """
         values.setdefault("expires", self.clock() + self.lease_seconds)
         values["seen"] = self.clock()
-        return (
-            sa.update(TICKET)
-            .where(
-                TICKET.c.study_key == ticket.study_key,
-                TICKET.c.number == ticket.number,
-                TICKET.c.lease == ticket.lease,
-            )
-            .values(values)
-        )
+        return sa.update(TICKET).where(*_under(ticket)).values(values)
 
     def _fence(self, trial_id: int, **values: Any) -> None:
         """Begin this thread's transaction with the renewal of the trial's lease, or with SQLite's write lock."""
@@ -114,16 +102,16 @@ class FencedStorage(RepeatingStorage):
             session.execute(sa.update(models.TrialModel).where(key == trial_id).values(trial_id=trial_id))
 
     def _fenced(self, trial_id: int, write: Callable[[], R], **values: Any) -> R:
-        def call(again: bool) -> R:
+        def call() -> R:
             self._fence(trial_id, **values)
             return write()
 
-        return self.persist(call)
+        return self.repeat(call)
 
     # Creation: the trial and its id in the ticket, or neither.
 
     @contextlib.contextmanager
-    def asking(self, ticket: Ticket, template: FrozenTrial) -> Iterator[None]:
+    def asking(self, ticket: HeldTicket, template: FrozenTrial) -> Iterator[None]:
         """Make the next created trial that of `ticket`: the one it has, or a new one made from `template`."""
         self._asking = (ticket, template)
         try:
@@ -136,7 +124,7 @@ class FencedStorage(RepeatingStorage):
             return self._create_outside(study_id, template_trial)
         ticket, template = self._asking
 
-        def call(again: bool) -> FrozenTrial:
+        def call() -> FrozenTrial:
             trial_id = self._trial_of(ticket)
             if trial_id is None:
                 try:
@@ -149,31 +137,25 @@ class FencedStorage(RepeatingStorage):
             self.leases[trial_id] = ticket
             return RDBStorage.get_trial(self, trial_id)
 
-        return self.persist(call)
+        return self.repeat(call)
 
     def _create_outside(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
         """Create a trial that answers no ticket; one that is taken over from another study once."""
         create = super()._create_new_trial
 
-        def call(again: bool) -> FrozenTrial:
+        def call() -> FrozenTrial:
             try:
                 return create(study_id, template)
             except _AlreadyCreatedError as error:
                 assert error.trial_id is not None
                 return RDBStorage.get_trial(self, error.trial_id)
 
-        return self.persist(call)
+        return self.repeat(call)
 
-    def _trial_of(self, ticket: Ticket) -> int | None:
+    def _trial_of(self, ticket: HeldTicket) -> int | None:
         with self.transaction() as session:
             session.execute(self.renewal(ticket))
-            return session.execute(
-                sa.select(TICKET.c.trial_id).where(
-                    TICKET.c.study_key == ticket.study_key,
-                    TICKET.c.number == ticket.number,
-                    TICKET.c.lease == ticket.lease,
-                )
-            ).scalar_one_or_none()
+            return session.execute(sa.select(TICKET.c.trial_id).where(*_under(ticket))).scalar_one_or_none()
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
@@ -232,12 +214,11 @@ class FencedStorage(RepeatingStorage):
     def add_epochs(self, study: StudyRef, trial_id: int, rows: Sequence[EpochRow]) -> None:
         """Store the epochs of a trial that was taken over from another study."""
 
-        def call(again: bool) -> None:
-            with self.transaction() as session:
-                for row in rows:
-                    session.execute(self._upsert_epoch(study.key, study.id, trial_id, row))
+        def work(session: Session) -> None:
+            for row in rows:
+                session.execute(self._upsert_epoch(study.key, study.id, trial_id, row))
 
-        self.persist(call)
+        self.do(work)
 
     def _upsert_epoch(self, key: str, study_id: int, trial_id: int, row: EpochRow) -> Any:
         names = {
@@ -282,48 +263,46 @@ class FencedStorage(RepeatingStorage):
             return False  # Optuna's own queue is not ours to take from
         ends: dict[str, Any] = {"state": DONE, "expires": None} if state.is_finished() else {}
 
-        def call(again: bool) -> bool:
+        def call() -> bool:
             try:
                 self._fence(trial_id, **ends)
                 return write(trial_id, state, values)
             except UpdateFinishedTrialError:
                 self.scoped_session.remove()
-                if again and self._is_ended_so(trial_id, state, values):
-                    return True  # the reply to the first attempt was lost
                 raise
 
-        return self.persist(call)
+        def done() -> bool | None:
+            trial = RDBStorage.get_trial(self, trial_id)
+            is_so = trial.state == state and (values is None or list(values) == trial.values)
+            return True if ends and is_so else None
 
-    def _is_ended_so(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
-        trial = RDBStorage.get_trial(self, trial_id)
-        return trial.state == state and (values is None or list(values) == trial.values)
+        return self.once(call, done)
 
-    def restart(self, ticket: Ticket) -> None:
+    def restart(self, ticket: HeldTicket) -> None:
         """Forget the epochs of a trial that must start again, since its state cannot be had here."""
 
-        def call(again: bool) -> None:
+        def work(session: Session) -> None:
             value = models.TrialIntermediateValueModel
-            with self.transaction() as session:
-                if _rowcount(session.execute(self.renewal(ticket, epoch=0, step=0, checkpoint=None))) != 1:
-                    raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
-                state = sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == ticket.trial_id)
-                found = session.execute(state).scalar_one_or_none()
-                if found is None:
-                    raise KeyError(ticket.trial_id)  # as Optuna says it of a trial that is gone
-                if found != TrialState.RUNNING:
-                    raise UpdateFinishedTrialError(f"the trial of ticket {ticket.number} is ended")
-                session.execute(sa.delete(value).where(value.trial_id == ticket.trial_id))
-                session.execute(
-                    sa.delete(EPOCH).where(
-                        EPOCH.c.study_key == ticket.study_key, EPOCH.c.trial_number == ticket.trial_number
-                    )
+            if _rowcount(session.execute(self.renewal(ticket, epoch=0, step=0, checkpoint=None))) != 1:
+                raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+            state = sa.select(models.TrialModel.state).where(models.TrialModel.trial_id == ticket.trial_id)
+            found = session.execute(state).scalar_one_or_none()
+            if found is None:
+                raise KeyError(ticket.trial_id)  # as Optuna says it of a trial that is gone
+            if found != TrialState.RUNNING:
+                raise UpdateFinishedTrialError(f"the trial of ticket {ticket.number} is ended")
+            session.execute(sa.delete(value).where(value.trial_id == ticket.trial_id))
+            session.execute(
+                sa.delete(EPOCH).where(
+                    EPOCH.c.study_key == ticket.study_key, EPOCH.c.trial_number == ticket.trial_number
                 )
+            )
 
-        self.persist(call)
+        self.do(work)
 
     def give_back(
         self,
-        ticket: Ticket,
+        ticket: HeldTicket,
         checkpoint: str | None,
         progress: Progress | None,
         trouble: str | None = None,
@@ -337,25 +316,19 @@ class FencedStorage(RepeatingStorage):
         values |= {} if progress is None else _progress_values(progress)
         values |= {} if trouble is None else trouble_values(trouble, peak_memory)
 
-        def call(again: bool) -> None:
-            # Asked again, it may have been done: then the ticket is open, or somebody else's.
+        def work(session: Session) -> bool:
             held = self.renewal(ticket, **values).where(TICKET.c.state == RUNNING)
-            with self.transaction() as session:
-                found = _rowcount(session.execute(held))
-                if found != 1 and not (again and self._is_open(session, ticket)):
-                    raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+            if _rowcount(session.execute(held)) != 1:
+                raise LeaseLostError(f"ticket {ticket.number} is with another worker now")
+            return True
 
-        self.persist(call)
+        def done(session: Session) -> bool | None:
+            state = session.execute(sa.select(TICKET.c.state).where(*_under(ticket))).scalar_one_or_none()
+            return True if state == OPEN else None
 
-    def _is_open(self, session: Session, ticket: Ticket) -> bool:
-        mine = (
-            TICKET.c.study_key == ticket.study_key,
-            TICKET.c.number == ticket.number,
-            TICKET.c.lease == ticket.lease,
-        )
-        return session.execute(sa.select(TICKET.c.state).where(*mine)).scalar_one_or_none() == OPEN
+        self.do_once(work, done)
 
-    def renew(self, ticket: Ticket, progress: Progress) -> bool:
+    def renew(self, ticket: HeldTicket, progress: Progress) -> bool:
         """Renew a lease once, without waiting for a store that is away; false where it is lost."""
         held = self.renewal(ticket, **_progress_values(progress)).where(TICKET.c.state == RUNNING)
         try:
@@ -366,6 +339,15 @@ class FencedStorage(RepeatingStorage):
             raise
         self.note_connected()
         return found
+
+
+def _under(ticket: HeldTicket) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return the condition for a ticket's row while nobody has claimed it since."""
+    return (
+        TICKET.c.study_key == ticket.study_key,
+        TICKET.c.number == ticket.number,
+        TICKET.c.lease == ticket.lease,
+    )
 
 
 def _taken_over(session: Session, study_id: int, template: FrozenTrial | None) -> int | None:

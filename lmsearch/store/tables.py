@@ -155,6 +155,19 @@ class Ticket:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldTicket(Ticket):
+    """A ticket under the lease of a worker: what a claim gives."""
+
+    worker: str
+    host: str
+    process: int
+    device: str
+    boot: str
+    expires: float
+    seen: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochRow:
     """What one epoch of a trial gave. Losses are in nats per token, NaN where they were not finite."""
 

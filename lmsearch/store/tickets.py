@@ -17,7 +17,19 @@ from lmsearch.errors import StoreError, StudyError
 from lmsearch.formats import FORMATS, check_number
 from lmsearch.store.schema import format_query
 from lmsearch.store.storage import FencedStorage, trouble_values
-from lmsearch.store.tables import DONE, EPOCH, FORMAT, OPEN, RUNNING, TICKET, WORKER, Progress, StudyRef, Ticket
+from lmsearch.store.tables import (
+    DONE,
+    EPOCH,
+    FORMAT,
+    OPEN,
+    RUNNING,
+    TICKET,
+    WORKER,
+    HeldTicket,
+    Progress,
+    StudyRef,
+    Ticket,
+)
 
 _STOP = "lmsearch:stop"  # a system attribute of a study
 
@@ -83,7 +95,7 @@ def change_tickets(storage: FencedStorage, study: StudyRef, decide: Callable[[li
     return storage.do(work)
 
 
-def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | None:
+def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket | None:
     """Take the next ticket: started ones first, then enqueued ones, then by number; None where none is to be had now.
 
     An expired lease is taken over only by a worker that has been connected for a whole lease time itself: after an
@@ -94,36 +106,35 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> Ticket | N
     a lock of the study, which whoever changes its tickets, or claims while one must run alone, holds by itself.
     """
 
-    def call(again: bool) -> tuple[Ticket | None, bool]:
+    def call() -> tuple[HeldTicket | None, bool]:
         given = _given(storage, study, holder)
         with storage.engine.begin() as connection:
             _begin_claim(connection, storage, study)
-            if again and (held := _held(connection, study, holder)) is not None:
-                return held, True  # the reply to the first attempt was lost
             if storage.engine.name == "postgresql":
                 row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], given).mappings().first()
                 if row is not None:
-                    return Ticket(**row), True
+                    return HeldTicket(**row), True
             left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], given).one()
             if not left:
                 check_there(connection, study)
             return None, not left or (storage.engine.name == "postgresql" and not alone)
 
-    def call_alone(again: bool) -> Ticket | None:
+    def call_alone() -> HeldTicket | None:
         given = _given(storage, study, holder)
         with storage.engine.begin() as connection:
-            if again and (held := _held(connection, study, holder)) is not None:
-                return held
             # One after the other, so that two cannot both find a device empty.
             lock_study(connection, study)
             if (room := _room(connection, given)) is None:
                 return None
             taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], given)
             row = taken.mappings().first()
-        return None if row is None else Ticket(**row)
+        return None if row is None else HeldTicket(**row)
 
-    ticket, settled = storage.persist(call)
-    return ticket if settled else storage.persist(call_alone)
+    def done() -> HeldTicket | None:
+        return _held(storage, study, holder)
+
+    ticket, settled = storage.once(call, lambda: None if (held := done()) is None else (held, True))
+    return ticket if settled else storage.once(call_alone, done)
 
 
 def _given(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
@@ -269,12 +280,13 @@ def _check_format(connection: sa.Connection, found: str | None) -> None:
     raise StoreError("the store was replaced by one of another format while this ran; start again")
 
 
-def _held(connection: sa.Connection, study: StudyRef, holder: Holder) -> Ticket | None:
+def _held(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket | None:
     mine = sa.select(*TICKET.c).where(
         TICKET.c.study_key == study.key, TICKET.c.worker == holder.worker, TICKET.c.state == RUNNING
     )
-    row = connection.execute(mine).mappings().first()
-    return None if row is None else Ticket(**row)
+    with storage.engine.begin() as connection:
+        row = connection.execute(mine).mappings().first()
+    return None if row is None else HeldTicket(**row)
 
 
 def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
@@ -360,7 +372,7 @@ def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
     return storage.do(work)
 
 
-def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: Ticket, progress: Progress) -> tuple[bool, int]:
+def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
     """Renew a lease once, without waiting for a store that is away.
 
     Returns whether it is still held, and how often the study's workers were asked to stop.
@@ -416,22 +428,24 @@ def delete_study(storage: FencedStorage, study: StudyRef) -> None:
     Raises `StudyError` where a worker has a trial of it, and `StudyGoneError`.
     """
 
-    def call(again: bool) -> None:
-        with storage.transaction() as session:
-            try:
-                lock_study(session, study)
-            except StudyGoneError:
-                if again:
-                    return  # the reply to the first attempt was lost
-                raise
-            if session.execute(sa.select(TICKET.c.number).where(of_study(study), live_lease(storage))).first():
-                raise StudyError(f"a worker has just started on {study.name}; stop it first with: lmsearch stop")
-            for table in (TICKET, EPOCH):
-                session.execute(sa.delete(table).where(table.c.study_key == study.key, table.c.study_id == study.id))
-            session.execute(sa.delete(WORKER).where(WORKER.c.study_key == study.key))
-            session.delete(session.get(models.StudyModel, study.id))  # with its trials, as Optuna deletes it
+    def work(session: Session) -> bool:
+        lock_study(session, study)
+        if session.execute(sa.select(TICKET.c.number).where(of_study(study), live_lease(storage))).first():
+            raise StudyError(f"a worker has just started on {study.name}; stop it first with: lmsearch stop")
+        for table in (TICKET, EPOCH):
+            session.execute(sa.delete(table).where(table.c.study_key == study.key, table.c.study_id == study.id))
+        session.execute(sa.delete(WORKER).where(WORKER.c.study_key == study.key))
+        session.delete(session.get(models.StudyModel, study.id))  # with its trials, as Optuna deletes it
+        return True
 
-    storage.persist(call)
+    def done(session: Session) -> bool | None:
+        try:
+            lock_study(session, study)
+        except StudyGoneError:
+            return True
+        return None
+
+    storage.do_once(work, done)
 
 
 def lock_study(session: Session | sa.Connection, study: StudyRef) -> None:

@@ -52,7 +52,7 @@ class StudyReader:
     def read(self, epochs: bool = False) -> StudyRecord:
         """Read the study as it is now, `epochs` with what each epoch gave. Raises `StudyGoneError`."""
         with _without_collector():
-            return self.storage.persist(lambda again: self._read(epochs))
+            return self.storage.repeat(lambda: self._read(epochs))
 
     def _read(self, epochs: bool) -> StudyRecord:
         study = self.info.ref
@@ -120,7 +120,7 @@ def read_study(storage: FencedStorage, info: StudyInfo, epochs: bool = False) ->
 def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRecord | None:
     """Read one trial with its epochs; None where there is none of that number."""
 
-    def call(again: bool) -> TrialRecord | None:
+    def call() -> TrialRecord | None:
         with _one_moment(storage) as session:
             query = sa.select(_TRIAL.trial_id).where(_TRIAL.study_id == info.ref.id, _TRIAL.number == number)
             id = session.execute(query).scalar_one_or_none()
@@ -130,7 +130,7 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
             by_trial = {one.trial_id: one for one in tickets.values() if one.trial_id is not None}
             return _read_trials(session, info.ref, by_trial, _among([id]))[id]
 
-    found = storage.persist(call)
+    found = storage.repeat(call)
     return None if found is None else found.with_epochs(read_epochs(storage, info.ref, number).get(number, ()))
 
 
@@ -308,19 +308,18 @@ def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = Non
     if trial is not None:
         query = query.where(columns.trial_number == trial)
 
-    def call(again: bool) -> dict[int, list[EpochRow]]:
+    def work(session: Session) -> dict[int, list[EpochRow]]:
         found: dict[int, list[EpochRow]] = {}
-        with storage.transaction() as session:
-            for number, epoch, train_loss, valid_loss, seconds, tokens, rate in session.execute(query).all():
-                row = EpochRow(
-                    epoch=epoch,
-                    train_loss=math.nan if train_loss is None else train_loss,
-                    valid_loss=math.nan if valid_loss is None else valid_loss,
-                    seconds=seconds,
-                    tokens=tokens,
-                    learning_rate=rate,
-                )
-                found.setdefault(number, []).append(row)
+        for number, epoch, train_loss, valid_loss, seconds, tokens, rate in session.execute(query).all():
+            row = EpochRow(
+                epoch=epoch,
+                train_loss=math.nan if train_loss is None else train_loss,
+                valid_loss=math.nan if valid_loss is None else valid_loss,
+                seconds=seconds,
+                tokens=tokens,
+                learning_rate=rate,
+            )
+            found.setdefault(number, []).append(row)
         return found
 
-    return storage.persist(call)
+    return storage.do(work)

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.store.opening import open_storage
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import EpochRow, Progress, StudyRef, Ticket
+from lmsearch.store.tables import EpochRow, HeldTicket, Progress, StudyRef, Ticket
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim
 from lmsearch.store.url import parse_url
 
@@ -50,15 +50,15 @@ class Bench:
         new = NewTicket(**({"origin": "search", "sampler": "random", "pruner": "none"} | values))
         return change_tickets(self.storage, self.ref, lambda _: Changes(add=[new] * count))
 
-    def claim(self) -> Ticket | None:
+    def claim(self) -> HeldTicket | None:
         return claim(self.storage, self.ref, holder(self.name))
 
-    def take(self) -> Ticket:
+    def take(self) -> HeldTicket:
         ticket = self.claim()
         assert ticket is not None
         return ticket
 
-    def ask(self, ticket: Ticket, **fixed: float) -> optuna.Trial:
+    def ask(self, ticket: HeldTicket, **fixed: float) -> optuna.Trial:
         with self.storage.asking(ticket, template(**fixed)):
             return self.optuna.ask()
 
