@@ -6,6 +6,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
@@ -166,6 +167,11 @@ class TrainConfig:
             raise ConfigError(f"train.finetune continues from the averages of nt-asgd; {self.optimizer} has none")
 
 
+def paths_of(tables: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+    """Return the values of a config's tables by dotted path."""
+    return {f"{section}.{name}": value for section, table in tables.items() for name, value in table.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All that decides what one training run computes."""
@@ -182,6 +188,10 @@ class RunConfig:
             for section, table in tables.items()
         }
 
+    def by_path(self) -> dict[str, Value]:
+        """Return all values by dotted path; only what the corpus decides is left out."""
+        return paths_of(self.as_tables())
+
     def digest(self, fingerprint: str) -> str:
         """Return 64 hexadecimal digits for what is computed: all settings, and the text by its fingerprint.
 
@@ -190,10 +200,7 @@ class RunConfig:
         """
         before = defaults_of(FIRST)
         counted = {
-            path: value
-            for section, table in self.as_tables().items()
-            for name, value in table.items()
-            if (path := f"{section}.{name}") != "data.corpus" and value != before.get(path)
+            path: value for path, value in self.by_path().items() if path != "data.corpus" and value != before.get(path)
         }
         told = json.dumps([fingerprint, sorted(counted.items())])
         return hashlib.sha256(told.encode()).hexdigest()

@@ -1,13 +1,13 @@
 """`lmsearch confirm`."""
 
 import functools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import file_lines, tell_remark, write_files
+from lmsearch.cli import logs
+from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import (
     COUNT,
     command_text,
@@ -19,19 +19,13 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, listen, output_words, watch, why_over
+from lmsearch.cli.searching import listen, output_words, watch, why_over
 from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
-from lmsearch.files import remove_tree
-from lmsearch.folders import MODEL, make_folder, study_folder
-from lmsearch.processes import python
+from lmsearch.folders import study_folder
 
 if TYPE_CHECKING:
-    from lmsearch.results.best import ResultFiles
-    from lmsearch.results.reading import Results
     from lmsearch.search.start import Prepared
-
-_SAME = 0.005  # of a perplexity: a training on another kind of device may differ by so much
 
 
 @click.command()
@@ -57,6 +51,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     """
     from lmsearch.launch.search import supervisor
     from lmsearch.launch.supervise import Signals
+    from lmsearch.report.keeping import Keeper
     from lmsearch.search.start import ConfirmRequest, prepare_confirmation
     from lmsearch.store.tickets import list_tickets
 
@@ -74,7 +69,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             owed = sum(ticket.state != "done" for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
-        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, Keeper(prepared))
+        keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
+        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:
@@ -86,8 +82,10 @@ def confirm(study: str, storage: str, **options: Any) -> int:
 
 
 def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str, Any]) -> int:
+    from lmsearch.launch.retrain import with_weights
     from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
+    from lmsearch.results.best import file_lines, write_files
     from lmsearch.results.confirmation import confirmation_document, confirmation_sentence
     from lmsearch.results.reading import read
     from lmsearch.results.verdict import verdict
@@ -99,10 +97,13 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
         said = "nothing was run" if confirmation is None else confirmation_sentence(confirmation)
         raise SearchFailedError(f"{study} has no confirmed winner: {said}")
     folder = study_folder(study)
-    files = write_files(results, folder, command, url)
+    printed = functools.partial(command_text, url=url)
+    files = write_files(results, folder, command, printed)
     tell_remark(files)
-    files = _with_weights(files, results, folder, options, prepared.devices[0])
-    publisher = Publisher(storage=prepared.storage, command=functools.partial(command_text, url=url))
+    if options["quiet"]:
+        logs.warnings_only()
+    files = with_weights(files, results, folder, prepared.devices[0], options["allow_pickle"])
+    publisher = Publisher(storage=prepared.storage, command=printed)
     publisher.publish(results, folder, dashboard_figures())
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
@@ -121,45 +122,3 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
         say("next, once, at the very end")
         say(f"  {command_text(['lmsearch', 'test', study], url)}")
     return 0
-
-
-def _with_weights(
-    files: "ResultFiles", results: "Results", folder: Path, options: dict[str, Any], device: str
-) -> "ResultFiles":
-    """Train the winner again where its weights are gone, so that best-model/ is what best-config.json says.
-
-    It is trained where weights of the study's trials lie, under a name of its own, and resumes where it was stopped.
-    """
-    import dataclasses
-    import subprocess
-
-    from lmsearch.results.best import copy_model, name_of_retraining
-
-    winner, target = results.winner, folder / MODEL
-    if files.best_model is not None or files.model_host or files.best_config is None or winner is None:
-        return files
-    if not options["quiet"]:
-        say(f"the weights of trial {winner.number} are missing; it is trained again", err=True)
-    place = folder / "models" / name_of_retraining(results.record.info, winner)
-    make_folder(place.parent)
-    words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
-    words += ["--device", device, "--json"] + (["--allow-pickle"] if options["allow_pickle"] else [])
-    trained = subprocess.run(words, capture_output=True, text=True, check=False)
-    if trained.returncode != 0:
-        say(
-            f"warning: the winner's weights are missing and training it again failed: {trained.stderr.strip()}",
-            err=True,
-        )
-        return files
-    told = json.loads(trained.stdout)
-    if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
-        say(
-            f"warning: trained again, trial {winner.number} has perplexity {told['perplexity']:.2f} instead of "
-            f"{winner.perplexity:.2f}, as can happen on another device; the model is in {place}",
-            err=True,
-        )
-        return files
-    copy_model(results.record.info, winner, place, target)
-    remove_tree(place)
-    place.with_name(f"{place.name}.training").unlink(missing_ok=True)
-    return dataclasses.replace(files, best_model=target)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from lmsearch.cli.logs import timestamped
-from lmsearch.cli.status import count_line
 from lmsearch.escapes import shown
+from lmsearch.results.progress import count_line
 from lmsearch.spelling import count, spell_seconds, spell_value
 
 if TYPE_CHECKING:

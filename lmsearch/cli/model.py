@@ -1,11 +1,11 @@
 """`lmsearch test`, `evaluate`, `predict` and `generate`: a trained model in use."""
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import tell_remark, write_files
 from lmsearch.cli.options import (
     COUNT,
     NUMBER,
@@ -21,8 +21,7 @@ from lmsearch.cli.options import (
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.terminal import say, say_data, say_json, say_lines
 from lmsearch.config import MOST_TRIALS
-from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreError, StoreGoneError, StudyError
-from lmsearch.folders import MODEL, HostPath, is_model, study_folder
+from lmsearch.errors import ConfigError, CorpusError, LmsearchError
 
 if TYPE_CHECKING:
     from lmsearch.lm.use.trained import TextResult, TrainedModel
@@ -32,78 +31,15 @@ _file = click.Path(path_type=Path, dir_okay=False)
 _corpus_option = click.option("--corpus", type=click.Path(), help="Path of the model's text, if it was moved.")
 
 
-def find_model(text: str, storage: str, store_timeout: float | None) -> Path:
-    """Find a model's folder by its path, or that of the best trial that the store has of the study of that name.
-
-    Where the study's best-model/ is another's, as after more trials elsewhere, it is made again, with a note. Raises
-    `ConfigError` where there is neither, and where the best trial's weights are not here.
-    """
-    path = Path(text)
-    for folder in (path, *([path / MODEL] if len(path.parts) > 1 else [])):
-        if (folder / "model.safetensors").is_file():
-            return folder
-    try:
-        return _best_of_study(text, storage, store_timeout)
-    except StoreGoneError:
-        raise
-    except (StoreError, StudyError) as error:
-        raise ConfigError(f"there is no model {text!r} ({error}){_models_hint(text)}") from error
-
-
-def _models_hint(text: str) -> str:
-    """Say which models lie in the folder of that name."""
-    try:
-        folder = study_folder(text)
-    except StudyError:
-        return "; name a model's folder, or a study"
-    there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
-    found = [str(place) for place in there if (place / "model.safetensors").is_file()]
-    begun = sorted(path for path in folder.glob("seed-*.training"))
-    if begun and not found:
-        return (
-            f"; a training there has not finished its first epoch ({begun[0]}): resume it with lmsearch train --resume"
-        )
-    return f"; to use a model in that folder, name its own folder: {', '.join(found)}" if found else ""
-
-
-def _best_of_study(name: str, storage: str, store_timeout: float | None) -> Path:
-    import socket
-
-    from lmsearch.results.best import find_weights, is_best_model, require_winner
-    from lmsearch.results.reading import read_best
-
-    url = parse_storage(storage)
-    opened = open_store(storage, store_timeout)
-    try:
-        results = read_best(name, opened)
-    finally:
-        opened.engine.dispose()
-    best, info = require_winner(results), results.record.info
-    folder = study_folder(name)
-    if is_best_model(folder / MODEL, info, best):
-        return folder / MODEL
-    if find_weights(info, best, folder) is None:
-        host = HostPath.parse(best.model).host
-        where = f"on {host}" if host not in ("", socket.gethostname()) else "not kept"
-        raise ConfigError(
-            f"the best of {name} is trial {best.number}, and its weights are {where}; write its config with: "
-            f"{command_text(['lmsearch', 'best', name], url)}, and train it again with: "
-            f"lmsearch train {folder / 'best-config.json'}"
-        )
-    stale = is_model(folder / MODEL)
-    files = write_files(results, folder, command_text(["lmsearch", "best", name], url), url)
-    tell_remark(files)
-    assert files.best_model is not None
-    if stale:
-        say(f"note: {files.best_model} held another trial; now it holds trial {best.number}, the best", err=True)
-    return files.best_model
-
-
 def _open(text: str, device: str, storage: str, store_timeout: float | None) -> tuple[Path, "TrainedModel"]:
     from lmsearch.lm.device import open_device
     from lmsearch.lm.use.model_folder import load_model
+    from lmsearch.results.models import find_model
 
-    folder = find_model(text, storage, store_timeout)
+    command = functools.partial(command_text, url=parse_storage(storage))
+    folder, remarks = find_model(text, lambda: open_store(storage, store_timeout), command)
+    for remark in remarks:
+        say(f"note: {remark}", err=True)
     return folder, load_model(folder).to(open_device(device))
 
 
@@ -221,7 +157,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 
     from lmsearch.files import replace_file
     from lmsearch.folders import POINTER
-    from lmsearch.lm.use.cache import cache_probabilities, mixed_loss, read_text
+    from lmsearch.lm.use.cache import losses_with, read_text
     from lmsearch.losses import json_text, perplexity
     from lmsearch.results.looks import add_look, read_looks
     from lmsearch.search.tune import tune
@@ -233,22 +169,20 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
         read_looks(folder)
     said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
-    text = read_text(trained, corpus.valid.tokens)
-    found = tune(text, trials, seed, lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"))
-    told: dict[str, Any] = {
-        "constants": found.constants.as_dict(),
-        "valid": {"perplexity": perplexity(found.loss), "perplexity_without": perplexity(found.loss_without)},
-    }
+    found = tune(
+        read_text(trained, corpus.valid.tokens),
+        trials,
+        seed,
+        lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"),
+    )
+    told = found.document()
     replace_file(folder / POINTER, json_text(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
     if with_test:
         tokens, fingerprint = _test_split(corpus)
-        text = read_text(trained, tokens)
-        cache = cache_probabilities(text, found.constants.window, found.constants.theta)
-        loss = mixed_loss(text, cache, found.constants.weight)
+        loss, alone = losses_with(found.constants, read_text(trained, tokens))
         look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
         _tell_study(trained, folder, look, storage, options["store_timeout"])
-        alone = perplexity(float(text.losses_N.mean()))
-        told["test"] = {"perplexity": perplexity(loss), "perplexity_without": alone, "look": number}
+        told["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
     if options["as_json"]:
         say_json(told, indent=None)
         return

@@ -21,7 +21,6 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.terminal import draw, say, say_json
-from lmsearch.errors import LmsearchError
 from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 from lmsearch.spelling import spell_seconds
@@ -50,7 +49,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
         lmsearch plan my-study.toml --workers 4
     """
     from lmsearch.search.budget import decide_tickets
-    from lmsearch.search.plan import make_plan, points_remark
+    from lmsearch.search.plan import connections_sentence, make_plan, points_remark
     from lmsearch.search.start import SearchRequest, WorkOptions, check_open, open_request
     from lmsearch.text.corpus import cache_folder
     from lmsearch.text.judgement import judge
@@ -67,7 +66,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     if options["as_json"]:
         logs.warnings_only()
     found = make_plan(spec, len(corpus.vocabulary), trials, devices, cache_folder(), options["allow_pickle"])
-    connections = _connections(storage, store_timeout, found.workers)
+    url = parse_storage(storage)
+    connections = connections_sentence(url, lambda: open_store(storage, store_timeout), found.workers)
     free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
     if options["as_json"]:
         told = dataclasses.asdict(found) | {
@@ -82,7 +82,7 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     _print(found, spec, devices, free_disk, connections)
     if remark := points_remark(spec, trials):
         say(remark)
-    say(f"start it with: {command_text(request.words(), parse_storage(storage))}")
+    say(f"start it with: {command_text(request.words(), url)}")
 
 
 def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int, connections: str) -> None:
@@ -117,23 +117,6 @@ def _print(found: "Plan", spec: "StudySpec", devices: list[str], free_disk: int,
     say(f"disk         at most {spell_bytes(found.disk)} for checkpoints and weights; "
                f"{spell_bytes(free_disk)} are free{short}")  # fmt: skip
     say(f"connections  {connections}")
-
-
-def _connections(storage: str, store_timeout: float | None, workers: int) -> str:
-    """Say how many connections the search takes, and whether the database has them."""
-    from lmsearch.store.health import connection_limits
-
-    url = parse_storage(storage)
-    if url.get_backend_name() == "sqlite":
-        return "none: SQLite is a file, for workers on this host"
-    wanted = workers + 1
-    try:
-        limits = connection_limits(open_store(storage, store_timeout))
-    except LmsearchError as error:
-        return f"{wanted}; whether the database has them is not known: {error}"
-    room = min((limit.allowed - limit.used for limit in limits), default=0)
-    told = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
-    return told + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")
 
 
 def _existing(path: Path) -> Path:

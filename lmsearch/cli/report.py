@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli.look import tell_remark, write_files
+from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import command_text, open_store, parse_storage, storage_option
 from lmsearch.cli.terminal import say, say_data
 from lmsearch.folders import study_folder
@@ -44,6 +44,7 @@ def report(
     from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
     from lmsearch.report.write import document, epochs_csv, write_figure, write_report
+    from lmsearch.results.best import write_files
     from lmsearch.results.reading import read
 
     if figure is not None and form != "html":
@@ -65,7 +66,7 @@ def report(
         place = Path("-")
     whole = figure is None and form == "html"
     if whole:  # first: where another store's results of this name lie, they go, and its report with them
-        files = write_files(results, folder, command(["lmsearch", "report", study]), url)
+        files = write_files(results, folder, command(["lmsearch", "report", study]), command)
         tell_remark(files)
     place = output or place
     if str(place) == "-":

@@ -1,10 +1,11 @@
 """`lmsearch run`."""
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli.look import file_lines, tell_remark, write_files
+from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import (
     COUNT,
     Number,
@@ -17,13 +18,13 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import Keeper, listen, output_words, watch, why_over
-from lmsearch.cli.status import count_line, status_document
+from lmsearch.cli.searching import listen, output_words, watch, why_over
 from lmsearch.cli.terminal import bearing, say, say_json
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.spelling import spell_value
 
 if TYPE_CHECKING:
+    from lmsearch.report.keeping import Keeper
     from lmsearch.results.best import ResultFiles
     from lmsearch.results.reading import Results
     from lmsearch.search.start import Prepared
@@ -57,6 +58,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     """
     from lmsearch.launch.search import supervisor
     from lmsearch.launch.supervise import Signals
+    from lmsearch.report.keeping import Keeper
     from lmsearch.search.begin import SpaceChangedError
     from lmsearch.search.start import SearchRequest, prepare
 
@@ -72,7 +74,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         raise SpaceChangedError(f"{error}; start a new study from it with: {new}") from error
     command = command_text(request.words() + output_words(options), url)
     listen(signals := Signals())
-    keeper = Keeper(prepared)
+    printed = functools.partial(command_text, url=url)
+    keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with bearing():
@@ -110,11 +113,14 @@ def _print_plan(prepared: "Prepared") -> None:
 
 
 def _conclude(
-    prepared: "Prepared", record: "StudyRecord", command: str, received: list[int], as_json: bool, keeper: Keeper
+    prepared: "Prepared", record: "StudyRecord", command: str, received: list[int], as_json: bool, keeper: "Keeper"
 ) -> int:
     """Write the results, print them and return the exit code."""
+    from lmsearch.results.best import write_files
+
     results = _results(prepared, record)
-    files = write_files(results, prepared.folder, command, prepared.storage.place)
+    printed = functools.partial(command_text, url=prepared.storage.place)
+    files = write_files(results, prepared.folder, command, printed)
     tell_remark(files)
     keeper.end(results, interrupted=bool(received))
     if as_json:
@@ -143,6 +149,7 @@ def _results(prepared: "Prepared", record: "StudyRecord") -> "Results":
 
 
 def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") -> dict[str, Any]:
+    from lmsearch.results.progress import status_document
     from lmsearch.store.tickets import present
 
     try:
@@ -160,7 +167,9 @@ def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") ->
 
 
 def _print_found(prepared: "Prepared", results: "Results", files: "ResultFiles") -> None:
+    from lmsearch.results.best import file_lines
     from lmsearch.results.confirmation import confirm_words
+    from lmsearch.results.progress import count_line
 
     record, shares, url = results.record, results.importances, prepared.storage.place
     say()

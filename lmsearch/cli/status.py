@@ -1,7 +1,7 @@
 """`lmsearch status`: a study's progress and its workers."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
     from lmsearch.store.records import StudyRecord
     from lmsearch.store.storage import FencedStorage
-    from lmsearch.store.tables import Ticket
     from lmsearch.store.workers import WorkerRow
 
 _WATCH_SECONDS = 2.0
-_LATELY_SECONDS = 60.0  # twice the usual lease: a worker that was not seen since is not there
 
 
 @click.command()
@@ -38,6 +36,7 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     Example:
         lmsearch status default --watch
     """
+    from lmsearch.results.progress import status_document
     from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import StudyReader
     from lmsearch.store.workers import list_workers
@@ -70,78 +69,6 @@ def _now(storage: "FencedStorage") -> tuple[float, str]:
     return present(storage)
 
 
-def status_document(
-    record: "StudyRecord", now: tuple[float, str], workers: "Sequence[WorkerRow]" = ()
-) -> dict[str, Any]:
-    """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
-    import dataclasses
-
-    from lmsearch.store.records import OUTCOMES
-
-    best = record.best
-    return {
-        "study": record.info.ref.name,
-        "total": record.total,
-        "done": record.done,
-        "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
-        "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
-        "at_work": [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)],
-        "workers": [dataclasses.asdict(worker) for worker in workers],
-    }
-
-
-def _idle(record: "StudyRecord", workers: "Sequence[WorkerRow]") -> "list[WorkerRow]":
-    """List the workers that were seen lately and hold no trial."""
-    busy = {ticket.worker for ticket in record.tickets if ticket.state == "running"}
-    lately = time.time() - _LATELY_SECONDS
-    return [one for one in workers if one.ended is None and one.seen > lately and one.name not in busy]
-
-
-def _begun(ticket: "Ticket") -> bool:
-    return ticket.state == "running" or (ticket.state == "open" and ticket.trial_number is not None)
-
-
-def _holding(ticket: "Ticket", now: tuple[float, str]) -> dict[str, Any]:
-    running = ticket.state == "running"
-    return {
-        "trial": ticket.trial_number,
-        "state": "running" if running else "waiting",
-        "worker": ticket.worker if running else None,
-        "host": ticket.host,
-        "process": ticket.process if running else None,
-        "device": ticket.device,
-        "epoch": ticket.epoch,
-        "step": ticket.step,
-        "tokens_per_second": ticket.tokens_per_second,
-        "seconds_since_sign_of_life": _silence(ticket, now),
-        "attempts": ticket.attempts,
-        "alone": ticket.memory_failures == 1,
-    }
-
-
-def _silence(ticket: "Ticket", now: tuple[float, str]) -> float | None:
-    """Return the seconds since a ticket's last heartbeat; None where the clock has restarted since."""
-    if ticket.seen is None or ticket.boot != now[1]:
-        return None
-    return max(0.0, now[0] - ticket.seen)
-
-
-def count_line(record: "StudyRecord") -> str:
-    """Say in one line how far a study is."""
-    if record.info.is_plain:
-        parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
-    else:
-        parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
-    for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
-        if count := record.count(outcome):
-            parts.append(f"{count} {outcome}")
-    if (foreign := sum(trial.ticket is None for trial in record.trials)) and not record.info.is_plain:
-        parts.append(f"{foreign} taken over")
-    if best := record.best:
-        parts.append(f"best {best.perplexity:.2f} (trial {best.number})")
-    return ", ".join(parts)
-
-
 def render_status(
     record: "StudyRecord", now: tuple[float, str], workers: "Sequence[WorkerRow]" = ()
 ) -> "RenderableType":
@@ -150,9 +77,14 @@ def render_status(
     from rich.table import Table
     from rich.text import Text
 
-    held = [_holding(ticket, now) for ticket in record.tickets if _begun(ticket)]
+    from lmsearch.results.progress import count_line, holding, idle_workers, is_begun
+
+    held = [holding(ticket, now) for ticket in record.tickets if is_begun(ticket)]
     line = Text(shown(count_line(record)))
-    idle = [Text(shown(f"idle: process {one.process} on {one.host} ({one.device})")) for one in _idle(record, workers)]
+    idle = [
+        Text(shown(f"idle: process {one.process} on {one.host} ({one.device})"))
+        for one in idle_workers(record, workers)
+    ]
     if not held:
         return Group(line, *idle)
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")

@@ -169,10 +169,6 @@ def begun_with(place: Place) -> str:
 
 def comparable(config: RunConfig) -> dict[str, Any]:
     """Return the settings by dotted path, but for where the text lies: it may have moved."""
-    tables = json.loads(json.dumps(config.as_tables()))
-    return {
-        f"{section}.{name}": value
-        for section, table in tables.items()
-        for name, value in table.items()
-        if (section, name) != ("data", "corpus")
-    }
+    values: dict[str, Any] = json.loads(json.dumps(config.by_path()))
+    del values["data.corpus"]
+    return values

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import math
-import os
 import platform
 import shutil
 import socket
@@ -18,8 +17,7 @@ from typing import Any
 
 import filelock
 
-from lmsearch.config import BUILT_IN_CORPORA, RunConfig
-from lmsearch.errors import StudyError
+from lmsearch.errors import ResultsError, StudyError
 from lmsearch.escapes import cell
 from lmsearch.files import draft_of, remove_tree, replace_file
 from lmsearch.folders import (
@@ -44,11 +42,13 @@ from lmsearch.folders import (
 )
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text, perplexity
+from lmsearch.results.commands import Command
 from lmsearch.results.confirmation import confirmation_document
 from lmsearch.results.reading import Results
 from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import SHORT
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+from lmsearch.study.closed import config_tables
 from lmsearch.version import __version__
 
 _PACKAGES = ("torch", "numpy", "optuna", "sqlalchemy")
@@ -77,6 +77,26 @@ def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
         files = _write_results(results, folder, command)
         make_folder(folder, **{RESULTS_OF: results.record.info.ref.key})
         return replace(files, remark=remark)
+
+
+def write_files(results: Results, folder: Path, made_with: str, command: Command) -> ResultFiles:
+    """Write the result files of a study; raises `ResultsError`, with the command that writes them again."""
+    try:
+        return write_results(results, folder, made_with)
+    except OSError as error:
+        raise ResultsError(
+            f"the results cannot be written: {error}; nothing is lost, write them again with: "
+            f"{command(['lmsearch', 'best', results.name])}"
+        ) from error
+
+
+def file_lines(files: ResultFiles) -> list[str]:
+    """Say where the results are, and which command makes what is missing here."""
+    lines = [f"  {path}" for path in (files.best_config, files.best_model, files.trials) if path is not None]
+    if files.best_config is not None and files.best_model is None:
+        where = f"the best model's weights are on {files.model_host}" if files.model_host else "no weights are kept"
+        lines.append(f"  {where}; make them here with: lmsearch train {files.best_config}")
+    return lines
 
 
 def holds_results_of(folder: Path, info: StudyInfo) -> bool:
@@ -178,14 +198,6 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
             },
         }
     )
-
-
-def config_tables(config: RunConfig, folder: Path) -> dict[str, Any]:
-    """Return a config's tables for a file in `folder`, from which a corpus that is a path is named."""
-    tables = config.as_tables()
-    if config.data.corpus not in BUILT_IN_CORPORA:
-        tables["data"]["corpus"] = os.path.relpath(config.data.corpus, folder.resolve())
-    return dict(tables)
 
 
 def trials_csv(record: StudyRecord) -> str:

@@ -90,8 +90,7 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     """Measure what is asked for on the standard input."""
     asked = json.load(sys.stdin)
-    values = {f"{section}.{name}": value for section, table in asked["config"].items() for name, value in table.items()}
-    config = RunConfig.from_paths(values)
+    config = RunConfig.from_paths(asked["config"])
     corpus = open_corpus(config.data, Path(asked["cache"]), allow_pickle=asked["allow_pickle"])
     device = open_device(asked["device"])
     torch.set_num_threads(config.train.threads)

@@ -6,17 +6,21 @@ import math
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import URL
+
 from lmsearch.config import SETTINGS, RunConfig, Value
-from lmsearch.errors import ConfigError, SearchFailedError
+from lmsearch.errors import ConfigError, LmsearchError, SearchFailedError
 from lmsearch.machine import free_memory, memory_left
 from lmsearch.processes import python
 from lmsearch.space import Choice
 from lmsearch.spelling import spell_bytes, spell_value
+from lmsearch.store.health import connection_limits
+from lmsearch.store.storage import FencedStorage
 from lmsearch.study.spec import StudySpec
 
 _log = logging.getLogger(__name__)
@@ -115,9 +119,8 @@ def _middle(value: Any) -> Value:
 
 def _cost_key(config: RunConfig) -> tuple[Any, ...]:
     """Return what decides how long a step takes and how much memory; values of dropout and rates do not."""
-    tables = config.as_tables()
-    names = (path.partition(".")[::2] for path, setting in SETTINGS.items() if setting.cost)
-    return tuple(tables[section][name] for section, name in names)
+    values = config.by_path()
+    return tuple(values[path] for path, setting in SETTINGS.items() if setting.cost)
 
 
 def make_plan(
@@ -179,7 +182,7 @@ def _check_memory(plan: Plan) -> None:
 
 def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: bool) -> list[dict[str, Any]]:
     """Measure a configuration on several devices at once, each in a process of its own."""
-    asked = {"config": config.as_tables(), "cache": str(cache), "allow_pickle": allow_pickle}
+    asked = {"config": config.by_path(), "cache": str(cache), "allow_pickle": allow_pickle}
     words = python("-m", "lmsearch.search.measure")
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     children = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) for _ in devices]
@@ -231,3 +234,17 @@ def _with(point: Point, found: Mapping[str, Any]) -> Point:
 
 def _told(point: Point) -> str:
     return ", ".join(f"{path} = {spell_value(value)}" for path, value in point.params.items())
+
+
+def connections_sentence(url: URL, open_store: Callable[[], FencedStorage], workers: int) -> str:
+    """Say how many connections a search takes, and whether the database has them."""
+    if url.get_backend_name() == "sqlite":
+        return "none: SQLite is a file, for workers on this host"
+    wanted = workers + 1
+    try:
+        limits = connection_limits(open_store())
+    except LmsearchError as error:
+        return f"{wanted}; whether the database has them is not known: {error}"
+    room = min((limit.allowed - limit.used for limit in limits), default=0)
+    told = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
+    return told + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")

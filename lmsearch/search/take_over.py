@@ -104,9 +104,7 @@ def fitting_params(params: Mapping[str, Any], origin: StudyInfo, info: StudyInfo
     size = info.vocabulary_size
     try:
         config = origin.spec.close(params, size)
-        closed = {
-            f"{table}.{name}": value for table, values in config.as_tables().items() for name, value in values.items()
-        }
+        closed = config.by_path()
         point = info.spec.check_point({path: closed[path] for path in info.spec.open})
         same = _comparable(info.spec.close(point, size)) == _comparable(config)
     except ConfigError:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.samplers import TPESampler
 
 from lmsearch.lm.use.cache import CacheConstants, ReadText, best_weight, cache_probabilities, mixed_loss
+from lmsearch.losses import perplexity
 
 _THETAS = (1e-2, 10.0)
 _SHORTEST = 20  # places
@@ -21,6 +23,11 @@ class Tuned:
     loss: float
     loss_without: float
     trials: int
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        valid = {"perplexity": perplexity(self.loss), "perplexity_without": perplexity(self.loss_without)}
+        return {"constants": self.constants.as_dict(), "valid": valid}
 
 
 def tune(text: ReadText, trials: int, seed: int, tell: Callable[[int, float], None]) -> Tuned:

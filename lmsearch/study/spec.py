@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from lmsearch.config import (
 from lmsearch.errors import ConfigError
 from lmsearch.space import OpenValue
 from lmsearch.spelling import nearest
+from lmsearch.study.closed import corpus_from
 from lmsearch.study.options import check_pruner, check_sampler
 from lmsearch.study.sizes import solve_sizes
 
@@ -91,7 +91,7 @@ class StudySpec:
             return self.text
         document: Any = tomlkit.parse(self.text)
         if corpus not in BUILT_IN_CORPORA:
-            document["data"]["corpus"] = os.path.relpath(corpus, folder.resolve())
+            document["data"]["corpus"] = corpus_from(folder, corpus)
         for path, value in self.implied.items():
             section, _, name = path.partition(".")
             document.setdefault(section, tomlkit.table())[name] = value
@@ -172,6 +172,4 @@ class StudySpec:
 
 def default_value(path: str) -> Value:
     """Return the default of a setting by its dotted path."""
-    section, _, name = path.partition(".")
-    known = RunConfig.from_paths({"data.corpus": "python-docs"}).as_tables()
-    return known[section].get(name, "as the corpus has it")
+    return RunConfig.from_paths({"data.corpus": "python-docs"}).by_path().get(path, "as the corpus has it")

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import json
 import shlex
-import types
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ import optuna_dashboard
 import pytest
 from playwright.sync_api import expect
 
-from lmsearch.cli.searching import Keeper
 from lmsearch.report.figures import dashboard_figures
+from lmsearch.report.keeping import Keeper
 from lmsearch.report.publishing import END_OF_OURS, FILES, Publisher, artifact_id, study_note, trial_note
 from lmsearch.results.reading import read
 from lmsearch.store.opening import open_storage
@@ -95,7 +94,7 @@ def test_a_search_keeps_its_note_and_its_files_current(searched: Path) -> None:
 
 
 def test_what_cannot_be_drawn_or_written_for_the_dashboard_ends_no_search(
-    searched: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    searched: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_storage(parse_url(f"sqlite:///{searched / 'runs/lmsearch.db'}"))
     results = read("tiny", opened)
@@ -104,11 +103,10 @@ def test_what_cannot_be_drawn_or_written_for_the_dashboard_ends_no_search(
         raise ZeroDivisionError("a figure")
 
     monkeypatch.setattr(Publisher, "publish", broken)
-    setup: Any = types.SimpleNamespace(storage=opened, command=shlex.join, folder=searched)
-    keeper = Keeper(setup)
+    keeper = Keeper(opened, searched, shlex.join)
     for _ in range(2):
         keeper.end(results, interrupted=True)
-    assert capsys.readouterr().err.count("warning: notes and plots for the dashboard cannot be written") == 1
+    assert caplog.text.count("notes and plots for the dashboard cannot be written") == 1
 
 
 @pytest.fixture

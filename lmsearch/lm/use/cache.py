@@ -113,3 +113,9 @@ def next_word_with_cache(trained: TrainedModel, text: ReadText, place: int, cons
     attention, first = _attention(text, slice(place, place + 1), constants.window, constants.theta)
     cache = torch.zeros_like(own).index_add_(0, text.targets_N[first : place + 1], attention[0])
     return constants.weight * cache + (1 - constants.weight) * own
+
+
+def losses_with(constants: CacheConstants, text: ReadText) -> tuple[float, float]:
+    """Return the mean loss of a text in nats per token with a cache, and without."""
+    cache = cache_probabilities(text, constants.window, constants.theta)
+    return mixed_loss(text, cache, constants.weight), float(text.losses_N.mean())

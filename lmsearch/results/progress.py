@@ -1,0 +1,80 @@
+"""How far a study is, and who works on it."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lmsearch.store.records import OUTCOMES, StudyRecord
+from lmsearch.store.tables import Ticket
+from lmsearch.store.workers import WorkerRow
+
+_LATELY_SECONDS = 60.0  # twice the usual lease: a worker that was not seen since is not there
+
+
+def status_document(record: StudyRecord, now: tuple[float, str], workers: Sequence[WorkerRow] = ()) -> dict[str, Any]:
+    """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
+    best = record.best
+    return {
+        "study": record.info.ref.name,
+        "total": record.total,
+        "done": record.done,
+        "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
+        "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
+        "at_work": [holding(ticket, now) for ticket in record.tickets if is_begun(ticket)],
+        "workers": [dataclasses.asdict(worker) for worker in workers],
+    }
+
+
+def idle_workers(record: StudyRecord, workers: Sequence[WorkerRow]) -> list[WorkerRow]:
+    """List the workers that were seen lately and hold no trial."""
+    busy = {ticket.worker for ticket in record.tickets if ticket.state == "running"}
+    lately = time.time() - _LATELY_SECONDS
+    return [one for one in workers if one.ended is None and one.seen > lately and one.name not in busy]
+
+
+def is_begun(ticket: Ticket) -> bool:
+    """Whether a ticket's trial runs, or waits to be resumed."""
+    return ticket.state == "running" or (ticket.state == "open" and ticket.trial_number is not None)
+
+
+def holding(ticket: Ticket, now: tuple[float, str]) -> dict[str, Any]:
+    """Return who works on a begun ticket, and how far it is, as plain values."""
+    running = ticket.state == "running"
+    return {
+        "trial": ticket.trial_number,
+        "state": "running" if running else "waiting",
+        "worker": ticket.worker if running else None,
+        "host": ticket.host,
+        "process": ticket.process if running else None,
+        "device": ticket.device,
+        "epoch": ticket.epoch,
+        "step": ticket.step,
+        "tokens_per_second": ticket.tokens_per_second,
+        "seconds_since_sign_of_life": _silence(ticket, now),
+        "attempts": ticket.attempts,
+        "alone": ticket.memory_failures == 1,
+    }
+
+
+def _silence(ticket: Ticket, now: tuple[float, str]) -> float | None:
+    """Return the seconds since a ticket's last heartbeat; None where the clock has restarted since."""
+    if ticket.seen is None or ticket.boot != now[1]:
+        return None
+    return max(0.0, now[0] - ticket.seen)
+
+
+def count_line(record: StudyRecord) -> str:
+    """Say in one line how far a study is."""
+    if record.info.is_plain:
+        parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
+    else:
+        parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
+    for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
+        if count := record.count(outcome):
+            parts.append(f"{count} {outcome}")
+    if (foreign := sum(trial.ticket is None for trial in record.trials)) and not record.info.is_plain:
+        parts.append(f"{foreign} taken over")
+    if best := record.best:
+        parts.append(f"best {best.perplexity:.2f} (trial {best.number})")
+    return ", ".join(parts)
