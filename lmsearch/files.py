@@ -4,12 +4,32 @@ import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def draft_of(path: Path) -> Path:
     """Return a new name beside `path` for what is written before it takes that name."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+
+
+@contextlib.contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """Provide a new folder that takes the name of `folder` at the end, whole; after an error all is as it was.
+
+    What had the name is removed.
+    """
+    draft, before = draft_of(folder), draft_of(folder)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if folder.exists():
+            folder.rename(before)
+        draft.rename(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_tree(folder: Path) -> None:

@@ -52,7 +52,7 @@ MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.j
 _OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
 _OF_MODEL = re.compile(rf"{re.escape(LOOKS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors")
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
-_ENCODED_DRAFT = re.compile(r"[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
+_ENCODED_DRAFT = re.compile(r"\.?[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
 _FETCH_DRAFT = re.compile(r"\.[0-9a-f]{8}\.draft")
 
 

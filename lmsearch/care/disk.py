@@ -22,7 +22,7 @@ from lmsearch.store.belonging import LEFT, NEEDED, NEWER, OTHER, Belonging, othe
 from lmsearch.store.checkpoints import SHORT, Checkpoints, read_checkpoint, remove_checkpoint
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, Ticket
+from lmsearch.store.tables import Ticket
 from lmsearch.text.corpus import Corpus, load_cached, open_corpus
 
 _DRAFT_SECONDS = 3600.0  # after which nobody is still writing a draft
@@ -40,7 +40,7 @@ class Owing:
     @property
     def done(self) -> set[int]:
         """Return the numbers of the tickets that are answered."""
-        return {ticket.number for ticket in self.tickets if ticket.state == DONE}
+        return {ticket.number for ticket in self.tickets if ticket.is_done}
 
     @property
     def owes(self) -> bool:
@@ -113,8 +113,8 @@ def _touched(path: Path) -> float:
 
 def _is_encoded_now(draft: Path) -> bool:
     # Of a large text more than an hour may pass between two writes, but its encoder holds a lock.
-    lock = draft.with_name(f"{draft.name.partition('.')[0]}.lock")
-    if draft.name.startswith(".") or not lock.exists():
+    lock = draft.with_name(f"{draft.name.lstrip('.').partition('.')[0]}.lock")
+    if not lock.exists():
         return False
     try:
         with filelock.FileLock(lock, timeout=0):

@@ -32,7 +32,7 @@ from lmsearch.store.opening import creating, open_storage
 from lmsearch.store.outages import Patience
 from lmsearch.store.records import StudyInfo, readable_studies, study_keys
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, RUNNING, Ticket
+from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
 from lmsearch.store.trials import read_study
 
@@ -210,7 +210,7 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
         wrong = f"{name}: {_trials(ended)} ended from outside, with the ticket still open"
         yield from mend("leases", options.repair, wrong, "closed", lambda: close_ended(storage, info.ref))
     now, boot = present(storage)
-    held = [ticket for ticket in list_tickets(storage, info.ref) if ticket.state == RUNNING]
+    held = [ticket for ticket in list_tickets(storage, info.ref) if ticket.is_running]
     for ticket in held:
         if _is_gone(ticket, boot):
             yield from _dead(storage, info, ticket, now, options)
@@ -284,7 +284,7 @@ def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterat
 
 def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> Finding:
     tickets = list_tickets(storage, info.ref)
-    done = sum(ticket.state == DONE for ticket in tickets)
+    done = sum(ticket.is_done for ticket in tickets)
     live = [ticket for ticket in tickets if ticket.is_leased(now, boot)]
     told = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
     text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "

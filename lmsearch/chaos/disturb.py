@@ -40,7 +40,6 @@ from lmsearch.search.manage import delete
 from lmsearch.store import url as urls
 from lmsearch.store.records import StudyInfo, StudyRecord, find_study
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import ask_to_stop, leases
 from lmsearch.store.trials import StudyReader
 from lmsearch.store.workers import list_workers
@@ -226,7 +225,7 @@ class Chaos:
         return [
             ticket.process
             for ticket in tickets
-            if ticket.state == RUNNING and ticket.process and ticket.host == socket.gethostname()
+            if ticket.is_running and ticket.process and ticket.host == socket.gethostname()
         ]
 
     # The faults.

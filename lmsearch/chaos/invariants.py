@@ -17,7 +17,6 @@ from lmsearch.errors import StudyError
 from lmsearch.lm.events import Epoch
 from lmsearch.lm.train import train
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
-from lmsearch.store.tables import DONE
 from lmsearch.text.corpus import cache_folder, open_corpus
 
 _TRACEBACK = "Traceback (most recent call last)"
@@ -68,7 +67,7 @@ def nothing_lost(watch: Watch) -> Invariant:
 def each_answered_once(record: StudyRecord) -> Invariant:
     """I2: every ticket is answered by exactly one ended trial."""
     ended = {trial.number for trial in record.trials if trial.ended is not None}
-    unanswered = sum(ticket.state != DONE or ticket.trial_number not in ended for ticket in record.tickets)
+    unanswered = sum(not ticket.is_done or ticket.trial_number not in ended for ticket in record.tickets)
     twice = doubled(record)
     return Invariant(
         name="I2",

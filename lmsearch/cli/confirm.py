@@ -66,7 +66,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     if not quiet:
         with bearing():
             tickets = list_tickets(prepared.storage, prepared.info.ref)
-            owed = sum(ticket.state != "done" for ticket in tickets)
+            owed = sum(not ticket.is_done for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))

@@ -119,13 +119,13 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)
     trials = {trial.number: trial for trial in record.trials}
     for ticket in record.tickets:
-        if ticket.state != "running":
+        if not ticket.is_running:
             continue
         trial = None if ticket.trial_number is None else trials.get(ticket.trial_number)
         curve = list(trial.curve.values()) if trial else []
         rows.add_row(
             "-" if trial is None else str(trial.number),
-            shown(ticket.sampler if ticket.origin == "search" else ticket.origin),
+            shown(ticket.by),
             f"{ticket.epoch}/{record.info.spec.epochs}",
             f"{min(curve):.2f}" if curve else "",
             spark(curve),

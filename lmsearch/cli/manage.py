@@ -38,14 +38,9 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
         lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
     """
     from lmsearch.search.manage import enqueue as owe
-    from lmsearch.study.reading import parse_value
+    from lmsearch.study.reading import parse_assignment
 
-    named: dict[str, object] = {}
-    for text in values:
-        path, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"{text!r} is not NAME=VALUE; write model.output_dropout=0.4")
-        named[path.strip()] = parse_value(value.strip())
+    named = dict(parse_assignment(text, "", "model.output_dropout=0.4") for text in values)
     opened = open_store(storage, store_timeout, write=True)
     _tell_new(opened, storage, *owe(opened, study, named))
 

@@ -94,8 +94,8 @@ def _print_plan(prepared: "Prepared") -> None:
 
     info, corpus, spec, devices = prepared.info, prepared.corpus, prepared.info.spec, prepared.devices
     splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
-    owed = [ticket for ticket in list_tickets(prepared.storage, info.ref) if ticket.state != "done"]
-    sampler = " and ".join(sorted({ticket.sampler if ticket.origin == "search" else ticket.origin for ticket in owed}))
+    owed = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
+    sampler = " and ".join(sorted({ticket.by for ticket in owed}))
     pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
     say(f"study    {info.ref.name} in {redact(prepared.storage.place)}")
     say(

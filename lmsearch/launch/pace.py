@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from lmsearch.store.records import StudyRecord, TrialRecord
-from lmsearch.store.tables import DONE
 
 
 def seconds_left(record: StudyRecord, workers: int) -> float | None:
@@ -18,8 +17,8 @@ def seconds_left(record: StudyRecord, workers: int) -> float | None:
         _wall_seconds(trial) / len(trial.curve) for trial in measured
     ]
     each = sum(times) / len(times)
-    open_epochs = sum(max(0.5, expected - ticket.epoch) for ticket in record.tickets if ticket.state != DONE)
-    busy = max(1, min(workers, sum(ticket.state != DONE for ticket in record.tickets)))
+    open_epochs = sum(max(0.5, expected - ticket.epoch) for ticket in record.tickets if not ticket.is_done)
+    busy = max(1, min(workers, sum(not ticket.is_done for ticket in record.tickets)))
     return each * open_epochs / busy
 
 

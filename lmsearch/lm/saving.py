@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lmsearch.files import draft_of, replace_file, sync_folder
+from lmsearch.files import draft_folder, replace_file
 from lmsearch.folders import LOOKS, check_replaceable
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text
@@ -25,17 +25,10 @@ def save_model(
     A model that is there is replaced; a folder that is no model raises `ConfigError`.
     """
     check_replaceable(folder)
-    draft = draft_of(folder)
-    draft.mkdir(parents=True)
-    try:
+    with draft_folder(folder) as draft:
         replace_file(draft / "model.safetensors", weights)
         replace_file(draft / "config.json", json_text(stamp("config") | config, indent=2) + "\n")
         replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
         replace_file(draft / "metrics.json", json_text(stamp("model") | metrics, indent=2) + "\n")
         if (folder / LOOKS).exists():  # these stay, whatever is trained
             shutil.copyfile(folder / LOOKS, draft / LOOKS)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

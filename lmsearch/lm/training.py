@@ -19,7 +19,7 @@ from lmsearch.lm.fit import Place, alone, begun_with, comparable, fit, read_stat
 from lmsearch.losses import perplexity
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import config_tables
-from lmsearch.study.reading import load_config, parse_value
+from lmsearch.study.reading import load_config, parse_assignment
 from lmsearch.text.corpus import Corpus, Progress, cache_folder, check_lengths, open_corpus
 from lmsearch.text.judgement import judge, unknown_share
 
@@ -163,13 +163,10 @@ def _place(name: str, request: TrainRequest, seed: int) -> Place:
 def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
     values: dict[str, Any] = dict(config.by_path())
     for text in request.changes:
-        path, equals, value = text.partition("=")
-        path = path.strip()
-        if not equals:
-            raise ConfigError(f"--set {text!r} is not NAME=VALUE; write --set train.learning_rate=0.002")
+        path, value = parse_assignment(text, "--set ", "train.learning_rate=0.002")
         if path not in FIELD_TYPES:
             raise ConfigError(f"unknown name {path}{nearest(path, FIELD_TYPES)}")
-        values[path] = parse_value(value.strip())
+        values[path] = value
     if request.epochs is not None:
         values["train.epochs"] = request.epochs
     return RunConfig.from_paths(values)

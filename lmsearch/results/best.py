@@ -19,7 +19,7 @@ import filelock
 
 from lmsearch.errors import ResultsError, StudyError
 from lmsearch.escapes import cell
-from lmsearch.files import draft_of, remove_tree, replace_file
+from lmsearch.files import draft_folder, remove_tree, replace_file
 from lmsearch.folders import (
     KEY,
     LOCK,
@@ -312,9 +312,7 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
     """Copy a trial's weights to `target`, with a config that names the corpus from there; a model there is replaced."""
     check_replaceable(target)
     kept = _found_with(target, info, best)
-    draft = draft_of(target)
-    try:
-        draft.mkdir(parents=True)
+    with draft_folder(target) as draft:
         for name in MODEL_FILES:
             shutil.copyfile(source / name, draft / name)
         config = stamp("config") | config_tables(info.spec.close(best.params, info.vocabulary_size), target)
@@ -325,14 +323,6 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
         replace_file(draft / "metrics.json", json_text(metrics, indent=2) + "\n")
         for name, content in kept.items():
             replace_file(draft / name, content)
-        if target.exists():
-            target.rename(before := draft_of(target))
-            draft.rename(target)
-            shutil.rmtree(before, ignore_errors=True)
-        else:
-            draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmsearch.results.statistics import Comparison, Interval, compare, mean_interval
 from lmsearch.store.records import SEED, StudyRecord, TrialRecord, configurations, without_seed
-from lmsearch.store.tables import DONE, Ticket
+from lmsearch.store.tables import Ticket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def _answered(tickets: Sequence[Ticket]) -> set[str]:
     """Return the batches that have ended altogether, up to the first that has not."""
     batches: dict[str, bool] = {}
     for ticket in sorted(tickets, key=lambda one: one.number):
-        batches[ticket.batch] = batches.get(ticket.batch, True) and ticket.state == DONE
+        batches[ticket.batch] = batches.get(ticket.batch, True) and ticket.is_done
     return set(itertools.takewhile(lambda batch: batches[batch], batches))
 
 

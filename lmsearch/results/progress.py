@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsearch.store.records import OUTCOMES, StudyRecord
-from lmsearch.store.tables import Ticket
+from lmsearch.store.tables import OPEN, Ticket
 from lmsearch.store.workers import WorkerRow
 
 _LATELY_SECONDS = 60.0  # twice the usual lease: a worker that was not seen since is not there
@@ -28,19 +28,19 @@ def status_document(record: StudyRecord, now: tuple[float, str], workers: Sequen
 
 def idle_workers(record: StudyRecord, workers: Sequence[WorkerRow]) -> list[WorkerRow]:
     """List the workers that were seen lately and hold no trial."""
-    busy = {ticket.worker for ticket in record.tickets if ticket.state == "running"}
+    busy = {ticket.worker for ticket in record.tickets if ticket.is_running}
     lately = time.time() - _LATELY_SECONDS
     return [one for one in workers if one.ended is None and one.seen > lately and one.name not in busy]
 
 
 def is_begun(ticket: Ticket) -> bool:
     """Whether a ticket's trial runs, or waits to be resumed."""
-    return ticket.state == "running" or (ticket.state == "open" and ticket.trial_number is not None)
+    return ticket.is_running or (ticket.state == OPEN and ticket.trial_number is not None)
 
 
 def holding(ticket: Ticket, now: tuple[float, str]) -> dict[str, Any]:
     """Return who works on a begun ticket, and how far it is, as plain values."""
-    running = ticket.state == "running"
+    running = ticket.is_running
     return {
         "trial": ticket.trial_number,
         "state": "running" if running else "waiting",
@@ -70,7 +70,7 @@ def count_line(record: StudyRecord) -> str:
         parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
     else:
         parts = [f"{record.info.ref.name}: {record.done} of {record.total} trials"]
-    for outcome in ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting"):
+    for outcome in OUTCOMES:
         if count := record.count(outcome):
             parts.append(f"{count} {outcome}")
     if (foreign := sum(trial.ticket is None for trial in record.trials)) and not record.info.is_plain:

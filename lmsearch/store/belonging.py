@@ -15,7 +15,7 @@ from lmsearch.folders import CHECKPOINT, WEIGHTS, Named, named_in, read_document
 from lmsearch.store.checkpoints import SHORT, is_for, is_newer, read_checkpoint
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EpochRow, Ticket
+from lmsearch.store.tables import EpochRow, Ticket
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.trials import read_epochs
 
@@ -65,7 +65,7 @@ class Belonging:
                 rows,
                 path.name == named_in(CHECKPOINT, ticket.checkpoint),
             )
-        return OTHER if not ours else LEFT if ticket.state == DONE else NEEDED
+        return OTHER if not ours else LEFT if ticket.is_done else NEEDED
 
     def of_weights(self, folder: Path) -> str:
         """Return what a folder of weights of this study is: `needed`, `left` or `other`.
@@ -77,7 +77,7 @@ class Belonging:
         if name is None or ticket is None or name.lease > ticket.lease:
             return OTHER
         ours = name.digest == self._digest(name.number)[:SHORT] if name.digest else self._has_loss_of(folder, name)
-        return OTHER if not ours else LEFT if ticket.state == DONE else NEEDED
+        return OTHER if not ours else LEFT if ticket.is_done else NEEDED
 
     def others(self, paths: Sequence[Path]) -> list[Path]:
         """List those of a study's checkpoints and weights that are of another training than the store knows."""

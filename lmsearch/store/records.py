@@ -28,7 +28,7 @@ from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version
 from lmsearch.spelling import nearest
 from lmsearch.store.distributions import open_value
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EpochRow, StudyRef, Ticket
+from lmsearch.store.tables import EpochRow, StudyRef, Ticket
 from lmsearch.study.reading import parse_study
 from lmsearch.study.spec import StudySettings, StudySpec
 from lmsearch.version import __version__
@@ -168,7 +168,7 @@ class StudyRecord:
     @functools.cached_property
     def done(self) -> int:
         """Count the tickets that are answered."""
-        return sum(ticket.state == DONE for ticket in self.tickets)
+        return sum(ticket.is_done for ticket in self.tickets)
 
     def count(self, outcome: str) -> int:
         """Count the trials with an outcome."""

@@ -145,6 +145,21 @@ class Ticket:
     tokens_per_second: float | None
 
     @property
+    def by(self) -> str:
+        """Return who made it: the sampler of the search, otherwise where it comes from."""
+        return self.sampler if self.origin == "search" else self.origin
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its trial has ended."""
+        return self.state == DONE
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker holds it, by its state alone."""
+        return self.state == RUNNING
+
+    @property
     def untouched(self) -> bool:
         """Whether nobody has started it and no values are fixed, so that it can be withdrawn."""
         return self.state == OPEN and self.lease == 0 and not self.fixed

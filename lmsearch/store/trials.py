@@ -79,7 +79,7 @@ class StudyReader:
     def _read_tickets(self, session: Session) -> dict[int, Ticket]:
         """Read the tickets that are not done, those that are new, and those that were not done at the last look."""
         known = self._tickets
-        open_before = [ticket.number for ticket in known.values() if ticket.state != DONE]
+        open_before = [ticket.number for ticket in known.values() if not ticket.is_done]
         newer = TICKET.c.number > max(known, default=-1)
         now = _tickets(session, self.storage, self.info.ref, sa.or_(TICKET.c.state != DONE, newer))
         for numbers in _chunks([number for number in open_before if number not in now]):

@@ -77,6 +77,14 @@ def parse_study(text: str, folder: Path, source: str = "the study file", default
     return spec
 
 
+def parse_assignment(text: str, option: str, example: str) -> tuple[str, object]:
+    """Read `NAME=VALUE`; raises `ConfigError`, which shows how it was given (`--set `, or "") and an example."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{option}{text!r} is not NAME=VALUE; write {option}{example}")
+    return path.strip(), parse_value(value.strip())
+
+
 def parse_value(text: str) -> object:
     """Read a value as a study file would have it; a bare word is a text."""
     try:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +17,7 @@ import platformdirs
 
 from lmsearch.config import DataConfig, TrainConfig
 from lmsearch.errors import CorpusError
-from lmsearch.files import replace_file, sync_folder
+from lmsearch.files import draft_folder, replace_file
 from lmsearch.folders import absolute, make_folder, read_document
 from lmsearch.formats import FORMATS, check_stamp, stamp
 from lmsearch.text.arrays import ArrayFolder
@@ -140,9 +138,7 @@ def check_lengths(corpus: Corpus, train: TrainConfig) -> None:
 
 
 def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, progress: Progress) -> None:
-    draft = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.draft")
-    draft.mkdir()
-    try:
+    with draft_folder(folder) as draft:
         if isinstance(reader, ArrayFolder):
             vocabulary, facts = _copy_arrays(reader, draft), TextFacts()
         else:
@@ -160,11 +156,6 @@ def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, prog
             "facts": asdict(facts),
         }
         replace_file(draft / "meta.json", json.dumps(meta | {"digest": _digest(meta)}))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _copy_arrays(reader: ArrayFolder, draft: Path) -> Vocabulary:

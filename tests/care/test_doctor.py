@@ -320,11 +320,12 @@ def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: B
     assert (old.exists(), models.exists(), young.exists(), half_new.exists()) == (False, False, True, True)
 
 
-def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path) -> None:
+@pytest.mark.parametrize("before", [".", ""])  # lmsearch 0.2.0 wrote no dot
+def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path, before: str) -> None:
     import filelock
 
     make_folder(cache / "corpora")
-    draft = cache / f"corpora/{'0f' * 16}.0123abcd.draft"
+    draft = cache / f"corpora/{before}{'0f' * 16}.0123abcd.draft"
     draft.mkdir()
     age(draft)
     with filelock.FileLock(cache / f"corpora/{'0f' * 16}.lock"):
