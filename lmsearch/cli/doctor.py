@@ -9,7 +9,6 @@ import click
 
 from lmsearch.cli.options import (
     DEFAULT_STORAGE,
-    STORE_SECONDS,
     command_text,
     json_option,
     parse_storage,
@@ -19,6 +18,7 @@ from lmsearch.cli.terminal import say, say_coloured, say_json
 from lmsearch.errors import ConfigError
 from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
+from lmsearch.search.work import STORE_SECONDS
 
 if TYPE_CHECKING:
     from lmsearch.care.findings import Finding

@@ -12,19 +12,16 @@ import click
 from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
+from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-    from lmsearch.search.start import WorkOptions
     from lmsearch.store.storage import FencedStorage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_STORAGE = "sqlite:///runs/lmsearch.db"
-STORE_SECONDS = 10.0  # of waiting for a store that does not answer
-WORK_STORE_SECONDS = 600.0  # the same, where trials run
-STALL_SECONDS = 600.0
 _WITHOUT_STORE = ("train",)  # commands that take no --storage
 
 
@@ -185,16 +182,14 @@ def work_options(function: F) -> F:
             help="Stop after this many trials in a row failed in the same way, instead of the file's number.",
         ),
         pickle_option,
-        click.option("--lease-seconds", type=Number(above=0), default=30.0, hidden=True),
+        click.option("--lease-seconds", type=Number(above=0), default=LEASE_SECONDS, hidden=True),
     )
     for option in options:
         function = option(function)
     return function
 
 
-def work_request(options: Mapping[str, Any]) -> "WorkOptions":
+def work_request(options: Mapping[str, Any]) -> WorkOptions:
     """Return what `work_options` and --store-timeout gave."""
-    from lmsearch.search.start import WorkOptions
-
     names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "lease_seconds")
     return WorkOptions(**{name: options[name] for name in names})

@@ -50,7 +50,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     """
     from lmsearch.search.budget import decide_tickets
     from lmsearch.search.plan import connections_sentence, make_plan, points_remark
-    from lmsearch.search.start import SearchRequest, WorkOptions, check_open, open_request
+    from lmsearch.search.start import SearchRequest, check_open, open_request
+    from lmsearch.search.work import WorkOptions
     from lmsearch.text.corpus import cache_folder
     from lmsearch.text.judgement import judge
 

@@ -7,7 +7,6 @@ import click
 
 from lmsearch.cli import logs
 from lmsearch.cli.options import (
-    WORK_STORE_SECONDS,
     command_text,
     device_option,
     duration,
@@ -42,7 +41,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
 
     logs.write_with(logs.timestamped)  # its output is its log
     url = parse_storage(storage)
-    corpus, until, timeout = options["corpus"], options["until"], options["store_timeout"]
+    corpus, until = options["corpus"], options["until"]
     told = WorkerOptions(
         study=study,
         storage=url,
@@ -53,18 +52,13 @@ def worker(study: str, storage: str, **options: Any) -> int:
         corpus=None if corpus is None else str(absolute(corpus, "the corpus")),
         until=until,
         parent_pipe=options["parent_pipe"],
-        lease_seconds=options["lease_seconds"],
-        store_timeout=WORK_STORE_SECONDS if timeout is None else timeout,
-        stall=options["stall"],
-        max_failures=options["max_failures"],
-        checkpoints=options["checkpoints"],
-        allow_pickle=options["allow_pickle"],
+        work=work_request(options),
         trainer=options["trainer"],
     )
     words = ["lmsearch", "worker", study] + ([] if told.device == "auto" else ["--device", told.device])
     words += [] if corpus is None else ["--corpus", str(corpus)]
     words += [] if until is None else ["--until", f"{until:.0f}s"]
-    again = command_text(words + work_request(options).words(), url)
+    again = command_text(words + told.work.words(), url)
     try:
         code = run_worker(told)
     except StoreGoneError as error:

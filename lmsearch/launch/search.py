@@ -11,8 +11,6 @@ from lmsearch.processes import python
 from lmsearch.search.start import Prepared, SearchRequest, prepare
 from lmsearch.store.url import parse_url
 
-STORE_SECONDS = 600.0  # of waiting for a store that does not answer, while trials run
-
 
 def search(request: SearchRequest, storage: str = "sqlite:///runs/lmsearch.db") -> Iterator[Snapshot]:
     """Start or resume a study and run it until its budget is used up, yielding a snapshot each second.
@@ -35,7 +33,7 @@ def supervisor(prepared: Prepared, signals: Signals) -> Supervisor:
         prepared.info,
         LocalLauncher(command, prepared.folder, environment),
         signals,
-        store_timeout=STORE_SECONDS if work.store_timeout is None else work.store_timeout,
+        store_timeout=work.patience,
         max_failures=work.max_failures,
     )
 

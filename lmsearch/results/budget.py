@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lmsearch.results.statistics import Draws
 from lmsearch.store.records import StudyRecord, TrialRecord
+from lmsearch.study.options import LEARNING_SAMPLERS
 
 _LEAST_TRIALS = 4  # below that a half of a search says nothing
 _SEED_NOISE = 0.01  # of a perplexity: about what one configuration differs by from seed to seed
@@ -89,7 +90,7 @@ def best_so_far(trials: Sequence[TrialRecord]) -> list[float]:
 def judge_budget(record: StudyRecord) -> Budget:
     """Return what the search's trials were worth, as far as there are enough of them."""
     trials, draws = ended_in_order(record), random_draws(record)
-    samplers = sorted({trial.by for trial in trials if trial.by == "tpe"})
+    samplers = sorted({trial.by for trial in trials if trial.by in LEARNING_SAMPLERS})
     return Budget(
         second_half=_second_half(best_so_far(trials)),
         random=_random_trials(draws),

@@ -17,6 +17,7 @@ from lmsearch.search.begin import SpaceChangedError, begin, check_space
 from lmsearch.search.budget import check_request
 from lmsearch.search.confirm import begin_confirmation
 from lmsearch.search.take_over import check_source, complete
+from lmsearch.search.work import STORE_SECONDS, WorkOptions
 from lmsearch.store.belonging import others_in, others_sentence
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
@@ -32,38 +33,6 @@ from lmsearch.text.judgement import judge
 from lmsearch.version import __version__
 
 _log = logging.getLogger(__name__)
-
-STORE_SECONDS = 10.0  # of waiting for a store that does not answer, before trials run
-STALL_SECONDS = 600.0
-LEASE_SECONDS = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkOptions:
-    """What holds for each worker of a search, on a command line of `run`, `confirm` or `worker`."""
-
-    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in runs/STUDY
-    store_timeout: float | None = None  # seconds of waiting for a store that does not answer
-    stall: float = STALL_SECONDS  # without a step
-    max_failures: int | None = None  # in a row with the same traceback; None: the study's
-    allow_pickle: bool = False  # for a corpus of object arrays
-    lease_seconds: float = LEASE_SECONDS
-
-    def words(self) -> list[str]:
-        """Return the options that differ from their defaults, for a command line."""
-        words = []
-        if self.checkpoints is not None:
-            words += ["--checkpoints", str(absolute(self.checkpoints, "--checkpoints"))]
-        if self.store_timeout is not None:
-            words += ["--store-timeout", f"{self.store_timeout:g}s"]
-        if self.stall != STALL_SECONDS:
-            words += ["--stall", f"{self.stall:g}s"]
-        if self.max_failures is not None:
-            words += ["--max-failures", str(self.max_failures)]
-        words += ["--allow-pickle"] if self.allow_pickle else []
-        if self.lease_seconds != LEASE_SECONDS:
-            words += ["--lease-seconds", f"{self.lease_seconds:g}"]
-        return words
 
 
 @dataclass(frozen=True, kw_only=True)

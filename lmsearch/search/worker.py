@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optuna.exceptions import OptunaError
@@ -23,6 +23,7 @@ from lmsearch.lm.trainers import TRAINERS
 from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
 from lmsearch.search.trial import Control, DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
+from lmsearch.search.work import WorkOptions
 from lmsearch.spelling import nearest
 from lmsearch.store import tickets, workers
 from lmsearch.store.backup import write_back
@@ -54,12 +55,7 @@ class WorkerOptions:
     corpus: str | None = None  # where the text lies on this host, if elsewhere than on the first
     until: float | None = None  # seconds after which nothing is claimed and all is saved
     parent_pipe: int | None = None  # a descriptor that is closed when the parent dies
-    lease_seconds: float = 30.0
-    store_timeout: float = 600.0  # seconds of waiting for a store that does not answer
-    stall: float = 600.0  # seconds without a step after which a trial hangs
-    max_failures: int | None = None  # in a row with the same traceback; None: the study's
-    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in `folder`
-    allow_pickle: bool = False  # for a corpus of object arrays
+    work: WorkOptions = field(default_factory=WorkOptions)
     trainer: str = "lstm"  # one of TRAINERS
 
 
@@ -152,7 +148,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         raise ConfigError(f"no trainer is called {options.trainer!r}{nearest(options.trainer, TRAINERS)}")
     trainer = TRAINERS[options.trainer](options.device)
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
-    storage.lease_seconds = options.lease_seconds
+    storage.lease_seconds = options.work.lease_seconds
     info = open_own_study(storage, options.study)
     asked, stopped = tickets.read_stop(storage, info.ref)
     if stopped:
@@ -192,13 +188,13 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
 
 def study_files(options: WorkerOptions) -> Path:
     """Return the folder for a worker's checkpoints and weights."""
-    shared = options.checkpoints
+    shared = options.work.checkpoints
     return (options.folder if shared is None else shared / options.folder.name).resolve()
 
 
 def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
     """Open the study's corpus on this host; raises `CorpusError` where its text is another."""
-    corpus = open_corpus(info.spec.data, options.cache, options.corpus, options.allow_pickle)
+    corpus = open_corpus(info.spec.data, options.cache, options.corpus, options.work.allow_pickle)
     if corpus.fingerprint != info.fingerprint:
         raise CorpusError(
             f"the study {info.ref.name} was started on {info.corpus} (fingerprint {info.fingerprint}), "
@@ -211,7 +207,7 @@ def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
 def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: WorkerOptions) -> int:
     failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
-    max_failures = options.max_failures or runner.info.spec.settings.max_failures
+    max_failures = options.work.max_failures or runner.info.spec.settings.max_failures
     beaten = time.monotonic()
     stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / "logs", holder.worker)
     while not stop.requested():
@@ -234,7 +230,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             ticket.lease,
             extra={"event": "claimed", "ticket": ticket.number, "lease": ticket.lease},
         )
-        lease = Lease(storage, study, ticket, options.stall, stop.requested, stop.hear, stacks)
+        lease = Lease(storage, study, ticket, options.work.stall, stop.requested, stop.hear, stacks)
         outcome = _run_ticket(runner, lease)
         if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
@@ -303,7 +299,7 @@ def _patience(options: WorkerOptions, stop: Stop) -> Patience:
 
     A server that has no connection free is waited for as long as there is a parent.
     """
-    limit = options.store_timeout
+    limit = options.work.patience
     crowded_limit = limit if options.parent_pipe is None else math.inf
     told: list[bool] = []
 

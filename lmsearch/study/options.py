@@ -13,6 +13,9 @@ SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "random": {},
     "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "constant_liar": bool},
 }
+LEARNING_SAMPLERS = frozenset({"tpe"})
+"""The samplers that learn from earlier trials; the report compares each with random search."""
+
 PRUNER_OPTIONS: dict[str, dict[str, type]] = {
     "median": {"n_startup_trials": int, "n_warmup_steps": int, "interval_steps": int, "n_min_trials": int},
     "asha": {

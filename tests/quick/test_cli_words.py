@@ -19,7 +19,8 @@ from lmsearch.launch.supervise import Snapshot
 from lmsearch.machine import default_devices
 from lmsearch.results.best import trials_csv
 from lmsearch.search.failures import repeated_failure, tracebacks_of
-from lmsearch.search.start import ConfirmRequest, SearchRequest, WorkOptions
+from lmsearch.search.start import ConfirmRequest, SearchRequest
+from lmsearch.search.work import WorkOptions
 from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket

@@ -1,0 +1,44 @@
+"""What holds for each worker of a search: waiting times, checkpoints, failures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmsearch.folders import absolute
+
+STORE_SECONDS = 10.0  # of waiting for a store that does not answer, where no trial runs
+WORK_STORE_SECONDS = 600.0  # the same, while trials run
+STALL_SECONDS = 600.0  # without a step, after which a trial hangs
+LEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """What holds for each worker of a search, on a command line of `run`, `confirm` or `worker`."""
+
+    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in runs/STUDY
+    store_timeout: float | None = None  # seconds of waiting for a store that does not answer
+    stall: float = STALL_SECONDS  # without a step
+    max_failures: int | None = None  # in a row with the same traceback; None: the study's
+    allow_pickle: bool = False  # for a corpus of object arrays
+    lease_seconds: float = LEASE_SECONDS
+
+    def words(self) -> list[str]:
+        """Return the options that differ from their defaults, for a command line."""
+        words = []
+        if self.checkpoints is not None:
+            words += ["--checkpoints", str(absolute(self.checkpoints, "--checkpoints"))]
+        if self.store_timeout is not None:
+            words += ["--store-timeout", f"{self.store_timeout:g}s"]
+        if self.stall != STALL_SECONDS:
+            words += ["--stall", f"{self.stall:g}s"]
+        if self.max_failures is not None:
+            words += ["--max-failures", str(self.max_failures)]
+        words += ["--allow-pickle"] if self.allow_pickle else []
+        if self.lease_seconds != LEASE_SECONDS:
+            words += ["--lease-seconds", f"{self.lease_seconds:g}"]
+        return words
+
+    @property
+    def patience(self) -> float:
+        """Return for how many seconds a store that does not answer is waited for while trials run."""
+        return WORK_STORE_SECONDS if self.store_timeout is None else self.store_timeout
