@@ -55,7 +55,7 @@ def test_row_1_a_worker_killed_at_any_line_costs_at_most_its_epoch(bureau: Burea
 @pytest.mark.timeout(600)
 def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bureau: Bureau) -> None:
     spec = bureau.info.spec
-    begin(bureau.storage, "tiny", spec, bureau.info.folder, bureau.corpus, Request(trials=150))
+    begin(bureau.storage, "tiny", spec, bureau.info.folder, bureau.corpus, Request(trials=220))
     rng, kills, notices = random.Random(4), 0, 0
     before: dict[int, object] = {}
     for snapshot in bureau.search(8, pause="0.15"):
