@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.options import COUNT, Number, json_option, open_store, storage_option, work_options, workers_option
+from lmsearch.cli.options import (
+    COUNT,
+    Number,
+    json_option,
+    open_store,
+    pruner_option,
+    sampler_option,
+    storage_option,
+    work_options,
+    workers_option,
+)
 from lmsearch.cli.run import run
 from lmsearch.cli.terminal import say
 from lmsearch.errors import ConfigError, DeviceError, StudyError
@@ -24,8 +34,8 @@ from lmsearch.folders import check_new_name
 )
 @storage_option
 @click.option("--name", help="Name of the new study. [default: STUDY-2]")
-@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
-@click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
+@sampler_option
+@pruner_option
 @click.option("--trials", type=COUNT, help="Number of new trials, instead of the file's.")
 @workers_option
 @click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")

@@ -13,6 +13,7 @@ from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
+from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -153,6 +154,23 @@ def workers_option(function: F) -> F:
     device = click.option("--device", default="auto", show_default=True, help=told)
     told = "Number of worker processes. [default: one per GPU, otherwise one per CPU]"
     return click.option("--workers", type=COUNT, help=told)(device(function))
+
+
+def sampler_option(function: F) -> F:
+    """Add --sampler."""
+    told = f"{_listed(SAMPLER_OPTIONS)}, instead of the file's."
+    return click.option("--sampler", metavar="NAME", help=told)(function)
+
+
+def pruner_option(function: F) -> F:
+    """Add --pruner."""
+    told = f"{_listed(PRUNER_OPTIONS)}, instead of the file's."
+    return click.option("--pruner", metavar="NAME", help=told)(function)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
 
 
 def pickle_option(function: F) -> F:

@@ -15,6 +15,7 @@ from lmsearch.cli.options import (
     open_store,
     parse_storage,
     pickle_option,
+    sampler_option,
     storage_option,
     warn_of_text,
     workers_option,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("study_file", default="default")
 @storage_option
-@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
+@sampler_option
 @click.option("--trials", type=COUNT, help="Number of trials, instead of the file's.")
 @workers_option
 @pickle_option

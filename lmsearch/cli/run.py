@@ -12,6 +12,8 @@ from lmsearch.cli.options import (
     command_text,
     json_option,
     parse_storage,
+    pruner_option,
+    sampler_option,
     storage_option,
     work_options,
     work_request,
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
 @click.argument("study_file", default="default")
 @storage_option
 @click.option("--name", help="Name of the study. [default: the file's name]")
-@click.option("--sampler", metavar="NAME", help="manual, grid, random or tpe, instead of the file's.")
-@click.option("--pruner", metavar="NAME", help="median, asha, hyperband or none, instead of the file's.")
+@sampler_option
+@pruner_option
 @click.option("--trials", type=COUNT, help="Set the trial budget of the study.")
 @click.option("--more", type=COUNT, metavar="N", help="Add N trials to the budget.")
 @workers_option
