@@ -4,7 +4,7 @@
     python benchmarks/big_study.py --lmsearch OTHER-PYTHON -m lmsearch.cli.main   # of another checkout, beside it
 
 It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials owed, and runs each command in a process of
-its own. `best` is told where no weights are kept, so that it copies none.
+its own. `best` runs where no weights are kept, so that it copies none.
 """
 
 import argparse
@@ -147,8 +147,11 @@ def main() -> None:
         make(url, folder, asked.trials, 40)
         print(f"\n{kind}, {asked.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
         for name in asked.only:
-            told = measure([*lmsearch, *COMMANDS[name]], folder, url)
-            print(f"{name:18} {told['cpu']:7.2f} {told['wall']:7.2f} {told['mb']:6.0f}  {told['exit']} {told['said']}")
+            measured = measure([*lmsearch, *COMMANDS[name]], folder, url)
+            print(
+                f"{name:18} {measured['cpu']:7.2f} {measured['wall']:7.2f} {measured['mb']:6.0f}  "
+                f"{measured['exit']} {measured['said']}"
+            )
             if name == "report" and (page := folder / "runs/big/report.html").exists():
                 print(f"{'  its page':18} {page.stat().st_size / 1e6:7.1f} MB")
         print(f"a look of the parent: {float(look(url)):.0f} ms of CPU")

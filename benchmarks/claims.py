@@ -192,8 +192,8 @@ def write_noise(study: str, storage: str) -> None:
         {"trial": leader.trial.number, "seeds": {str(seed): value for seed, value in leader.perplexities.items()}}
         for leader in results.confirmation.leaders
     ]
-    told = {"study": study, "corpus": Path(results.record.info.corpus).name, "leaders": leaders}
-    NOISE.write_text(json.dumps(told, indent=1) + "\n")
+    document = {"study": study, "corpus": Path(results.record.info.corpus).name, "leaders": leaders}
+    NOISE.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> None:

@@ -133,13 +133,13 @@ def main() -> None:
         ready.acquire()
     began = time.time()
     go.set()
-    told = [results.get() for _ in clients]
-    seconds = max(ended for _, _, ended in told) - began
+    reports = [results.get() for _ in clients]
+    seconds = max(ended for _, _, ended in reports) - began
     for one in clients:
         one.join()
-    numbers = [number for found, _, _ in told for number, _ in found]
-    times = sorted(took for found, _, _ in told for _, took in found)
-    cpu = sum(cpu for _, cpu, _ in told)
+    numbers = [number for found, _, _ in reports for number, _ in found]
+    times = sorted(took for found, _, _ in reports for _, took in found)
+    cpu = sum(cpu for _, cpu, _ in reports)
     print(
         json.dumps(
             {

@@ -146,16 +146,16 @@ def study_folder(name: str, runs: Path = RUNS) -> Path:
     return runs / name
 
 
-def make_folder(folder: Path, **told: Any) -> None:
+def make_folder(folder: Path, **fields: Any) -> None:
     """Make a folder of ours and mark it; one that is there and has something of other people's stays unmarked.
 
-    `told` is what the mark says beside its format. Raises `OSError`.
+    `fields` are what the mark says beside its format. Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = mark_of(folder)
     if mark is None and any(folder.iterdir()) and not has_ours(folder):
         return
-    document = {**(mark or {}), **stamp("config"), **told}
+    document = {**(mark or {}), **stamp("config"), **fields}
     if mark != document:
         replace_file(folder / MARK, json.dumps(document) + "\n")
 

@@ -156,17 +156,17 @@ def _serve(asked: socket.socket) -> dict[str, Any] | None:
         while len(content) < size:
             content += asked.recv(size - len(content))
         # The grandchild becomes the child of whoever asks, once the child between has ended.
-        told, tell = os.pipe()
+        reading_end, writing_end = os.pipe()
         if (between := os.fork()) == 0:
             if (child := os.fork()) == 0:
                 request: dict[str, Any] = json.loads(content)
                 _become(request, files)
                 return request
-            os.write(tell, child.to_bytes(8, "little"))
+            os.write(writing_end, child.to_bytes(8, "little"))
             os._exit(0)
         os.waitpid(between, 0)
-        asked.send(os.read(told, 8))
-        for file in (*files, told, tell):
+        asked.send(os.read(reading_end, 8))
+        for file in (*files, reading_end, writing_end):
             os.close(file)
 
 

@@ -201,7 +201,7 @@ def _place_deaths() -> None:
         _at("after-report")
         return done
 
-    def told(*given: Any) -> Any:
+    def ended(*given: Any) -> Any:
         _at("mid-tell")
         done = tell(*given)
         _at("after-tell")
@@ -211,7 +211,7 @@ def _place_deaths() -> None:
     store._get_prepared_new_trial = asked
     files.replace_file = saved
     store.set_trial_intermediate_value = reported
-    store.set_trial_state_values = told
+    store.set_trial_state_values = ended
 
 
 def _open_up(thing: Any) -> Any:

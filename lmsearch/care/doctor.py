@@ -286,10 +286,10 @@ def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> 
     tickets = list_tickets(storage, info.ref)
     done = sum(ticket.is_done for ticket in tickets)
     live = [ticket for ticket in tickets if ticket.is_leased(now, boot)]
-    told = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
+    workers = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
     text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "
     return Finding(
-        check="leases", state=OK, text=text + (f"running: {listed(told)}" if told else "no worker is running")
+        check="leases", state=OK, text=text + (f"running: {listed(workers)}" if workers else "no worker is running")
     )
 
 
@@ -317,5 +317,5 @@ def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) ->
     drafts = [*folders_of_ours(runs, options.cache), *elsewhere, *models]
     yield from check_drafts(drafts, options.repair)
     yield from check_checkpoints(storage, folders, host, studies, options.repair)
-    if not readable_studies(storage)[1]:  # else a study's files would be told of as nobody's
+    if not readable_studies(storage)[1]:  # else a study's files would be reported as nobody's
         yield from check_foreign_files(folders, study_keys(storage))

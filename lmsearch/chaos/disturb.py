@@ -89,7 +89,7 @@ class _Run:
 
     process: "subprocess.Popen[bytes]"
     log: Path
-    told: set[int] = field(default_factory=set)  # exit codes that it may end with for what was done to it
+    expected_exits: set[int] = field(default_factory=set)  # exit codes that it may end with for what was done to it
 
 
 class Chaos:
@@ -196,7 +196,7 @@ class Chaos:
         self._run = None
         said = run.log.read_text(errors="replace")
         self._ends.append(f"exit {code}")
-        if code not in run.told | {0}:
+        if code not in run.expected_exits | {0}:
             self._unexplained.append(f"{run.log.name}: exit {code}")
         if code > 0 and "resume with: lmsearch run" not in said:
             self._unexplained.append(f"{run.log.name}: exit {code} without a command to resume")
@@ -258,7 +258,7 @@ class Chaos:
         run, workers = self._run, self._workers()
         if run is None or not _signal(run.process.pid, signal.SIGKILL):
             return None
-        run.told.add(-signal.SIGKILL)
+        run.expected_exits.add(-signal.SIGKILL)
         run.process.wait()
         end = time.monotonic() + _ORPHAN_SECONDS + self._store_away()
         while any(map(is_running, workers)) and time.monotonic() < end:
@@ -277,7 +277,7 @@ class Chaos:
         run = self._run
         if run is None or not _signal(run.process.pid, number):
             return None
-        run.told |= {128 + number, -number}  # by the signal itself where it has hardly begun
+        run.expected_exits |= {128 + number, -number}  # by the signal itself where it has hardly begun
         if twice:
             time.sleep(self._random.random())
             _signal(run.process.pid, number)

@@ -164,5 +164,5 @@ def convert(source: Path, target: Path, allow_pickle: bool) -> None:
     if not (source / "vocab.npy").exists():
         raise CorpusError(f"{source} has no vocab.npy; only a folder of arrays can be converted")
     written = turn(ArrayFolder(source, allow_pickle), target)
-    told = ", ".join(f"{split} {tokens:,}" for split, tokens in written.items())
-    say(f"{target} has the corpus now ({told} tokens); it needs no --allow-pickle")
+    counts = ", ".join(f"{split} {tokens:,}" for split, tokens in written.items())
+    say(f"{target} has the corpus now ({counts} tokens); it needs no --allow-pickle")

@@ -57,8 +57,8 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
         raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
     check_new_name(name)
     place = Path(f"{name}.toml")
-    told = {name: options[name] for name in ("trials", "sampler", "pruner")}
-    text = extended_text(info.spec, info.ref.name, changes, Path(), told)
+    replaced = {name: options[name] for name in ("trials", "sampler", "pruner")}
+    text = extended_text(info.spec, info.ref.name, changes, Path(), replaced)
     opened.engine.dispose()  # `run` opens its own
     replace_file(place, text)
     say(f"{place} is the file of {study} with {', '.join(changes)}", err=True)

@@ -56,15 +56,15 @@ class _Lines:
     """A line for each trial that ended, and one at least every half minute."""
 
     def __init__(self) -> None:
-        self._told: set[int] = set()
+        self._printed: set[int] = set()
         self._worried: set[str] = set()
         self._best: int | None = None
         self._last = 0.0
 
     def show(self, snapshot: "Snapshot") -> None:
         for trial in snapshot.record.trials:
-            if trial.ended is not None and trial.number not in self._told:
-                self._told.add(trial.number)
+            if trial.ended is not None and trial.number not in self._printed:
+                self._printed.add(trial.number)
                 found = (
                     f", perplexity {trial.perplexity:.2f} after {count(len(trial.curve), 'epoch')}"
                     if trial.curve
@@ -112,8 +112,8 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         f"{snapshot.workers} workers",
     )
     counts = Text(shown(count_line(record)).partition(", ")[2] or "starting workers …", style="dim")
-    told = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
-    told += [Text(shown(f"note: {worry}"), style="yellow") for worry in worries(record)]
+    lines = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
+    lines += [Text(shown(f"note: {worry}"), style="yellow") for worry in worries(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)
@@ -131,7 +131,7 @@ def render(snapshot: "Snapshot") -> "RenderableType":
             spark(curve),
             "" if ticket.tokens_per_second is None else f"{ticket.tokens_per_second:,.0f}",
         )
-    return Group(head, counts, *told, rows)
+    return Group(head, counts, *lines, rows)
 
 
 def spell_params(trial: "TrialRecord") -> str:

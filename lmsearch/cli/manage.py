@@ -121,8 +121,8 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     ask_to_stop(opened, info.ref, stopped=True)
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
-    told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
-    say(f"{study} is stopped: {told}; the next lmsearch run of its file resumes it")
+    sentence = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
+    say(f"{study} is stopped: {sentence}; the next lmsearch run of its file resumes it")
 
 
 @click.command()
@@ -153,10 +153,10 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     folder, shared = study_folder(study), None if checkpoints is None else checkpoints / study
     if not yes:
         place = redact(parse_storage(storage))
-        folders_told = str(folder) if shared is None else f"{folder} and {shared}"
-        click.confirm(f"delete the study {study} in {place}, and its files in {folders_told} here?", abort=True)
+        folders = str(folder) if shared is None else f"{folder} and {shared}"
+        click.confirm(f"delete the study {study} in {place}, and its files in {folders} here?", abort=True)
     left = remove(opened, study, folder, shared)
     say(f"{study} is deleted")
     if left:
-        told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        say(f"these files are not the study's own and are kept: {told}")
+        kept = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        say(f"these files are not the study's own and are kept: {kept}")

@@ -64,7 +64,7 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
 
     folder, trained = _open(model, device, storage, store_timeout)
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
-    read_looks(folder)  # one that cannot be read is told of before the split is looked at
+    read_looks(folder)  # one that cannot be read is reported before the split is looked at
     found = trained.measure(tokens)
     loss = found.loss
     known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
@@ -93,10 +93,10 @@ def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any])
     """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
     from lmsearch.text.corpus import cache_folder, open_corpus
 
-    place, told = options["corpus"], {"allow_pickle": options["allow_pickle"]}
+    place, trust = options["corpus"], {"allow_pickle": options["allow_pickle"]}
     try:
         with reading_bar() as progress:
-            corpus = open_corpus(trained.config.data, cache_folder(), place, progress=progress, **told)
+            corpus = open_corpus(trained.config.data, cache_folder(), place, progress=progress, **trust)
     except CorpusError as error:
         if place is not None:
             raise
@@ -175,22 +175,22 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
         seed,
         lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"),
     )
-    told = found.document()
-    replace_file(folder / POINTER, json_text(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
+    document = found.document()
+    replace_file(folder / POINTER, json_text(document | {"corpus": corpus.fingerprint}, indent=2) + "\n")
     if with_test:
         tokens, fingerprint = _test_split(corpus)
         loss, alone = losses_with(found.constants, read_text(trained, tokens))
         look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
         _tell_study(trained, folder, look, storage, options["store_timeout"])
-        told["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
+        document["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
     if options["as_json"]:
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
     constants = found.constants
     say(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
     for split in ("valid", "test"):
-        if split in told:
-            one = told[split]
+        if split in document:
+            one = document[split]
             say(f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without")
     say(f"the constants are in {folder / POINTER}")
 
@@ -217,14 +217,14 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
     _, trained = _open(model, device, storage, store_timeout)
     result = trained.evaluate(text_lines(text))
     if as_json:
-        told = {
+        document = {
             "loss": result.loss,
             "perplexity": result.perplexity,
             "tokens": result.tokens,
             "unknown": result.unknown,
             "known_perplexity": result.known_perplexity,
         }
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
     say(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
     _say_known(result)
@@ -270,31 +270,34 @@ def predict(
 
     _, trained = _open(model, device, storage, store_timeout)
     asked = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
-    told: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
+    document: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
     if asked.unknown:
         say(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
     if asked.next_N is not None:
         losses_N = -log_likelihoods(trained, asked)
-        told["mean_negative_log_likelihood"] = float(losses_N.mean())
+        document["mean_negative_log_likelihood"] = float(losses_N.mean())
     if output is not None or (asked.next_N is None and top is None):
         output = output or contexts.with_suffix(".log-probabilities.npy")
         write_log_probabilities(trained, asked, output)
-        told["log_probabilities"] = str(output)
+        document["log_probabilities"] = str(output)
     if top is not None:
-        told["top"] = top_words(trained, asked, top)
+        document["top"] = top_words(trained, asked, top)
     if as_json:
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
-    if "mean_negative_log_likelihood" in told:
-        say(f"mean negative log-likelihood {told['mean_negative_log_likelihood']:.5f} nats over {told['contexts']:,}")
-    if "log_probabilities" in told:
-        say(f"log-probabilities of {told['contexts']:,} contexts are in {output}")
-    for number, candidates in enumerate(told.get("top", [])):
+    if "mean_negative_log_likelihood" in document:
+        say(
+            f"mean negative log-likelihood {document['mean_negative_log_likelihood']:.5f} nats "
+            f"over {document['contexts']:,}"
+        )
+    if "log_probabilities" in document:
+        say(f"log-probabilities of {document['contexts']:,} contexts are in {output}")
+    for number, candidates in enumerate(document.get("top", [])):
         words = ", ".join(f"{one['word']} {one['probability']:.3f}" for one in candidates["candidates"])
-        say(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_told_next(candidates)}")
+        say(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_next_word(candidates)}")
 
 
-def _told_next(candidates: dict[str, Any]) -> str:
+def _next_word(candidates: dict[str, Any]) -> str:
     if candidates.get("next") is None:
         return ""
     return f"  (the next word is {candidates['next']['word']}, {candidates['next']['probability']:.3f})"

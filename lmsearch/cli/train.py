@@ -78,9 +78,10 @@ def train(config: Path, **options: Any) -> int:
         values = ", ".join(f"{result.perplexity:.2f}" for result in results)
         say(f"over {len(results)} seeds: mean {found['perplexity']:.2f}, standard deviation "
             f"{found['deviation']:.2f} ({values})")  # fmt: skip
-    elif prepared.told_perplexity is not None and not request.changes and request.epochs is None:
-        same = prepared.told_perplexity == results[0].perplexity
-        say(f"{config.name} says {prepared.told_perplexity:.4f}: {'the same, bit for bit' if same else 'not the same'}")
+    elif prepared.recorded_perplexity is not None and not request.changes and request.epochs is None:
+        same = prepared.recorded_perplexity == results[0].perplexity
+        verdict = "the same, bit for bit" if same else "not the same"
+        say(f"{config.name} says {prepared.recorded_perplexity:.4f}: {verdict}")
     return 0
 
 

@@ -118,14 +118,14 @@ class Guard:
 
     def refusal(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes] | None:
         """Return status, headers and body that refuse a request by its headers alone; None where it passes."""
-        told: list[tuple[str, Headers]] = []
+        responses: list[tuple[str, Headers]] = []
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            told.append((status, headers))
+            responses.append((status, headers))
             return lambda data: None
 
         answer = self._answer(environ, _Reply(environ, _hardening(start)))
-        return None if answer is None else (*told[0], b"".join(answer))
+        return None if answer is None else (*responses[0], b"".join(answer))
 
     def _answer(self, environ: WSGIEnvironment, reply: "_Reply") -> Iterable[bytes] | None:
         """Answer a request that does not come through; None for one that does."""

@@ -53,14 +53,14 @@ class Prefixed:
             environ["PATH_INFO"] = path.removeprefix(self._prefix) or "/"
         path = environ["PATH_INFO"].rstrip("/")
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # the page's files are changed on their way
-        told: list[Any] = []
+        response: list[Any] = []
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            told[:] = [status, [(name, self._place(name, value)) for name, value in headers], exc_info]
+            response[:] = [status, [(name, self._place(name, value)) for name, value in headers], exc_info]
             return lambda data: None
 
         answer = self._application(environ, start)
-        status, headers, exc_info = told
+        status, headers, exc_info = response
         kind = {name.lower(): value for name, value in headers}.get("content-type", "")
         changed = None
         if status.startswith("200") and path == "/static/bundle.js":

@@ -38,13 +38,13 @@ def with_weights(
         message = "the winner's weights are missing and training it again failed: %s"
         _log.warning(message, trained.stderr.strip(), extra=extra)
         return files
-    told = json.loads(trained.stdout)
-    if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
+    result = json.loads(trained.stdout)
+    if abs(result["perplexity"] / winner.perplexity - 1) > _SAME:
         _log.warning(
             "trained again, trial %d has perplexity %.2f instead of %.2f, as can happen on another device; the model "
             "is in %s",
             winner.number,
-            told["perplexity"],
+            result["perplexity"],
             winner.perplexity,
             place,
             extra=extra,

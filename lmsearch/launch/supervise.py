@@ -144,7 +144,7 @@ class Supervisor:
         return record
 
     def _last_record(self, record: StudyRecord) -> StudyRecord:
-        """Read how the search ended; an interrupted one is told by what was known, where the store is away."""
+        """Read how the search ended; an interrupted one by what was known, where the store is away."""
         try:
             return self._read()
         except StoreGoneError:

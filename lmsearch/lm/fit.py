@@ -104,8 +104,8 @@ def alone(place: Place) -> Iterator[None]:
         lock.release()
 
 
-def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:
-    content = TrainState(state.progress | told, state.tensors).to_bytes()
+def _save(place: Place, state: TrainState, provenance: dict[str, Any]) -> None:
+    content = TrainState(state.progress | provenance, state.tensors).to_bytes()
     replace_file(place.state, seal("training state", content))
 
 

@@ -117,8 +117,8 @@ class _Run:
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
         tokens_N = self._train_tokens
-        told = self.config.data.shuffle_articles
-        if self.corpus.shuffle_articles if told is None else told:
+        setting = self.config.data.shuffle_articles
+        if self.corpus.shuffle_articles if setting is None else setting:
             tokens_N = to_device(shuffled_articles(self.corpus.train, rng), self.device)
         return batchify(tokens_N, self.config.train.batch_size)
 

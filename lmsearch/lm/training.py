@@ -62,8 +62,8 @@ class TrainResult:
 
     def document(self) -> dict[str, Any]:
         """Return it as plain values."""
-        told = {"seed": self.seed, "perplexity": self.perplexity, "epoch": self.epoch, "model": str(self.model)}
-        return told | ({} if self.known_perplexity is None else {"known_perplexity": self.known_perplexity})
+        fields = {"seed": self.seed, "perplexity": self.perplexity, "epoch": self.epoch, "model": str(self.model)}
+        return fields | ({} if self.known_perplexity is None else {"known_perplexity": self.known_perplexity})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +114,13 @@ class Prepared:
     device: torch.device
     trainings: tuple[Training, ...]
     remarks: tuple[str, ...]  # what a person should know of the text
-    told_perplexity: float | None  # what a best-config.json says that it reached
+    recorded_perplexity: float | None  # what a best-config.json says that it reached
 
 
 def prepare_training(request: TrainRequest, progress: Progress | None = None) -> Prepared:
     """Check a request and open its corpus; raises `LmsearchError`, also before an earlier model is overwritten."""
-    first, told = load_config(request.config), _told_result(request.config)
-    name = request.name or told.get("study") or request.config.stem
+    first, recorded = load_config(request.config), _recorded_result(request.config)
+    name = request.name or recorded.get("study") or request.config.stem
     check_new_name(name)
     closed = _changed(first, request)
     if request.resume:  # what its file does not give is as it was when the training began
@@ -140,8 +140,8 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
         corpus=corpus,
         device=device,
         trainings=tuple(trainings),
-        remarks=(*_another_text(told, corpus), *judge(corpus)),
-        told_perplexity=told.get("perplexity"),
+        remarks=(*_another_text(recorded, corpus), *judge(corpus)),
+        recorded_perplexity=recorded.get("perplexity"),
     )
 
 
@@ -188,23 +188,23 @@ def _state(place: Place, config: RunConfig, corpus: Corpus, resume: bool) -> Tra
     return None
 
 
-def _told_result(config: Path) -> dict[str, Any]:
+def _recorded_result(config: Path) -> dict[str, Any]:
     """Return what a best-config.json says about itself; nothing for other files."""
     if config.suffix != ".json":
         return {}
     tables = json.loads(config.read_text(encoding="utf-8-sig"))
     result, provenance = tables.get("result"), tables.get("provenance")
-    told: dict[str, Any] = {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
+    recorded: dict[str, Any] = {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
     if isinstance(result, dict):
         if isinstance(result.get("study"), str):
-            told["study"] = result["study"]
+            recorded["study"] = result["study"]
         if isinstance(result.get("perplexity"), int | float):
-            told["perplexity"] = result["perplexity"]
-    return told
+            recorded["perplexity"] = result["perplexity"]
+    return recorded
 
 
-def _another_text(told: dict[str, Any], corpus: Corpus) -> Iterator[str]:
-    found = told.get("corpus")
+def _another_text(recorded: dict[str, Any], corpus: Corpus) -> Iterator[str]:
+    found = recorded.get("corpus")
     if isinstance(found, dict) and found and found.get("fingerprint") != corpus.fingerprint:
         yield (
             f"this config was found on {found.get('description')} (fingerprint {found.get('fingerprint')}), here is "

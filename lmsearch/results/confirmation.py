@@ -175,39 +175,41 @@ def confirmation_sentence(confirmation: Confirmation) -> str:
         more = f"{confirmation.done} of {confirmation.total} trainings are done"
     if confirmation.verdict == "open":
         return f"The confirmation is not finished: {more}. Until then the best trial may only be the luckiest."
-    told = _told_of_leaders(confirmation)
-    return f"{told} More trainings were requested since: {more}; they count once all have ended." if more else told
+    sentence = _leaders_sentence(confirmation)
+    return (
+        f"{sentence} More trainings were requested since: {more}; they count once all have ended." if more else sentence
+    )
 
 
-def _told_of_leaders(confirmation: Confirmation) -> str:
+def _leaders_sentence(confirmation: Confirmation) -> str:
     leaders, winner, comparison = confirmation.leaders, confirmation.winner, confirmation.comparison
     if winner is None:
         return "No leader completed with every fresh seed: the best result of the search does not hold."
     count = len(winner.perplexities)
     seeds = "one fresh seed" if count == 1 else f"{count} fresh seeds"
-    told = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
+    sentence = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
     if winner.interval is not None:
-        told += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
+        sentence += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
     tail = "".join(_left_out(leader, confirmation) for leader in leaders[confirmation.compared :])
     if confirmation.verdict == "alone":
-        return f"{told}; no other leader {'completed' if tail else 'was run'}.{tail}"
+        return f"{sentence}; no other leader {'completed' if tail else 'was run'}.{tail}"
     if comparison is None:
-        return f"{told}. One seed says nothing about the spread: treat it as a tie.{tail}"
+        return f"{sentence}. One seed says nothing about the spread: treat it as a tie.{tail}"
     gap = comparison.differences[0]
     second = leaders[1].trial.number
     paired = "paired by seed" + (f", over the {confirmation.seeds} that all have" if confirmation.seeds < count else "")
     interval = f"(between {gap.low:.2f} and {gap.high:.2f}, {paired})"
     if confirmation.verdict == "winner":
-        return f"{told} and is the winner: {gap.mean:.2f} better than the next, trial {second} {interval}.{tail}"
+        return f"{sentence} and is the winner: {gap.mean:.2f} better than the next, trial {second} {interval}.{tail}"
     tied = [
         str(leader.trial.number)
         for leader, difference in zip(leaders[1:], comparison.differences, strict=False)
         if difference.low <= 0
     ]
     if not tied:  # it is called among those that have as many seeds
-        return f"{told}, {gap.mean:.2f} better than the next, trial {second} {interval}; treat it as a tie.{tail}"
+        return f"{sentence}, {gap.mean:.2f} better than the next, trial {second} {interval}; treat it as a tie.{tail}"
     return (
-        f"{told}. No clear winner: it is tied with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}. "
+        f"{sentence}. No clear winner: it is tied with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}. "
         f"The difference to trial {second} is {gap.mean:.2f} {interval}.{tail}"
     )
 

@@ -82,9 +82,9 @@ def points_remark(spec: StudySpec, trials: int) -> str:
     points = spec.count_points()
     if points is None or points > 10 * trials:
         return ""
-    told = f"points       the space has {points:,}; none is tried twice while others are left"
+    text = f"points       the space has {points:,}; none is tried twice while others are left"
     more = trials - points
-    return told + (f", and {more:,} of {trials:,} trials will repeat one, bit for bit" if more > 0 else "")
+    return text + (f", and {more:,} of {trials:,} trials will repeat one, bit for bit" if more > 0 else "")
 
 
 def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
@@ -175,7 +175,7 @@ def _check_memory(plan: Plan) -> None:
     largest = max(plan.points, key=lambda point: point.memory or 0)
     if plan.free is not None and plan.memory > plan.free:
         raise ConfigError(
-            f"{plan.sharing} workers at the point {_told(largest)} take {spell_bytes(plan.memory)} of memory, and "
+            f"{plan.sharing} workers at the point {_spelled(largest)} take {spell_bytes(plan.memory)} of memory, and "
             f"{spell_bytes(plan.free)} are free: take fewer --workers, or make the space smaller there"
         )
 
@@ -232,7 +232,7 @@ def _with(point: Point, found: Mapping[str, Any]) -> Point:
     )
 
 
-def _told(point: Point) -> str:
+def _spelled(point: Point) -> str:
     return ", ".join(f"{path} = {spell_value(value)}" for path, value in point.params.items())
 
 
@@ -246,5 +246,5 @@ def connections_sentence(url: URL, open_store: Callable[[], FencedStorage], work
     except LmsearchError as error:
         return f"{wanted}; whether the database has them is not known: {error}"
     room = min((limit.allowed - limit.used for limit in limits), default=0)
-    told = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
-    return told + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")
+    text = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
+    return text + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")

@@ -411,13 +411,13 @@ class Trial:
                     self.trial.set_user_attr("known_perplexity", perplexity(known))
         return self._end("complete", value=final_value(row.valid_loss for row in self.rows))
 
-    def _failed(self, reason: str, told: str) -> str:
+    def _failed(self, reason: str, traceback_text: str) -> str:
         self.trial.set_user_attr("reason", reason[:500])
-        self.trial.set_user_attr("traceback", told[-20_000:])
+        self.trial.set_user_attr("traceback", traceback_text[-20_000:])
         return self._end("failed", state=TrialState.FAIL)
 
-    def _end(self, outcome: str, **told: Any) -> str:
-        self.study.tell(self.trial, told.get("value"), told.get("state"), skip_if_finished=True)
+    def _end(self, outcome: str, **result: Any) -> str:
+        self.study.tell(self.trial, result.get("value"), result.get("state"), skip_if_finished=True)
         if self.digest:
             self.runner.checkpoints.remove(self.ticket, self.digest, self.rows)
         else:  # it was given up before its values were looked at

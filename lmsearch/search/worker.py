@@ -168,7 +168,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
         models=files / "models",
     )
-    with contextlib.suppress(OSError):  # a full disk is told of when there is something to write
+    with contextlib.suppress(OSError):  # a full disk is reported when there is something to write
         make_folder(files)
     if options.parent_pipe is None:  # else the parent has said it
         runner.tell_of_others()
@@ -290,8 +290,8 @@ def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
 
 def _traceback_of(runner: TrialRunner, ticket: HeldTicket) -> str:
     failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
-    return str(told[-1].get("traceback", "")) if told else ""
+    attributes = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
+    return str(attributes[-1].get("traceback", "")) if attributes else ""
 
 
 def _patience(options: WorkerOptions, stop: Stop) -> Patience:
@@ -301,14 +301,14 @@ def _patience(options: WorkerOptions, stop: Stop) -> Patience:
     """
     limit = options.work.patience
     crowded_limit = limit if options.parent_pipe is None else math.inf
-    told: list[bool] = []
+    logged: list[bool] = []
 
     def wait_on(outage: Outage) -> bool:
         if outage.attempts == 1:
-            told.clear()
-        if told[-1:] != [outage.is_crowded]:
+            logged.clear()
+        if logged[-1:] != [outage.is_crowded]:
             _log.warning("waiting for the store: %s", outage.reason, extra={"event": "waiting_for_store"})
-            told.append(outage.is_crowded)
+            logged.append(outage.is_crowded)
         return outage.gone < limit and outage.crowded < crowded_limit and not stop.requested()
 
     return wait_on

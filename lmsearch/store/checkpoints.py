@@ -216,13 +216,13 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remark(damaged: Sequence[str], others: Sequence[str]) -> str:
-    told = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
+    remarks = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
     if others:
-        told.append(
+        remarks.append(
             f"{' and '.join(others)} is of another training (the store was restored or copied), so it is not used and "
             "stays where it is"
         )
-    return "; ".join(told)
+    return "; ".join(remarks)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

@@ -106,7 +106,7 @@ class RepeatingStorage(RDBStorage):
         return self._repeat(attempt)
 
     def _repeat(self, call: Callable[[bool], R]) -> R:
-        """Call until the store answers; `call` is told whether an attempt came before."""
+        """Call until the store answers; `call` receives whether an attempt came before."""
         outage = Outage()
         while True:
             try:

@@ -146,7 +146,7 @@ def connect_sqlite(path: Path) -> sqlite3.Connection:
         return _look_at_sqlite(path)
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-    # What is told as done outlives a power cut: a trial's checkpoints are removed as soon as its end is committed.
+    # What is reported as done outlives a power cut: a trial's checkpoints are removed as soon as its end is committed.
     connection.execute("PRAGMA synchronous=FULL")
     return connection
 
@@ -226,7 +226,7 @@ def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
     try:
         with engine.connect() as connection:
             # A lock of the transaction: one of the session would stay with a pooler's connection. Asked again and
-            # again: a call that waits for the lock cannot be told from one that gets no answer.
+            # again: a call that waits for the lock cannot be distinguished from one that gets no answer.
             while True:
                 connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 if connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_PARENT_LOCK))).scalar_one():

@@ -63,8 +63,8 @@ def _writer(tables: Mapping[str, Any]) -> str:
     """Return the version that wrote a config; the first one wrote it among the versions that a result depends on."""
     provenance = tables.get("provenance")
     versions = provenance.get("versions") if isinstance(provenance, dict) else None
-    told = versions.get("lmsearch") if isinstance(versions, dict) else None
-    return known_version(tables.get("lmsearch"), known_version(told))
+    recorded = versions.get("lmsearch") if isinstance(versions, dict) else None
+    return known_version(tables.get("lmsearch"), known_version(recorded))
 
 
 def parse_study(text: str, folder: Path, source: str = "the study file", defaults: str = __version__) -> StudySpec:

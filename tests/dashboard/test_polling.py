@@ -76,7 +76,7 @@ def until(duration: float) -> Callable[[], bool]:
     return lambda: time.monotonic() < end
 
 
-def told(name: str, taken: list[float]) -> str:
+def write_times(name: str, taken: list[float]) -> str:
     middle, longest = 1e3 * statistics.median(taken), 1e3 * max(taken)
     return f"{name}: {len(taken)} writes, median {middle:.1f} ms, max {longest:.0f} ms"
 
@@ -101,7 +101,7 @@ def test_polling_a_big_study_fails_and_delays_no_write(
         with Polling(server, bench.ref.id, threads=2) as polling:
             least, most = until(SECONDS), until(PATIENCE)
             polled = write_while(bench, lambda: most() and (least() or len(polling.statuses) < POLLS))
-    print(told("alone", alone), told("polled", polled), f"{len(polling.statuses)} polls", sep="\n")
+    print(write_times("alone", alone), write_times("polled", polled), f"{len(polling.statuses)} polls", sep="\n")
     assert impatient == []
     assert set(polling.statuses) == {200} and len(polling.statuses) >= POLLS
     assert len(polled) > 200 and max(polled) < LONGEST_WRITE

@@ -79,8 +79,8 @@ def test_the_best_config_trains_again_to_the_same_perplexity_bit_for_bit(
     found = json.loads(said.stdout)
     assert found["perplexity"] == best_config(searched)["result"]["perplexity"]
     assert found["epoch"] == best_config(searched)["result"]["epoch"]
-    told = cli("train", str(searched / "runs/tiny/best-config.json"), cwd=folder)
-    assert "the same, bit for bit" in told.stdout
+    trained = cli("train", str(searched / "runs/tiny/best-config.json"), cwd=folder)
+    assert "the same, bit for bit" in trained.stdout
     assert (folder / found["model"] / "model.safetensors").exists()
 
 

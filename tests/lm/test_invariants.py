@@ -154,7 +154,7 @@ def first_step(config: RunConfig, model: LanguageModel) -> FirstStep:
     return FirstStep(after, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
-# I4: AR on the dropped output, TAR on the raw one, neither in the loss that is told.
+# I4: AR on the dropped output, TAR on the raw one, neither in the reported loss.
 
 
 def test_i4_regularisers_enter_the_gradient_and_not_the_reported_loss() -> None:

@@ -81,10 +81,10 @@ def repeating(period: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def test_tuning_finds_a_cache_where_the_text_repeats_itself_and_leaves_it_out_where_it_does_not(
     trained: TrainedModel, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]
 ) -> None:
-    told: list[float] = []
-    tell: Callable[[int, float], None] = lambda number, loss: told.append(loss)  # noqa: E731
+    losses: list[float] = []
+    tell: Callable[[int, float], None] = lambda number, loss: losses.append(loss)  # noqa: E731
     found = tune(read_text(trained, tokens), trials=12, seed=0, tell=tell)
-    assert len(told) == 12 and found.loss == min(told) and found.loss <= found.loss_without + 1e-9
+    assert len(losses) == 12 and found.loss == min(losses) and found.loss <= found.loss_without + 1e-9
     assert 20 <= found.constants.window < len(tokens)
     if len(tokens) == 720:
         assert found.loss < found.loss_without - 0.05 and found.constants.weight > 0.2

@@ -124,19 +124,19 @@ def test_where_the_first_mirror_fails_the_second_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "reason"),
     [(b"", "404 Client Error"), (GOOD[:50], "what came is not the file: its hash is another")],
     ids=["404", "wrong hash"],
 )
 def test_where_no_mirror_has_it_each_is_named_with_its_reason_and_nothing_is_left(
-    mirror: Mirror, small: Dataset, tmp_path: Path, first: bytes, told: str
+    mirror: Mirror, small: Dataset, tmp_path: Path, first: bytes, reason: str
 ) -> None:
     if first:
         mirror.pages |= {"/first.zip": first, "/second.zip": first}
     with pytest.raises(CorpusError) as error:
         fetched("wikitext-2", tmp_path)
     said = str(error.value)
-    assert said.count(told) == 2 and "/first.zip: " in said and "/second.zip: " in said and "\n" not in said
+    assert said.count(reason) == 2 and "/first.zip: " in said and "/second.zip: " in said and "\n" not in said
     assert list((tmp_path / "downloads/wikitext-2").iterdir()) == []
 
 

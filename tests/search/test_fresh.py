@@ -1,4 +1,4 @@
-"""A small space is gone through without repetitions, and what repeats is told."""
+"""A small space is gone through without repetitions, and what repeats is reported."""
 
 import json
 from pathlib import Path
@@ -127,10 +127,10 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     assert cli("retry", "tiny", "--failed").returncode == 2
     ran = cli("worker", "tiny")
     assert ran.returncode == 0, ran.stdout
-    told = json.loads(cli("trials", "tiny", "--json").stdout)
-    assert [trial["from"] for trial in told if trial["from"]] == ["tiny/0", "tiny/2"]
-    by_number = {trial["trial"]: trial for trial in told}
-    for trial in told:
+    listed = json.loads(cli("trials", "tiny", "--json").stdout)
+    assert [trial["from"] for trial in listed if trial["from"]] == ["tiny/0", "tiny/2"]
+    by_number = {trial["trial"]: trial for trial in listed}
+    for trial in listed:
         if trial["from"]:
             assert trial["params"] == by_number[int(trial["from"].partition("/")[2])]["params"]
 

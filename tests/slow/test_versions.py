@@ -180,8 +180,8 @@ def test_an_old_training_goes_on_where_it_stopped(old: Old, capsys: pytest.Captu
     words = ["train", "runs/tiny/best-config.json", "--name", "final", "--epochs", str(len(final["perplexities"]))]
     code, said = old.say(capsys, *words, "--device", "cpu", "--resume")
     assert code == 0 and f"seed 1 resumes in epoch {final['epochs'] + 1}" in said, said
-    (told,) = re.findall(r"best perplexity (\S+) in epoch", said)
-    assert float(told) == pytest.approx(min(final["perplexities"]), rel=SAME)
+    (printed,) = re.findall(r"best perplexity (\S+) in epoch", said)
+    assert float(printed) == pytest.approx(min(final["perplexities"]), rel=SAME)
     assert state.read_bytes().startswith(b"lmsearch-training-state-2 ")
 
 

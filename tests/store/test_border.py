@@ -177,8 +177,8 @@ def test_the_wait_for_another_creator_ends_with_a_sentence(
     url = parse_url(f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else request.getfixturevalue("postgres_url"))
     storage = open_storage(url, create=True, patience=WaitUpTo(1.0))
     began = time.monotonic()
-    told = pytest.raises(StoreGoneError, match="another process is creating")
-    with urls.creation_lock(url, WaitUpTo(1.0)), told, creating(storage):
+    refused = pytest.raises(StoreGoneError, match="another process is creating")
+    with urls.creation_lock(url, WaitUpTo(1.0)), refused, creating(storage):
         pass
     assert 1 <= time.monotonic() - began < 10
     with creating(storage):  # and it is free again
@@ -247,8 +247,8 @@ def test_a_search_works_through_a_pooler_that_gives_a_connection_per_transaction
         held = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
         prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
     assert held == (0,) and prepared == (0,)
-    told = cli("status", "tiny", "--storage", through)
-    assert "6 of 6 trials, 6 complete" in told.stdout
+    status = cli("status", "tiny", "--storage", through)
+    assert "6 of 6 trials, 6 complete" in status.stdout
 
 
 def test_a_store_that_is_only_a_lock_file_yet_is_no_store(tmp_path: Path) -> None:

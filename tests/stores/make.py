@@ -176,7 +176,7 @@ def lmsearch(*words: str, storage: str | None = None) -> str:
 
 
 def interrupt(words: tuple[str, ...], ready: Callable[[], bool], storage: str | None = None) -> None:
-    """Run a command, and press Ctrl-C a moment after it is `ready`: that is told at the end of an epoch."""
+    """Run a command, and press Ctrl-C a moment after it is `ready`: that takes effect at the end of an epoch."""
     process = command(words, storage)
     try:
         until = time.monotonic() + SECONDS
@@ -287,13 +287,13 @@ def read_trials(connection: sa.Connection) -> list[dict[str, Any]]:
     trials = []
     for key, number, state in rows("SELECT trial_id, number, state FROM trials ORDER BY number"):
         values = rows("SELECT param_name, param_value FROM trial_params WHERE trial_id = :key ORDER BY 1", key=key)
-        told = rows(
+        reported = rows(
             "SELECT step, intermediate_value FROM trial_intermediate_values WHERE trial_id = :key ORDER BY step",
             key=key,
         )
-        if [step for step, _ in told] != list(range(1, len(told) + 1)):
-            raise RuntimeError(f"trial {number} lacks an epoch: {told}")
-        perplexities = [value for _, value in told]
+        if [step for step, _ in reported] != list(range(1, len(reported) + 1)):
+            raise RuntimeError(f"trial {number} lacks an epoch: {reported}")
+        perplexities = [value for _, value in reported]
         trials.append({"number": number, "state": state, "params": dict(values), "perplexities": perplexities})
     return trials
 
@@ -329,8 +329,8 @@ def check_beginning(trials: list[dict[str, Any]], whole: list[dict[str, Any]], e
     """See that the trials of an interrupted search began as those of an undisturbed one."""
     for trial, other in zip(trials, whole, strict=False):
         count = epochs if trial["number"] == INTERRUPTED else EPOCHS
-        told = (trial["number"], trial["params"], trial["perplexities"])
-        if told != (other["number"], other["params"], other["perplexities"][:count]):
+        summary = (trial["number"], trial["params"], trial["perplexities"])
+        if summary != (other["number"], other["params"], other["perplexities"][:count]):
             raise RuntimeError(f"an undisturbed search gives {other}, the interrupted one {trial}")
 
 
@@ -364,8 +364,8 @@ def sqlite_results() -> dict[str, Any]:
     if read_perplexities(state) != perplexities[:epochs] or epochs == len(perplexities):
         raise RuntimeError(f"an undisturbed training gives {perplexities}, the interrupted one {begun}")
     shutil.copytree(final, STAGE / "sqlite" / "runs" / "final")
-    told = {"command": list(FINAL), "epochs": epochs, "step": begun["steps"], "perplexities": perplexities}
-    return results | {"final": told}
+    final_results = {"command": list(FINAL), "epochs": epochs, "step": begun["steps"], "perplexities": perplexities}
+    return results | {"final": final_results}
 
 
 def read_progress(path: Path) -> dict[str, Any]:

@@ -91,21 +91,21 @@ def write_log_probabilities(model: TrainedModel, asked: Contexts, path: Path) ->
 
 def top_words(model: TrainedModel, asked: Contexts, count: int) -> list[dict[str, Any]]:
     """Return the most probable words after each context, and the probability of the one that follows where known."""
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     words = model.vocabulary.words
     for block in model.next_word(asked.contexts_NT):
         for row in block:
-            number = len(told)
+            number = len(rows)
             best = np.argsort(-row, kind="stable")[:count]
             follows = None if asked.next_N is None else int(asked.next_N[number])
-            told.append(
+            rows.append(
                 {
                     "context": [words[token] for token in asked.contexts_NT[number]],
                     "candidates": [_candidate(words, row, int(place)) for place in best],
                     "next": None if follows is None else _candidate(words, row, follows),
                 }
             )
-    return told
+    return rows
 
 
 def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], place: int) -> dict[str, Any]:

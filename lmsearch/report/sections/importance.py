@@ -85,7 +85,7 @@ def _parallel(results: Results) -> go.Figure:
             mode="lines",
             line={"color": colour, "width": width},
             name=name,
-            text=[told for trial in ones for told in [hover(trial, results)] * (len(opened) + 2)],
+            text=[hover_text for trial in ones for hover_text in [hover(trial, results)] * (len(opened) + 2)],
             hovertemplate="%{text}<extra></extra>",
             opacity=0.5 if name.startswith("complete") else 1.0,
         )

@@ -140,7 +140,7 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
     metrics = json.loads((project / "runs/closed/seed-1/metrics.json").read_text())
     if metrics["epoch"] > 2:
         assert metrics["changes"] == [{"after_epoch": 2, "train.epochs": [2, 4], "train.learning_rate": [5.0, 0.5]}]
-    for words, told in (
+    for words, message in (
         (["--resume", "--set", "model.hidden_size=7"], "was started with model.hidden_size = 6, now it is 7"),
         (["--set", "train.learning_rate=0.1", "--epochs", "4"], "resume it with --resume, or give it another --name"),
         (["--set", "train.lerning_rate=0.1"], "did you mean train.learning_rate?"),
@@ -148,7 +148,7 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
         (["--set", "train.bptt=no"], "train.bptt must be a whole number, got 'no'"),
     ):
         refused = cli("train", "closed.toml", *words)
-        assert refused.returncode == 2 and told in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
 
 def test_a_damaged_training_is_told_and_not_gone_on_with(project: Path, cli: Cli) -> None:
@@ -234,8 +234,8 @@ def test_a_model_on_another_text_is_not_tested_but_evaluated(trained: Path, cli:
     said = cli("test", "runs/m/seed-1")
     assert said.returncode == 2 and "lmsearch evaluate --text" in said.stderr
     (tmp_path / "mine.txt").write_text("word1 word2 strange word3\n")
-    told = cli("evaluate", "runs/m/seed-1", "--text", "mine.txt")
-    assert "over 4 predictions" in told.stdout and "unknown words 1 (20.0%)" in told.stdout
+    evaluated = cli("evaluate", "runs/m/seed-1", "--text", "mine.txt")
+    assert "over 4 predictions" in evaluated.stdout and "unknown words 1 (20.0%)" in evaluated.stdout
 
 
 def test_one_folder_is_all_that_another_machine_needs(trained: Path, cli: Cli, tmp_path: Path) -> None:
@@ -258,9 +258,9 @@ def test_predictions_are_those_of_a_plain_softmax(trained: Path, cli: Cli, tmp_p
         features = model.model.features(torch.from_numpy(contexts).t(), model.model.initial_states(70)).raw_TBH[-1]
         expected = (features @ model.model.decoder.weight.t() + model.model.decoder.bias).log_softmax(1).numpy()
     said = cli("predict", str(trained / "runs/m/seed-1"), "asked.npz", "--top", "3", "--json")
-    told = json.loads(said.stdout)
-    assert told["mean_negative_log_likelihood"] == pytest.approx(-expected[np.arange(70), follows].mean(), rel=1e-5)
-    for row, one in zip(expected, told["top"], strict=True):
+    document = json.loads(said.stdout)
+    assert document["mean_negative_log_likelihood"] == pytest.approx(-expected[np.arange(70), follows].mean(), rel=1e-5)
+    for row, one in zip(expected, document["top"], strict=True):
         best = np.argsort(-row)[:3]
         assert [candidate["word"] for candidate in one["candidates"]] == [model.vocabulary.words[i] for i in best]
     np.savez(tmp_path / "open.npz", inp=contexts)
@@ -273,7 +273,7 @@ def test_predictions_are_those_of_a_plain_softmax(trained: Path, cli: Cli, tmp_p
     place = np.argsort(order)
     np.savez(tmp_path / "theirs.npz", inp=place[contexts], out=place[follows])
     mapped = cli("predict", str(trained / "runs/m/seed-1"), "theirs.npz", "--vocabulary", "vocab.npy", "--json")
-    assert json.loads(mapped.stdout)["mean_negative_log_likelihood"] == told["mean_negative_log_likelihood"]
+    assert json.loads(mapped.stdout)["mean_negative_log_likelihood"] == document["mean_negative_log_likelihood"]
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -201,11 +201,11 @@ def test_a_latin_1_locale_changes_no_figure_and_no_file(site: Site, tmp_path: Pa
     (site.folder / "umlauts.toml").write_text(study)
     ran = site.shell("lmsearch run umlauts.toml --workers 1", LC_ALL=locale, **places)
     assert ran.returncode == 0, ran.stderr
-    told = [
+    outputs = [
         site.shell("lmsearch evaluate umlauts --text umlauts.txt", LC_ALL=name, **places).stdout
         for name in ("C.UTF-8", locale)
     ]
-    assert told[0] == told[1] != b"" and b"unknown" not in told[0]
+    assert outputs[0] == outputs[1] != b"" and b"unknown" not in outputs[0]
     shown_there = site.shell("lmsearch show umlauts 0", LC_ALL=locale, **places)
     assert "über" in shown_there.stdout.decode() and shown_there.returncode == 0
 

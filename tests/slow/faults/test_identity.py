@@ -112,8 +112,8 @@ def test_two_copies_of_a_store_in_one_folder_keep_their_checkpoints_weights_and_
         assert best is not None and best.perplexity == math.exp(0.5 + dropout)
         weights = find_weights(results.record.info, best, bureau.folder / "runs/tiny")
         assert weights is not None
-        told = json.loads((weights / "metrics.json").read_text())
-        assert math.exp(told["valid_loss"]) == best.perplexity
+        metrics = json.loads((weights / "metrics.json").read_text())
+        assert math.exp(metrics["valid_loss"]) == best.perplexity
         files = write_results(results, bureau.folder / "runs/tiny", "test")
         assert files.best_model is not None
         config = json.loads((files.best_model / "config.json").read_text())
@@ -404,12 +404,12 @@ def test_a_study_with_both_attributes_of_early_commits_is_migrated(sqlite_bureau
     with bureau.storage.engine.begin() as connection:
         for table in ("lmsearch_alembic_version", "lmsearch_format", "lmsearch_worker"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
-        told = connection.exec_driver_sql(
+        attribute = connection.exec_driver_sql(
             "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch'"
         ).scalar()
         old = {
             name: value
-            for name, value in json.loads(str(told)).items()
+            for name, value in json.loads(str(attribute)).items()
             if name not in ("format", "lmsearch", "study_id")
         }
         connection.exec_driver_sql(

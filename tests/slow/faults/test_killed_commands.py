@@ -84,9 +84,9 @@ def check_taken_over(storage: FencedStorage, name: str, tickets: int) -> None:
 
 
 def test_extend_killed_anywhere_is_completed_by_the_next_run_of_its_file(work: Path) -> None:
-    told = ["extend", "tiny", "--set", "model.output_dropout.high=0.6", "--trials", "2", "--workers", "1"]
+    words = ["extend", "tiny", "--set", "model.output_dropout.high=0.6", "--trials", "2", "--workers", "1"]
     begun = 0
-    for copy in killed(work, *told):
+    for copy in killed(work, *words):
         if not (copy / "tiny-2.toml").exists():  # nothing is begun: extend again
             storage = opened(copy)
             assert find_study(storage, "tiny-2") is None
