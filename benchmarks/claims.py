@@ -121,9 +121,9 @@ def simulate_range(seed: int, optimum: float, cost: float, dimensions: int, tria
     records = []
     for number in range(trials):
         trial = study.ask(distributions)
-        place = {path: (trial.params[path] - r.low) / (r.high - r.low) for path, r in spec.open.items()}  # type: ignore[union-attr]
-        logarithm = cost * (place["model.weight_dropout"] - optimum) ** 2 + float(rng.normal())
-        logarithm += sum(48 * (place[path] - best) ** 2 for path, best in others.items())
+        positions = {path: (trial.params[path] - r.low) / (r.high - r.low) for path, r in spec.open.items()}  # type: ignore[union-attr]
+        logarithm = cost * (positions["model.weight_dropout"] - optimum) ** 2 + float(rng.normal())
+        logarithm += sum(48 * (positions[path] - best) ** 2 for path, best in others.items())
         perplexity = 100 * math.exp(0.005 * logarithm)
         study.tell(trial, perplexity)
         records.append(_record(number, dict(trial.params), perplexity))

@@ -47,13 +47,13 @@ def start_postgres(folder: Path) -> str:
         server = get_server(folder / "data")
     import psycopg
 
-    place = server.get_uri().partition("host=")[2]
-    with psycopg.connect(f"postgresql://postgres@/postgres?host={place}", autocommit=True) as connection:
+    socket_folder = server.get_uri().partition("host=")[2]
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={socket_folder}", autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET max_connections = 300")
     restart(folder / "data")
-    with psycopg.connect(f"postgresql://postgres@/postgres?host={place}", autocommit=True) as connection:
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={socket_folder}", autocommit=True) as connection:
         connection.execute("CREATE DATABASE claims")
-    return f"postgresql://postgres@/claims?host={place}"
+    return f"postgresql://postgres@/claims?host={socket_folder}"
 
 
 def restart(data: Path) -> None:

@@ -89,11 +89,11 @@ def _trial(study_id: int, number: int) -> dict[str, Any]:
 
 
 def _params(number: int, id: int) -> Iterator[dict[str, Any]]:
-    for place, (name, distribution) in enumerate(SPACE.items()):
+    for column, (name, distribution) in enumerate(SPACE.items()):
         yield {
             "trial_id": id,
             "param_name": name,
-            "param_value": _internal(distribution, (0.618034 * (number + 1) * (place + 1)) % 1.0),
+            "param_value": _internal(distribution, (0.618034 * (number + 1) * (column + 1)) % 1.0),
             "distribution_json": to_json(distribution),
         }
 

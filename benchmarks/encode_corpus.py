@@ -69,12 +69,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument("--peer", type=Path)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "text"
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name) / "text"
         folder.mkdir()
         size = write_text(folder, given.tokens)
         print(f"{size / 1e6:,.0f} MB of text, {time.strftime('%Y-%m-%d')}")
-        tokens, seconds, megabytes, again = measured(OURS, str(folder), str(Path(place) / "cache"))
+        tokens, seconds, megabytes, again = measured(OURS, str(folder), str(Path(folder_name) / "cache"))
         print(
             f"lmsearch: {tokens / 1e6:.1f} million tokens in {seconds:.1f} s, {tokens / seconds / 1e6:.2f} million "
             f"a second, {megabytes:,.0f} MB at the most; opened again, and checked, in {again:.2f} s"

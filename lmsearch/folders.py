@@ -99,9 +99,9 @@ class HostPath:
         return self.path.is_absolute() and "\0" not in str(self.path)
 
 
-def named_in(pattern: re.Pattern[str], place: str | None) -> str:
+def named_in(pattern: re.Pattern[str], host_path: str | None) -> str:
     """Return the name of ours at the end of a `HostPath`, "" where there is none: no more of it is believed."""
-    name = HostPath.parse(place).path.name
+    name = HostPath.parse(host_path).path.name
     return name if pattern.fullmatch(name) else ""
 
 
@@ -190,8 +190,8 @@ def _is_known(path: Path) -> bool:
     if path.name in ("checkpoints", "models") and path.is_dir() and not path.is_symlink():
         # One that is marked says nothing of the folder around it, which would be marked too if it were ours.
         return mark_of(path) is None and has_ours(path)
-    place, wanted = (path / "meta.json", _META) if ENCODED.fullmatch(path.name) else (path, _CONFIG)
-    document = read_document(place) if path.name == "best-config.json" or wanted is _META else None
+    document_path, wanted = (path / "meta.json", _META) if ENCODED.fullmatch(path.name) else (path, _CONFIG)
+    document = read_document(document_path) if path.name == "best-config.json" or wanted is _META else None
     return document is not None and wanted <= document.keys()
 
 

@@ -114,7 +114,7 @@ def read_control_group(controller: str, name: str, control: Path, root: Path) ->
         _, controllers, group = line.split(":", 2)
         if controller in controllers.split(","):
             # Inside a container the group's own folder may be the root of what is mounted.
-            for place in (root / controller / group.lstrip("/") / name, root / controller / name):
-                if place.is_file():
-                    return place.read_text(encoding="utf-8").strip()
+            for path in (root / controller / group.lstrip("/") / name, root / controller / name):
+                if path.is_file():
+                    return path.read_text(encoding="utf-8").strip()
     return ""

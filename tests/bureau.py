@@ -69,7 +69,7 @@ class Bureau:
 
         given = dict(options or {})
         oom_kills = {"oom_kills": given.pop("oom_kills")} if "oom_kills" in given else {}
-        environment = worker_environment(self.environment(**stub), self.storage.place)
+        environment = worker_environment(self.environment(**stub), self.storage.store_url)
         kind = forking_launcher(forks.shared[0]) if forks.shared and can_fork(stub) else LocalLauncher
         launcher = kind(command, folder, environment, **oom_kills)
         return Supervisor(self.storage, self.info, launcher, self.signals, **given).run(["cpu"] * workers)

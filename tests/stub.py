@@ -170,7 +170,7 @@ def _at(line: str) -> None:
         os.kill(os.getpid(), 9)
 
 
-def _place_deaths() -> None:
+def _install_deaths() -> None:
     """Put `_at` into the lines around which a worker may be killed: within a transaction, before its commit."""
     store, claims, files = _open_up(RDBStorage), _open_up(tickets), _open_up(checkpoints)
     claim, ask, replace = claims.claim, store._get_prepared_new_trial, files.replace_file
@@ -230,7 +230,7 @@ def work(words: list[str]) -> None:
     """Be `lmsearch worker` with this trainer."""
     from lmsearch.cli.main import main
 
-    _place_deaths()
+    _install_deaths()
     TRAINERS["stub"] = StubTrainer
     main(["worker", *words, "--trainer", "stub"])
 

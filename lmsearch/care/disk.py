@@ -75,7 +75,7 @@ def largest_checkpoint(folders: Sequence[Path]) -> int:
 
 
 def _room(folder: Path, largest: int) -> Finding:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     name = str(folder) if there == folder else f"{folder} (not there yet)"
     try:
         with tempfile.TemporaryFile(dir=there) as file:
@@ -107,7 +107,7 @@ def forgotten_drafts(folder: Path) -> list[Path]:
 def _touched(path: Path) -> float:
     """Return when a file, or anything in a folder, was last written; infinite for what is gone by now."""
     with contextlib.suppress(OSError):
-        return max(place.stat().st_mtime for place in (path, *path.glob("**/*")))
+        return max(inner.stat().st_mtime for inner in (path, *path.glob("**/*")))
     return float("inf")
 
 
@@ -268,10 +268,10 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
 
 def damaged_corpora(cache: Path) -> list[Path]:
     """List the encoded corpora whose checksum fails, or that cannot be read; those of a later lmsearch can be."""
-    place = cache / "corpora"
-    if not is_ours(place):
+    corpora = cache / "corpora"
+    if not is_ours(corpora):
         return []
-    folders = [path for path in place.iterdir() if ENCODED.fullmatch(path.name) and not path.is_symlink()]
+    folders = [path for path in corpora.iterdir() if ENCODED.fullmatch(path.name) and not path.is_symlink()]
     return sorted(folder for folder in folders if folder.is_dir() and _is_damaged(folder))
 
 

@@ -93,7 +93,7 @@ def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
         if storage.format < FORMATS["store"]:
             storage = yield from _older(storage, options)
         text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's of format {storage.format}"
-        text = f"{urls.redact(storage.place)} opens: {health.server(storage)}, {text}"
+        text = f"{urls.redact(storage.store_url)} opens: {health.server(storage)}, {text}"
         yield Finding(check="store", state=OK, text=text)
         damage = health.damage(storage) if storage.engine.name == "sqlite" else []
         if not damage:
@@ -310,8 +310,9 @@ def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) ->
     folders = checkpoint_folders(runs, host, studies)
     elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]
     rooms = [runs, options.cache, *elsewhere]
-    if storage.engine.name == "sqlite" and (place := Path(str(storage.place.database)).parent) != runs.resolve():
-        rooms.append(place)
+    store_folder = Path(str(storage.store_url.database)).parent
+    if storage.engine.name == "sqlite" and store_folder != runs.resolve():
+        rooms.append(store_folder)
     yield from check_room(rooms, largest_checkpoint(folders))
     models = [folder.parent / "models" for folder in elsewhere]
     drafts = [*folders_of_ours(runs, options.cache), *elsewhere, *models]

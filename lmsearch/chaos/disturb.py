@@ -112,7 +112,7 @@ class Chaos:
         self._calm_at = 0.0  # monotonic: when all that was done so far is undone
         self._reader: StudyReader | None = None
         self._over = threading.Event()
-        url = options.storage.place
+        url = options.storage.store_url
         self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
         self._url = url if self._proxy is None else self._proxy.url(url)
         write_inputs(options.folder, _TRIALS_A_WORKER * options.workers)
@@ -299,8 +299,8 @@ class Chaos:
     def _lock_file(self) -> str:
         """Hold SQLite's write lock; half a minute later others have had their time."""
         self._store_free_at = time.monotonic() + 2 * _LOCK_SECONDS
-        place = str(self._storage.place.database)
-        connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+        path = str(self._storage.store_url.database)
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         connection.execute("BEGIN IMMEDIATE")
         self._later(_LOCK_SECONDS, connection.close)
         return f"SQLite locked for {_LOCK_SECONDS:.0f} s"

@@ -90,7 +90,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     from lmsearch.results.reading import read
     from lmsearch.results.verdict import verdict
 
-    url = prepared.storage.place
+    url = prepared.storage.store_url
     results = read(study, prepared.storage)
     confirmation = results.confirmation
     if confirmation is None or confirmation.winner is None:

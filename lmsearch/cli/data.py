@@ -102,10 +102,10 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
 
     if split is not None:
         options["split"] = _shares(split)
-    place = corpus if corpus in BUILT_IN_CORPORA else _place(corpus)
+    location = corpus if corpus in BUILT_IN_CORPORA else _location(corpus)
     with reading_bar() as progress:
         opened = open_corpus(
-            DataConfig(corpus=place, **options), cache_folder(), allow_pickle=allow_pickle, progress=progress
+            DataConfig(corpus=location, **options), cache_folder(), allow_pickle=allow_pickle, progress=progress
         )
     facts = split_facts(opened)
     words = most_frequent(opened, 12)
@@ -131,8 +131,8 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
         say(f"  {line}")
 
 
-def _place(corpus: str) -> str:
-    """Return where a text lies; a pipe stays what it is called, since the end of its link is no place."""
+def _location(corpus: str) -> str:
+    """Return where a text lies; a pipe stays what it is called, since the end of its link is no path."""
     return corpus if Path(corpus).is_fifo() else str(absolute(corpus, "the corpus"))
 
 

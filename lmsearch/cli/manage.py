@@ -152,9 +152,9 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     check_idle(opened, study)
     folder, shared = study_folder(study), None if checkpoints is None else checkpoints / study
     if not yes:
-        place = redact(parse_storage(storage))
+        store_url = redact(parse_storage(storage))
         folders = str(folder) if shared is None else f"{folder} and {shared}"
-        click.confirm(f"delete the study {study} in {place}, and its files in {folders} here?", abort=True)
+        click.confirm(f"delete the study {study} in {store_url}, and its files in {folders} here?", abort=True)
     left = remove(opened, study, folder, shared)
     say(f"{study} is deleted")
     if left:

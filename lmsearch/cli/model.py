@@ -93,12 +93,12 @@ def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any])
     """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
     from lmsearch.text.corpus import cache_folder, open_corpus
 
-    place, trust = options["corpus"], {"allow_pickle": options["allow_pickle"]}
+    corpus_path, trust = options["corpus"], {"allow_pickle": options["allow_pickle"]}
     try:
         with reading_bar() as progress:
-            corpus = open_corpus(trained.config.data, cache_folder(), place, progress=progress, **trust)
+            corpus = open_corpus(trained.config.data, cache_folder(), corpus_path, progress=progress, **trust)
     except CorpusError as error:
-        if place is not None:
+        if corpus_path is not None:
             raise
         raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
     if corpus.fingerprint != trained.metrics.get("corpus"):

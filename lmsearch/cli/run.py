@@ -97,7 +97,7 @@ def _print_plan(prepared: "Prepared") -> None:
     owed = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
     sampler = " and ".join(sorted({ticket.by for ticket in owed}))
     pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
-    say(f"study    {info.ref.name} in {redact(prepared.storage.place)}")
+    say(f"study    {info.ref.name} in {redact(prepared.storage.store_url)}")
     say(
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
         f"{len(corpus.vocabulary):,} words"
@@ -119,7 +119,7 @@ def _conclude(
     from lmsearch.results.best import write_files
 
     results = _results(prepared, record)
-    printed = functools.partial(command_text, url=prepared.storage.place)
+    printed = functools.partial(command_text, url=prepared.storage.store_url)
     files = write_files(results, prepared.folder, command, printed)
     tell_remark(files)
     keeper.end(results, interrupted=bool(received))
@@ -171,7 +171,7 @@ def _print_found(prepared: "Prepared", results: "Results", files: "ResultFiles")
     from lmsearch.results.confirmation import confirm_words
     from lmsearch.results.progress import count_line
 
-    record, shares, url = results.record, results.importances, prepared.storage.place
+    record, shares, url = results.record, results.importances, prepared.storage.store_url
     say()
     say(count_line(record))
     best = record.best

@@ -276,7 +276,7 @@ class _Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Take the place at which `state` was saved, and leave `state` as it is."""
+        """Take the step at which `state` was saved, and leave `state` as it is."""
         progress = state.progress
         tensors = {
             name: tensor if name == "generator" else tensor.to(self.device, copy=True)

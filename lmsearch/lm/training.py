@@ -15,7 +15,7 @@ from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Step, TrainState
-from lmsearch.lm.fit import Place, alone, begun_with, comparable, fit, read_state
+from lmsearch.lm.fit import TrainingFiles, alone, begun_with, comparable, fit, read_state
 from lmsearch.losses import perplexity
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import config_tables
@@ -73,35 +73,35 @@ class Training:
     config: RunConfig
     corpus: Corpus
     device: torch.device
-    place: Place
+    files: TrainingFiles
     state: TrainState | None  # what it resumes from; None: it starts
     losses: list[float] = field(default_factory=list)  # validation losses, nats per token, by epoch
 
     def run(self, stopped: Callable[[], bool], tell: Callable[[Step], None]) -> Iterator[Epoch]:
         """Train, giving each epoch; raises `TrainingStoppedError` where `stopped` said so, once it is saved."""
-        make_folder(self.place.folder.parent)
-        tables = config_tables(self.config, self.place.folder)
-        with alone(self.place):
-            for epoch in fit(self.config, self.corpus, self.device, self.place, tables, self.state, stopped, tell):
+        make_folder(self.files.folder.parent)
+        tables = config_tables(self.config, self.files.folder)
+        with alone(self.files):
+            for epoch in fit(self.config, self.corpus, self.device, self.files, tables, self.state, stopped, tell):
                 self.losses.append(epoch.valid_loss)
                 yield epoch
 
     def result(self) -> TrainResult:
         """Return what an ended training reached; raises `SearchFailedError` where it diverged."""
         losses, size = self.losses, len(self.corpus.vocabulary)
-        number = min(range(len(losses)), key=lambda place: (math.isnan(losses[place]), losses[place])) + 1
+        number = min(range(len(losses)), key=lambda index: (math.isnan(losses[index]), losses[index])) + 1
         if not (best := perplexity(losses[number - 1])) < size:
             raise SearchFailedError(
-                f"the training in {self.place.folder} diverged: no epoch is better than a guess among {size:,} words "
+                f"the training in {self.files.folder} diverged: no epoch is better than a guess among {size:,} words "
                 f"(perplexity {size:,}); lower train.learning_rate"
             )
-        known = (read_document(self.place.folder / "metrics.json") or {}).get("valid_known_loss")
+        known = (read_document(self.files.folder / "metrics.json") or {}).get("valid_known_loss")
         has_known = isinstance(known, float) and unknown_share(self.corpus, self.corpus.valid)
         return TrainResult(
             seed=self.config.train.seed,
             perplexity=best,
             epoch=number,
-            model=self.place.folder,
+            model=self.files.folder,
             known_perplexity=perplexity(known) if has_known and isinstance(known, float) else None,
         )
 
@@ -124,7 +124,7 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
     check_new_name(name)
     closed = _changed(first, request)
     if request.resume:  # what its file does not give is as it was when the training began
-        began = begun_with(_place(name, request, closed.train.seed))
+        began = begun_with(_files(name, request, closed.train.seed))
         closed = _changed(load_config(request.config, began), request)
     device = open_device(request.device)
     corpus = open_corpus(closed.data, cache_folder(), allow_pickle=request.allow_pickle, progress=progress)
@@ -132,10 +132,10 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
     trainings = []
     for number in range(request.seeds):
         config = replace(closed, train=replace(closed.train, seed=closed.train.seed + number))
-        place = _place(name, request, config.train.seed)
-        state = _state(place, config, corpus, request.resume)
+        files = _files(name, request, config.train.seed)
+        state = _state(files, config, corpus, request.resume)
         losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
-        trainings.append(Training(config=config, corpus=corpus, device=device, place=place, state=state, losses=losses))
+        trainings.append(Training(config=config, corpus=corpus, device=device, files=files, state=state, losses=losses))
     return Prepared(
         corpus=corpus,
         device=device,
@@ -156,8 +156,8 @@ def summary(results: list[TrainResult]) -> dict[str, Any]:
     return (documents[0] if len(results) == 1 else {}) | found | {"seeds": documents}
 
 
-def _place(name: str, request: TrainRequest, seed: int) -> Place:
-    return Place(folder=request.folder or study_folder(name) / f"seed-{seed}")
+def _files(name: str, request: TrainRequest, seed: int) -> TrainingFiles:
+    return TrainingFiles(folder=request.folder or study_folder(name) / f"seed-{seed}")
 
 
 def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
@@ -172,19 +172,19 @@ def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
     return RunConfig.from_paths(values)
 
 
-def _state(place: Place, config: RunConfig, corpus: Corpus, resume: bool) -> TrainState | None:
+def _state(files: TrainingFiles, config: RunConfig, corpus: Corpus, resume: bool) -> TrainState | None:
     """Return the state that a training resumes from, None where it starts; refuse to overwrite another one."""
     if resume:
-        return read_state(place, config, corpus) if place.state.exists() else None
-    if place.state.exists():
-        done = len(read_state(place, config, corpus, may_change=()).progress["valid_losses"])
+        return read_state(files, config, corpus) if files.state.exists() else None
+    if files.state.exists():
+        done = len(read_state(files, config, corpus, may_change=()).progress["valid_losses"])
         if done < config.train.epochs:
             raise ConfigError(
-                f"the training in {place.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
+                f"the training in {files.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
                 "with --resume, or start a new one under another --name"
             )
-    elif place.folder.exists() and comparable(load_config(place.folder / "config.json")) != comparable(config):
-        raise ConfigError(f"{place.folder} has a model of another config; use another --name")
+    elif files.folder.exists() and comparable(load_config(files.folder / "config.json")) != comparable(config):
+        raise ConfigError(f"{files.folder} has a model of another config; use another --name")
     return None
 
 

@@ -113,14 +113,14 @@ def file_of(folder: Path, name: str) -> Path:
 
 
 def find_artifact(storage: FencedStorage, runs: Path, wanted: str) -> tuple[str, Path] | None:
-    """Return name and place of the file that is offered under an id; None where there is none here."""
+    """Return name and path of the file that is offered under an id; None where there is none here."""
     for info in readable_studies(storage)[0]:
         for name in FILES:
             if artifact_id(info, name) != wanted:
                 continue
             with contextlib.suppress(StudyError):  # a name that would lead elsewhere
-                place = file_of(folder := study_folder(info.ref.name, runs), name)
-                return (name, place) if place.exists() and holds_results_of(folder, info) else None
+                path = file_of(folder := study_folder(info.ref.name, runs), name)
+                return (name, path) if path.exists() and holds_results_of(folder, info) else None
     return None
 
 

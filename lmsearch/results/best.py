@@ -136,7 +136,7 @@ def _set_aside(model: Path) -> Path | None:
     key = str(metrics.get("study_key", ""))[:SHORT]
     stem = f"{model.name}.{key if key.isalnum() else 'earlier'}-trial-{int(metrics.get('trial') or 0)}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    kept = next(place for name in names if not (place := model.with_name(name)).exists())
+    kept = next(target for name in names if not (target := model.with_name(name)).exists())
     return model.rename(kept)
 
 
@@ -327,8 +327,8 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
 
 def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:
     """Return the files that people's commands have put beside this very trial's weights, by name."""
-    places = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
-    found = next((place for place in places if is_best_model(place, info, trial)), None)
+    candidates = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
+    found = next((candidate for candidate in candidates if is_best_model(candidate, info, trial)), None)
     if found is None:
         return {}
     return {name: (found / name).read_text(encoding="utf-8") for name in (LOOKS, POINTER) if (found / name).is_file()}

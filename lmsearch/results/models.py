@@ -40,7 +40,7 @@ def _models_hint(text: str) -> str:
     except StudyError:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
-    found = [str(place) for place in there if (place / "model.safetensors").is_file()]
+    found = [str(candidate) for candidate in there if (candidate / "model.safetensors").is_file()]
     begun = sorted(path for path in folder.glob("seed-*.training"))
     if begun and not found:
         return (

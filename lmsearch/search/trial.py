@@ -210,8 +210,8 @@ class Trial:
         said = read_name(WEIGHTS, name) if name else None
         if name is None or said is None or (said.key, said.number) != (self._stem, self.trial.number):
             return None
-        places = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
-        return next((place for place in places if place.is_dir() and not place.is_symlink()), None)
+        paths = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
+        return next((path for path in paths if path.is_dir() and not path.is_symlink()), None)
 
     @property
     def _stem(self) -> str:

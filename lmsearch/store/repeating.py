@@ -41,13 +41,13 @@ class RepeatingStorage(RDBStorage):
     def __init__(
         self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
     ) -> None:
-        self.place = url
+        self.store_url = url
         self.patience: Patience = patience or WaitUpTo(10.0)
         self.connected_since: float | None = None  # monotonic; None while the store does not answer
         self.waiting = False  # a call that failed is being repeated
         self.format = FORMATS["store"]  # of the store; lower where an older one is only looked at
         self.ticket_columns = ticket_columns()  # as they are read; a store of an earlier format may lack some
-        urls.check_place(url, create)
+        urls.check_location(url, create)
         super().__init__(
             urls.full_text(url),
             urls.engine_options(url, connections),
@@ -118,7 +118,7 @@ class RepeatingStorage(RDBStorage):
                     raise
                 self.connected_since = None
                 self.waiting = True
-                outage.note(error, urls.explain(self.place, error))
+                outage.note(error, urls.explain(self.store_url, error))
                 if not self.patience(outage):
                     raise StoreGoneError(outage.reason) from error
                 extra = {"event": "repeated", "attempts": outage.attempts}
@@ -132,7 +132,7 @@ class RepeatingStorage(RDBStorage):
     @property
     def is_read_only(self) -> bool:
         """Whether nothing can be written to the store from here."""
-        return self.engine.name == "sqlite" and urls.is_read_only(Path(str(self.place.database)))
+        return self.engine.name == "sqlite" and urls.is_read_only(Path(str(self.store_url.database)))
 
     def note_connected(self) -> None:
         """Take note that the store has answered."""
@@ -145,7 +145,7 @@ class RepeatingStorage(RDBStorage):
         name = getattr(cause, "sqlite_errorname", "") or ""
         state = getattr(cause, "sqlstate", None) or ""
         if name.startswith(unusable) or state.startswith(("28", "3D", "42501")):
-            raise StoreError(urls.explain(self.place, error)) from error
+            raise StoreError(urls.explain(self.store_url, error)) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:

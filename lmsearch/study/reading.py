@@ -268,8 +268,8 @@ def _resolve_corpus(fixed: dict[str, Value], folder: Path) -> str:
     corpus = str(fixed["data.corpus"])
     if corpus in BUILT_IN_CORPORA:
         return corpus
-    place = corpus if corpus.startswith("~") else folder / corpus
-    return str(absolute(place, "data.corpus ="))
+    location = corpus if corpus.startswith("~") else folder / corpus
+    return str(absolute(location, "data.corpus ="))
 
 
 def _manual(spec: StudySpec, number: int, table: dict[str, Any]) -> dict[str, Value]:

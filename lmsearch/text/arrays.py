@@ -133,10 +133,10 @@ def read_words(path: Path, allow_pickle: bool = False) -> tuple[str, ...]:
     if words.dtype.kind == "S":
         words = np.char.decode(words, "utf-8")
     listed = tuple(map(str, words))
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for number, word in enumerate(listed):
-        if places.setdefault(word, number) != number:
-            raise CorpusError(f"{path} has the word {word!r} twice, at {places[word]} and at {number}")
+        if indices.setdefault(word, number) != number:
+            raise CorpusError(f"{path} has the word {word!r} twice, at {indices[word]} and at {number}")
     return listed
 
 

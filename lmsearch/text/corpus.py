@@ -72,10 +72,10 @@ def cache_folder() -> Path:
     if named:
         return absolute(named, "LMSEARCH_CACHE =")
     try:
-        place = Path(platformdirs.user_cache_dir("lmsearch")).expanduser()
+        folder = Path(platformdirs.user_cache_dir("lmsearch")).expanduser()
     except RuntimeError as error:  # a user without a home
         raise CorpusError("there is no home folder to keep encoded texts in; name one in LMSEARCH_CACHE") from error
-    return place
+    return folder
 
 
 def open_corpus(

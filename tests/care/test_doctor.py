@@ -281,8 +281,8 @@ def test_a_renamed_study_still_knows_what_it_owed(bureau: Bureau) -> None:
 
 
 def age(path: Path, seconds: float = 7_200) -> None:
-    for place in (path, *path.rglob("*")):
-        os.utime(place, (time.time() - seconds,) * 2)
+    for inner in (path, *path.rglob("*")):
+        os.utime(inner, (time.time() - seconds,) * 2)
 
 
 def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: Bureau) -> None:
@@ -537,14 +537,14 @@ def test_limits_of_a_control_group_are_found_in_both_versions(tmp_path: Path) ->
     (second / "memory.max").write_text("max\n")
     assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (None, None)
     control.write_text("4:memory:/mine\n1:cpu,cpuacct:/mine\n")
-    for place, text in {
+    for file, text in {
         "cpu/cpu.cfs_quota_us": "200000",
         "cpu/cpu.cfs_period_us": "100000",
         "memory/memory.limit_in_bytes": "9223372036854771712",
         "memory/memory.usage_in_bytes": "1",
     }.items():
-        (root / place).parent.mkdir(exist_ok=True)
-        (root / place).write_text(text + "\n")
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text(text + "\n")
     assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (2.0, None)
 
 

@@ -21,7 +21,7 @@ def bench(prepared_sqlite: Path, tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def server(bench: Bench, tmp_path: Path) -> Iterator[Served]:
-    with served(str(bench.storage.place), tmp_path / "log", LMSEARCH_DASHBOARD_TOKEN=TOKEN) as server:
+    with served(str(bench.storage.store_url), tmp_path / "log", LMSEARCH_DASHBOARD_TOKEN=TOKEN) as server:
         yield server
 
 
@@ -82,7 +82,7 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
 
 def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser, bench: Bench, tmp_path: Path) -> None:
     with served(
-        str(bench.storage.place), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
+        str(bench.storage.store_url), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
     ) as server:
         asked: list[str] = []
         troubles: list[str] = []

@@ -76,13 +76,13 @@ def test_the_loss_of_known_words_leaves_out_unk_and_nothing_else(learnt: Trained
     with torch.no_grad():
         features = model.features(torch.from_numpy(tokens[:-1].astype(np.int64))[:, None], states)
         losses = -model.decoder(features.raw_TBH[:, 0]).double().log_softmax(1).numpy()
-    by_hand = np.array([losses[place, token] for place, token in enumerate(tokens[1:])])
+    by_hand = np.array([losses[index, token] for index, token in enumerate(tokens[1:])])
     known = np.array([word != "<unk>" for word in words[1:]])
     assert found.loss == pytest.approx(float(by_hand.mean()), rel=1e-6)
     assert found.known_loss == pytest.approx(float(by_hand[known].mean()), rel=1e-6)
     assert found.unknown == words.count("<unk>") > 0
     # The same through text: <unk> in it, and words that the model has never seen, count as unknown alike.
-    lines = " ".join("other" if word == "<unk>" and place % 2 else word for place, word in enumerate(words))
+    lines = " ".join("other" if word == "<unk>" and index % 2 else word for index, word in enumerate(words))
     again = learnt.evaluate(lines.replace(" <eos> ", "\n").split("\n"))
     assert again.unknown == found.unknown
 

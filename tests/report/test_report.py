@@ -182,8 +182,8 @@ def open_page(browser: Any, path: Path, width: int = 1000, theme: str = "light")
         lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else troubles.append(asked.url),
     )
     page.goto(f"{path.as_uri()}?theme={theme}")
-    for place in range(0, page.evaluate("document.body.scrollHeight"), 600):
-        page.evaluate(f"scrollTo(0, {place})")
+    for offset in range(0, page.evaluate("document.body.scrollHeight"), 600):
+        page.evaluate(f"scrollTo(0, {offset})")
         page.wait_for_timeout(60)
     page.wait_for_function(
         "() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"

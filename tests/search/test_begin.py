@@ -149,14 +149,14 @@ def test_a_changed_corpus_is_refused_with_both_fingerprints(owner: Owner) -> Non
 
 def test_the_same_text_at_another_place_is_the_same_corpus(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
-    other = Owner(tmp_path / "moved", str(owner.storage.place.render_as_string(hide_password=False)))
+    other = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     other.begin()
     assert other.origins() == "sss"
 
 
 def test_a_moved_project_is_known_by_its_new_place(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
-    moved = Owner(tmp_path / "moved", str(owner.storage.place.render_as_string(hide_password=False)))
+    moved = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     moved.begin()
     assert open_study(owner.storage, "tiny").spec.data.corpus == str(tmp_path / "moved" / "corpus")
 

@@ -223,13 +223,13 @@ def test_workers_of_a_version_that_does_not_look_keep_a_store_from_being_migrate
 @LAST
 def test_a_migration_that_is_killed_leaves_the_old_store(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
     before = old.rows()
-    place = old.folder / "runs/lmsearch.db"
+    path = old.folder / "runs/lmsearch.db"
     code = (
         "import os, sqlalchemy as sa; from lmsearch.store.opening import open_storage; "
         "from lmsearch.store.url import parse_url; "
         "sa.event.listen(sa.engine.Engine, 'before_cursor_execute', lambda c, k, s, *r: "
         "os.kill(os.getpid(), 9) if 'INSERT INTO lmsearch_format' in s else None); "
-        f"open_storage(parse_url('sqlite:///{place}'), write=True)"
+        f"open_storage(parse_url('sqlite:///{path}'), write=True)"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr

@@ -83,7 +83,7 @@ def test_a_password_that_is_missing_is_refused_at_once_and_a_server_that_is_away
     with socket.socket() as listener:  # a server that asks for a password in clear, as libpq speaks to it
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        place = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/lm?sslmode=disable&gssencmode=disable"
+        url = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/lm?sslmode=disable&gssencmode=disable"
 
         def answer() -> None:
             while True:
@@ -99,7 +99,7 @@ def test_a_password_that_is_missing_is_refused_at_once_and_a_server_that_is_away
         threading.Thread(target=answer, daemon=True).start()
         began = time.monotonic()
         with pytest.raises(StoreError, match="no password supplied"):
-            open_storage(parse_url(place), create=True, patience=WaitUpTo(60.0))
+            open_storage(parse_url(url), create=True, patience=WaitUpTo(60.0))
         assert time.monotonic() - began < 10
     with pytest.raises(StoreGoneError):
         open_storage(parse_url("postgresql://me@127.0.0.1:1/lm"), create=True, patience=WaitUpTo(1.0))

@@ -101,12 +101,12 @@ def top_words(model: TrainedModel, asked: Contexts, count: int) -> list[dict[str
             rows.append(
                 {
                     "context": [words[token] for token in asked.contexts_NT[number]],
-                    "candidates": [_candidate(words, row, int(place)) for place in best],
+                    "candidates": [_candidate(words, row, int(index)) for index in best],
                     "next": None if follows is None else _candidate(words, row, follows),
                 }
             )
     return rows
 
 
-def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], place: int) -> dict[str, Any]:
-    return {"word": words[place], "probability": float(np.exp(row[place]))}
+def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], index: int) -> dict[str, Any]:
+    return {"word": words[index], "probability": float(np.exp(row[index]))}

@@ -270,8 +270,8 @@ def test_predictions_are_those_of_a_plain_softmax(trained: Path, cli: Cli, tmp_p
     # Another vocabulary's indices are mapped by their words.
     order = rng.permutation(14)
     np.save(tmp_path / "vocab.npy", np.array([*np.array(model.vocabulary.words)[order], "strange"]))
-    place = np.argsort(order)
-    np.savez(tmp_path / "theirs.npz", inp=place[contexts], out=place[follows])
+    index_of = np.argsort(order)
+    np.savez(tmp_path / "theirs.npz", inp=index_of[contexts], out=index_of[follows])
     mapped = cli("predict", str(trained / "runs/m/seed-1"), "theirs.npz", "--vocabulary", "vocab.npy", "--json")
     assert json.loads(mapped.stdout)["mean_negative_log_likelihood"] == document["mean_negative_log_likelihood"]
 
@@ -332,7 +332,7 @@ def test_top_k_and_top_p_keep_only_what_they_say(trained: Path) -> None:
     model = load(trained / "runs/m/seed-1")
     (row,) = next(iter(model.next_word(np.array([[model.vocabulary.index["<eos>"]]]))))[None, 0]
     row[model.vocabulary.index["<unk>"]] = -np.inf
-    ranked = [model.vocabulary.words[place] for place in np.argsort(-row)]
+    ranked = [model.vocabulary.words[index] for index in np.argsort(-row)]
     shares = np.sort(np.exp(row) / np.exp(row).sum())[::-1]
 
     def firsts(**options: Any) -> set[str]:

@@ -65,11 +65,11 @@ def test_a_study_file_with_bytes_that_are_no_text_in_its_name_can_be_run_under_a
     tmp_path: Path, cli: Cli
 ) -> None:
     write_corpus(tmp_path / "corpus")
-    place = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.toml")
-    Path(place).write_text(TINY_STUDY, encoding="utf-8")
-    refused = cli("run", place)
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.toml")
+    Path(path).write_text(TINY_STUDY, encoding="utf-8")
+    refused = cli("run", path)
     assert refused.returncode == 2 and "a byte that is not text" in refused.stderr
-    ran = cli("run", place, "--name", "good", "--workers", "1", "--trials", "1")
+    ran = cli("run", path, "--name", "good", "--workers", "1", "--trials", "1")
     assert ran.returncode == 0, ran.stderr
 
 

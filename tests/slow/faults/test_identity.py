@@ -127,14 +127,14 @@ def test_weights_under_a_trials_name_that_are_not_its_are_not_copied(sqlite_bure
     results = read("tiny", bureau.storage)
     best = results.record.best
     assert best is not None
-    place = Path(best.model.partition(":")[2])
-    whole = (place / "metrics.json").read_text()
+    folder = Path(best.model.partition(":")[2])
+    whole = (folder / "metrics.json").read_text()
     for change in ({"valid_loss": 0.1}, {"digest": "0" * 64}, {"corpus": "0123"}):
-        (place / "metrics.json").write_text(json.dumps(json.loads(whole) | change))
+        (folder / "metrics.json").write_text(json.dumps(json.loads(whole) | change))
         assert find_weights(results.record.info, best, bureau.folder / "runs/tiny") is None
         files = write_results(results, bureau.folder / "runs/tiny", "test")
         assert files.best_model is None and not (bureau.folder / "runs/tiny/best-model").exists()
-    (place / "metrics.json").write_text(whole)
+    (folder / "metrics.json").write_text(whole)
     assert write_results(results, bureau.folder / "runs/tiny", "test").best_model is not None
 
 
@@ -297,14 +297,14 @@ def test_hostile_places_in_a_store_are_neither_copied_from_nor_looked_in(
     key, host = bureau.info.ref.key, os.uname().nodename
     secret = f"{victim}/{key[:12]}-trial-0-epoch-1-lease-1"
     shutil.copytree(victim, secret)
-    for place in (f"{host}:{victim}", f"{host}:{secret}", f"{host}:/", f"{host}:", f"{host}:..", "\0", 7):
+    for model in (f"{host}:{victim}", f"{host}:{secret}", f"{host}:/", f"{host}:", f"{host}:..", "\0", 7):
         with bureau.storage.engine.begin() as connection:
             connection.execute(
                 sa.text(
                     "UPDATE trial_user_attributes SET value_json = :value WHERE key = 'model' AND trial_id = "
                     "(SELECT trial_id FROM trials WHERE number = :number)"
                 ),
-                {"value": json.dumps(place), "number": trial.number},
+                {"value": json.dumps(model), "number": trial.number},
             )
             connection.execute(sa.update(TICKET).values(checkpoint=f"{host}:{victim}/{key[:12]}-0-e1-s1-l1.checkpoint"))
         results = read("tiny", open_storage(parse_url(bureau.url)))
@@ -464,17 +464,17 @@ def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
     assert info.source is None or info.source.key == "" or re.fullmatch("[0-9a-f]{32}", info.source.key)
 
 
-@given(place=ANYTHING)
+@given(location=ANYTHING)
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, place: Any) -> None:
+def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, location: Any) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", "host")
-    for text in (str(place), f"host:{place}", f"host:{tmp_path}/{place}"):
+    for text in (str(location), f"host:{location}", f"host:{tmp_path}/{location}"):
         ticket = dataclasses.replace(make_ticket(), checkpoint=text)
         assert checkpoints._named(ticket) is None
         assert checkpoints.find(ticket, "0" * 64, []).checkpoint is None
-    text = json.dumps(place, default=str)
+    text = json.dumps(location, default=str)
     attrs = {key: trials.kept_value(key, text) for key in ("model", "reason", "sample", "parameters")}
     head = (1, 0, "COMPLETE", None, None)
     record = trials._record(head, {}, {}, {key: value for key, value in attrs.items() if value is not None}, {})

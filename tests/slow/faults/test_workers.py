@@ -220,14 +220,14 @@ def test_row_12_the_kernels_count_is_read_from_the_control_group(tmp_path: Path,
 
     control, root = tmp_path / "cgroup", tmp_path / "sys"
     control.write_text("9:memory:/group\n0::/group\n" if where == "cgroup v1" else "0::/group\n")
-    place = {
+    path = {
         "cgroup v2": root / "group" / "memory.events",
         "cgroup v1": root / "memory" / "group" / "memory.oom_control",
         "a container's own root": root / "memory.events",
         "nothing": root / "other",
     }[where]
-    place.parent.mkdir(parents=True)
-    place.write_text("low 0\nhigh 0\nmax 4\noom 3\noom_kill 2\n")
+    path.parent.mkdir(parents=True)
+    path.write_text("low 0\nhigh 0\nmax 4\noom 3\noom_kill 2\n")
     assert count_oom_kills(control, root) == (0 if where == "nothing" else 2)
     assert count_oom_kills() >= 0
 
