@@ -3,7 +3,7 @@
     python benchmarks/big_study.py
     python benchmarks/big_study.py --lmsearch OTHER-PYTHON -m lmsearch.cli.main   # of another checkout, beside it
 
-It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials owed, and runs each command in a process of
+It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials queued, and runs each command in a process of
 its own. `best` runs where no weights are kept, so that it copies none.
 """
 
@@ -64,7 +64,7 @@ COMMANDS = {
 }
 
 
-def make(url: str, folder: Path, trials: int, owed: int) -> None:
+def make(url: str, folder: Path, trials: int, queued: int) -> None:
     storage = open_storage(parse_url(url), create=True)
     spec = parse_study(STUDY, folder)
     info = create_study(storage, "big", spec, str(folder), "python-docs of Python 3.11", "ab" * 8, 10_000)
@@ -77,7 +77,7 @@ def make(url: str, folder: Path, trials: int, owed: int) -> None:
              "trial_id": rows[number][0] if number < trials else None,
              "trial_number": number if number < trials else None, "lease": int(number < trials),
              "attempts": 1, "epoch": EPOCHS, "step": 100}
-            for number in range(trials + owed)
+            for number in range(trials + queued)
         ]  # fmt: skip
         session.execute(sa.insert(TICKET), tickets)
         epochs = [

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from lmsearch.care.devices import check_devices, check_versions
 from lmsearch.care.disk import (
-    Owing,
+    StudyTickets,
     check_checkpoints,
     check_corpora,
     check_drafts,
@@ -73,7 +73,7 @@ def examine(options: Options) -> Iterator[Finding]:
 
 def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
     """Check what needs the store."""
-    studies: list[Owing] = []
+    studies: list[StudyTickets] = []
     yield from guarded("connections", _connections(storage))
     yield from guarded("leases", _studies(storage, options, studies))
     yield from guarded("disk", _disk(storage, options, studies))
@@ -154,7 +154,7 @@ def _connections(storage: FencedStorage) -> Iterator[Finding]:
     yield Finding(check="connections", state=OK, text=f"{text}; {count(room, 'worker')} more can join")
 
 
-def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> Iterator[Finding]:
+def _studies(storage: FencedStorage, options: Options, studies: list[StudyTickets]) -> Iterator[Finding]:
     """Check each study's tickets and rows without a study; `studies` gets those that can be read."""
     infos, unreadable = readable_studies(storage)
     for name, why in unreadable.items():
@@ -168,7 +168,7 @@ def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> 
             continue
         yield from _study(storage, info, options)
         yield from _queued(storage, info)
-        studies.append(Owing(info=info, tickets=tuple(list_tickets(storage, info.ref))))
+        studies.append(StudyTickets(info=info, tickets=tuple(list_tickets(storage, info.ref))))
     if unreadable:
         text = "whether rows belong to no study is not known while a study cannot be read"
         yield Finding(check="leases", state=UNCHECKED, text=text)
@@ -305,7 +305,7 @@ def _trials(numbers: Sequence[int]) -> str:
     return f"trial {numbers[0]} is" if len(numbers) == 1 else f"trials {listed(numbers)} are"
 
 
-def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) -> Iterator[Finding]:
+def _disk(storage: FencedStorage, options: Options, studies: Sequence[StudyTickets]) -> Iterator[Finding]:
     host, runs = socket.gethostname(), options.runs
     folders = checkpoint_folders(runs, host, studies)
     elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]

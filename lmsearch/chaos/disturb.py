@@ -51,7 +51,7 @@ _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: th
 _LOCK_SECONDS = 30.0  # of SQLite's write lock
 _LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
 _LOOK_SECONDS = 0.25
-_TRIALS_A_WORKER = 3  # owed at a time; more are owed until the time is over
+_TRIALS_A_WORKER = 3  # queued at a time; more are queued until the time is over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,10 +171,10 @@ class Chaos:
     # The search.
 
     def _start(self, more: bool) -> _Run:
-        owed = _TRIALS_A_WORKER * self._options.workers
+        trials = _TRIALS_A_WORKER * self._options.workers
         words = ["run", "chaos.toml", "--name", self.name, "--workers", str(self._options.workers), "--device", "cpu"]
         words += ["--lease-seconds", f"{_LEASE_SECONDS:g}", "--store-timeout", "10m"]
-        words += ["--more", str(owed)] if more else []
+        words += ["--more", str(trials)] if more else []
         log = self._options.folder / f"run-{len(self._ends)}.log"
         with log.open("wb") as said:
             process = subprocess.Popen(

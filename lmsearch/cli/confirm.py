@@ -66,8 +66,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     if not quiet:
         with bearing():
             tickets = list_tickets(prepared.storage, prepared.info.ref)
-            owed = sum(not ticket.is_done for ticket in tickets)
-            say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
+            remaining = sum(not ticket.is_done for ticket in tickets)
+            say(f"confirm  {study}: {len(tickets)} trainings requested, {remaining} left")
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)

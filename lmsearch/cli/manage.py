@@ -37,12 +37,12 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
     Example:
         lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
     """
-    from lmsearch.search.manage import enqueue as owe
+    from lmsearch.search.manage import enqueue as enqueue_trials
     from lmsearch.study.reading import parse_assignment
 
     named = dict(parse_assignment(text, "", "model.output_dropout=0.4") for text in values)
     opened = open_store(storage, store_timeout, write=True)
-    _tell_new(opened, storage, *owe(opened, study, named))
+    _tell_new(opened, storage, *enqueue_trials(opened, study, named))
 
 
 @click.command()
@@ -58,7 +58,7 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
         lmsearch retry default 7
         lmsearch retry default --failed
     """
-    from lmsearch.search.manage import retry as owe_again
+    from lmsearch.search.manage import retry as retry_trials
     from lmsearch.search.manage import retry_failed
 
     if failed == (trial is not None):
@@ -69,7 +69,7 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
         say(f"{count} trials are added to {study}, with the values of those that failed")
         _tell_new(opened, storage, info, tickets)
         return
-    _tell_new(opened, storage, *owe_again(opened, study, trial))
+    _tell_new(opened, storage, *retry_trials(opened, study, trial))
 
 
 def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets: "Sequence[Ticket]") -> None:

@@ -94,9 +94,9 @@ def _print_plan(prepared: "Prepared") -> None:
 
     info, corpus, spec, devices = prepared.info, prepared.corpus, prepared.info.spec, prepared.devices
     splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
-    owed = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
-    sampler = " and ".join(sorted({ticket.by for ticket in owed}))
-    pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
+    unfinished = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
+    sampler = " and ".join(sorted({ticket.by for ticket in unfinished}))
+    pruner = " and ".join(sorted({ticket.pruner for ticket in unfinished}))
     say(f"study    {info.ref.name} in {redact(prepared.storage.store_url)}")
     say(
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
@@ -107,7 +107,7 @@ def _print_plan(prepared: "Prepared") -> None:
     say(f"model    {spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):
         say(f"{'search' if number == 0 else '':8} {path}: {value}")
-    if owed:
+    if unfinished:
         workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
         say(f"by       {sampler}, pruned by {pruner}, on {workers}")
 

@@ -103,14 +103,14 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
     table = [[leader.perplexities[seed] for seed in seeds] for leader in compared]
     order = sorted(range(len(compared)), key=lambda row: mean(table[row]) if seeds else 0.0)
     rest = [leader for leader in leaders if leader not in compared]
-    owed = Counter(without_seed(ticket.fixed) for ticket in again.tickets)
+    requested = Counter(without_seed(ticket.fixed) for ticket in again.tickets)
     return Confirmation(
         name=again.info.ref.name,
         leaders=(*(compared[row] for row in order), *sorted(rest, key=lambda one: (bool(one.lost), one.trial.number))),
         compared=len(compared),
         seeds=len(seeds),
-        top=len(owed),
-        asked=max(owed.values(), default=0),
+        top=len(requested),
+        asked=max(requested.values(), default=0),
         total=again.total,
         done=again.done,
         is_answered=bool(answered),

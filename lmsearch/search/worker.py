@@ -214,7 +214,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
         ticket = tickets.claim(storage, study, holder)
         if ticket is None:
             tickets.close_ended(storage, study)
-            if not tickets.owes(storage, study):
+            if not tickets.has_unfinished(storage, study):
                 runner.sweep()
                 return 0
             stop.hear(tickets.read_stop(storage, study)[0])

@@ -162,7 +162,7 @@ class StudyRecord:
 
     @property
     def total(self) -> int:
-        """Count the trials that the study owes altogether."""
+        """Return the number of trials in the budget of the study."""
         return len(self.tickets)
 
     @functools.cached_property

@@ -237,9 +237,9 @@ def _taking(dialect: str) -> Any:
 def _take_beside_others(takes_over: bool) -> Any:
     """Return the claim of a study in which nothing must run alone: rows that others are taking are passed over."""
     pick = _next(_free("postgresql", takes_over)).with_for_update(skip_locked=True).cte("pick")
-    owed_alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
+    alone_unfinished = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
     taking = _taking("postgresql").add_cte(pick)
-    return taking.where(TICKET.c.number == sa.select(pick.c.number).scalar_subquery(), sa.not_(owed_alone))
+    return taking.where(TICKET.c.number == sa.select(pick.c.number).scalar_subquery(), sa.not_(alone_unfinished))
 
 
 def _take(dialect: str, takes_over: bool, room: str) -> Any:
@@ -302,7 +302,7 @@ def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
     return "beside" if others else "any"
 
 
-def owes(storage: FencedStorage, study: StudyRef) -> bool:
+def has_unfinished(storage: FencedStorage, study: StudyRef) -> bool:
     """Whether a study has trials left."""
 
     def work(session: Session) -> bool:

@@ -262,8 +262,8 @@ def test_rows_of_a_deleted_study_are_removed_and_those_of_others_stay(bureau: Bu
     assert texts(examined(bureau)) == []
 
 
-def test_a_renamed_study_still_knows_what_it_owed(bureau: Bureau) -> None:
-    """A rename copies and deletes: the rows of the deleted one are all that tells what the copy owes."""
+def test_a_renamed_study_still_knows_what_it_has_left(bureau: Bureau) -> None:
+    """A rename copies and deletes: the rows of the deleted one are all that tells which trials the copy has left."""
     storage = bureau.storage
     optuna.copy_study(from_study_name="tiny", from_storage=storage, to_storage=storage, to_study_name="renamed")
     optuna.delete_study(study_name="tiny", storage=storage)
@@ -416,7 +416,7 @@ def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cac
     assert any("corpus is here, fingerprint" in text for text in texts(findings, OK))
 
 
-def test_a_text_that_is_another_or_missing_is_a_problem_while_something_is_owed(sqlite_bureau: Bureau) -> None:
+def test_a_text_that_is_another_or_missing_is_a_problem_while_trials_are_left(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     write_corpus(bureau.folder / "corpus", seed=1)
     (problem,) = texts(examined(bureau))

@@ -65,7 +65,7 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
         visitor.get_by_role("button", name="delete study").click()
         visitor.get_by_role("button", name="Yes").click()
 
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     delete()
     expect(visitor.get_by_text("Failed to delete study")).to_be_visible()

@@ -264,7 +264,7 @@ def test_no_route_of_optuna_dashboards_changes_anything_by_a_get() -> None:
 
 def test_a_lease_counts_while_it_lives(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(2)
+    bench.queue(2)
     assert count_leases(bench.storage, bench.ref.id) == 0
     bench.expire()
     bench.take()
@@ -358,7 +358,7 @@ def test_a_change_from_another_site_is_refused_by_the_server(guarded: Served) ->
 def test_a_study_is_neither_deleted_nor_renamed_while_somebody_works_on_it(guarded: Served, bench: Bench) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     number = bench.ref.id
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     # Other spellings of the same route reach the same study.
     for path in (f"/api/studies/{number}", f"/api/studies/0{number}", f"/api/studies/{number}//"):

@@ -61,7 +61,7 @@ def write_while(bench: Bench, goes_on: Callable[[], bool]) -> list[float]:
         return result
 
     while goes_on():
-        bench.owe()
+        bench.queue()
         trial = bench.ask(timed(bench.take))
         for name in ("model.output_dropout", "model.input_dropout", "model.weight_dropout"):
             timed(trial.suggest_float, name, 0.0, 0.7)

@@ -1,4 +1,4 @@
-"""What a study owes: the budget, the grid, manual points, and what is refused."""
+"""What a study queues: the budget, the grid, manual points, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def test_all_four_samplers_add_to_one_study_in_turn(owner: Owner) -> None:
         (TINY_STUDY.replace("\nbatch_size = 4", "\nbatch_size = 5000"), {}, "too few for train.batch_size = 5000"),
     ],
 )
-def test_what_cannot_be_owed_is_refused_and_leaves_nothing_behind(
+def test_what_cannot_be_queued_is_refused_and_leaves_nothing_behind(
     owner: Owner, text: str, request_: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(LmsearchError) as error:

@@ -1,4 +1,4 @@
-"""A study's leaders on fresh seeds: what is owed, and what is said of it."""
+"""A study's leaders on fresh seeds: what is queued, and what is said of it."""
 
 import json
 import shlex

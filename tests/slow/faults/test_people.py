@@ -122,7 +122,7 @@ def test_row_22_a_study_that_a_person_deletes_lets_its_workers_leave_with_one_se
 
 
 def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau: Bureau) -> None:
-    """I1 and I2: ended trials stay, the running ones are owed again with the same values."""
+    """I1 and I2: ended trials stay, the running ones are queued again with the same values."""
     kept: dict[int, object] = {}
     with pytest.raises(LmsearchError, match="the study 'tiny' is gone|there is no study 'tiny'"):
         for snapshot in bureau.search(2, pause="0.1"):
@@ -170,7 +170,7 @@ def test_row_22_a_copy_within_the_store_goes_on_beside_its_original(bureau: Bure
 
 
 def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: Path) -> None:
-    """What the original still owed is not known there: `lmsearch run` owes the difference to its budget."""
+    """What the original still had left is not known there: `lmsearch run` queues the difference to its budget."""
     stopped = False
     for snapshot in bureau.search(2, pause="0.1"):
         if snapshot.record.done >= 2 and not stopped:
@@ -363,5 +363,5 @@ def test_weights_that_lie_on_another_host_are_told_with_the_command_that_makes_t
         "the best model's weights are on first; make them here with: lmsearch train runs/tiny/best-config.json"
         in said.stdout
     )
-    here = bureau.start_worker()  # nothing is owed
+    here = bureau.start_worker()  # no trial is left
     assert here.wait(timeout=60) == 0

@@ -123,7 +123,7 @@ def test_row_4_a_frozen_worker_drops_its_result_leaves_the_others_files_and_take
 def test_row_4_a_frozen_child_does_not_keep_a_search_from_ending(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I4: what it held is done by another; once nothing is owed it is ended."""
+    """I4: what it held is done by another; once no trial is left it is ended."""
     monkeypatch.setattr("lmsearch.launch.supervise._LEAVING_SECONDS", 2.0)
     frozen: list[int] = []
     notices: list[str] = []
