@@ -3,8 +3,8 @@
     python benchmarks/big_study.py
     python benchmarks/big_study.py --lmsearch OTHER-PYTHON -m lmsearch.cli.main   # of another checkout, beside it
 
-It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials queued, and runs each command in a process of
-its own. `best` runs where no weights are kept, so that it copies none.
+It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials queued, and runs each command in a process
+of its own. `best` runs where no weights are kept, so that it copies none.
 """
 
 import argparse

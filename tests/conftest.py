@@ -164,7 +164,7 @@ def at_work(cli: Cli, study: str, **environment: str) -> list[dict[str, Any]]:
     return found
 
 
-def begun(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict[str, Any]]:
+def started(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict[str, Any]]:
     """Give the trials at work, once so many have made a step."""
     found = [r for r in at_work(cli, study, **environment) if r["state"] == "running" and (r["step"] or r["epoch"])]
     return found if len(found) >= count else []

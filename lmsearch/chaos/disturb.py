@@ -277,7 +277,7 @@ class Chaos:
         run = self._run
         if run is None or not _signal(run.process.pid, number):
             return None
-        run.expected_exits |= {128 + number, -number}  # by the signal itself where it has hardly begun
+        run.expected_exits |= {128 + number, -number}  # by the signal itself where it has hardly started
         if twice:
             time.sleep(self._random.random())
             _signal(run.process.pid, number)

@@ -66,5 +66,5 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
         return context.invoke(run, study_file=str(study_path), source=study, more=None, **options | {"name": None})
     except (ConfigError, DeviceError, StudyError):
         if name not in lmsearch_studies(open_store(options["storage"], options["store_timeout"])):
-            study_path.unlink()  # nothing was begun
+            study_path.unlink()  # nothing was started
         raise

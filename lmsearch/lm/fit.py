@@ -161,12 +161,12 @@ def writer_of(state: TrainState) -> str:
     return known_version(state.progress.get("defaults"))
 
 
-def begun_with(files: TrainingFiles) -> str:
+def started_with(files: TrainingFiles) -> str:
     """Return the version whose defaults hold in a training that is there, today's where none can be read."""
     try:
         return writer_of(_unsealed(files.state))
     except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError):
-        return __version__  # whoever goes on with it says what is wrong
+        return __version__  # whoever resumes it says what is wrong
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

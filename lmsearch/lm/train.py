@@ -67,7 +67,7 @@ class _Run:
         self.rate = PlateauRate(config.train)
         self.average: WeightAverage | None = None
         self.valid_losses: list[float] = []
-        self.finetune_from: int | None = None  # epochs before the second stage, once that has begun
+        self.finetune_from: int | None = None  # epochs before the second stage, once that has started
         self.steps = 0
         self.seconds = 0.0
         self.train_seconds = 0.0

@@ -15,7 +15,7 @@ from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Step, TrainState
-from lmsearch.lm.fit import TrainingFiles, alone, begun_with, comparable, fit, read_state
+from lmsearch.lm.fit import TrainingFiles, alone, comparable, fit, read_state, started_with
 from lmsearch.losses import perplexity
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import config_tables
@@ -124,7 +124,7 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
     check_new_name(name)
     closed = _changed(first, request)
     if request.resume:  # what its file does not give is as it was when the training began
-        began = begun_with(_files(name, request, closed.train.seed))
+        began = started_with(_files(name, request, closed.train.seed))
         closed = _changed(load_config(request.config, began), request)
     device = open_device(request.device)
     corpus = open_corpus(closed.data, cache_folder(), allow_pickle=request.allow_pickle, progress=progress)

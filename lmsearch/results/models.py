@@ -41,10 +41,11 @@ def _models_hint(text: str) -> str:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
     found = [str(candidate) for candidate in there if (candidate / "model.safetensors").is_file()]
-    begun = sorted(path for path in folder.glob("seed-*.training"))
-    if begun and not found:
+    unfinished = sorted(path for path in folder.glob("seed-*.training"))
+    if unfinished and not found:
         return (
-            f"; a training there has not finished its first epoch ({begun[0]}): resume it with lmsearch train --resume"
+            f"; a training there has not finished its first epoch ({unfinished[0]}): "
+            "resume it with lmsearch train --resume"
         )
     return f"; to use a model in that folder, name its own folder: {', '.join(found)}" if found else ""
 

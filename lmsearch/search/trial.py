@@ -197,7 +197,7 @@ class Trial:
         self.ticket = ticket
         self.saved = found.checkpoint
         self.verdict = verdict  # why it is not to be tried again; "": it is
-        self.config: RunConfig | None = None  # closed once it has begun
+        self.config: RunConfig | None = None  # closed once it has started
         self.digest = ""  # of its closed config and the text
         self.rows: list[EpochRow] = list(self.saved.epochs) if self.saved else []
         self.best_model = self._best_of(found)

@@ -205,8 +205,8 @@ def _free(dialect: str, takes_over: bool) -> sa.ColumnElement[bool]:
 def _next(free: sa.ColumnElement[bool]) -> sa.Select[Any]:
     columns = TICKET.c
     alone_first = sa.case((_ALONE, 0), else_=1)
-    begun_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
-    return sa.select(columns.number).where(free).order_by(alone_first, begun_first, columns.number).limit(1)
+    started_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
+    return sa.select(columns.number).where(free).order_by(alone_first, started_first, columns.number).limit(1)
 
 
 def _taking(dialect: str) -> Any:

@@ -102,8 +102,8 @@ class ArrayFolder:
         fits = starts.ndim == 1 and starts.dtype.kind in "iu" and len(starts)
         if not fits or starts[0] != 0 or starts[-1] >= tokens or (np.diff(starts.astype(np.int64)) <= 0).any():
             raise CorpusError(f"{beside} must hold rising numbers from 0 to less than {tokens}, where articles begin")
-        begun: npt.NDArray[np.int64] = starts.astype(np.int64)
-        return begun
+        article_starts: npt.NDArray[np.int64] = starts.astype(np.int64)
+        return article_starts
 
 
 def _articles_file(path: Path) -> Path:

@@ -328,17 +328,17 @@ def _read(
     offset, ended = 0, True
     with _readable(path), _open(path) as file:
         for raw, ends in _pieces(path, file):
-            start, offset, begun, ended = offset, offset + len(raw), ended, ends
+            start, offset, starts_line, ended = offset, offset + len(raw), ended, ends
             if end is not None and start >= end:
                 return
             if start < first:
                 continue
             if not words and headings is None:
-                if begun:
+                if starts_line:
                     yield start, Line(False, [])
                 continue
             text = _decode(path, raw, start)
-            titled = headings is not None and begun and ends and headings.begins(text)
+            titled = headings is not None and starts_line and ends and headings.begins(text)
             begins = start == 0 or titled
             if not words:
                 yield start, Line(begins, [])

@@ -121,7 +121,7 @@ def test_trials_on_a_line_or_of_another_program_cost_one_figure_at_most(url: str
     assert "Which hyperparameters matter" in write_report(results, command)
 
 
-def test_a_study_that_has_just_begun_has_a_report_too(url: str) -> None:
+def test_a_study_that_has_just_started_has_a_report_too(url: str) -> None:
     make_study(url, [])
     results = read("made", url)
     page = write_report(results, command)

@@ -117,7 +117,7 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     assert cli("run", "tiny.toml", "--workers", "1").returncode == 0
     for value in ("0.1", "0.2"):
         assert cli("enqueue", "tiny", f"model.output_dropout={value}").returncode == 0
-    # Both end as failed by hand, before a worker has them: they are begun by another program's means.
+    # Both end as failed by hand, before a worker has them: they are started by another program's means.
     import sqlite3
 
     with sqlite3.connect(tmp_path / "runs/lmsearch.db") as store:

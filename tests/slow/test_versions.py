@@ -135,8 +135,8 @@ def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
 def test_an_interrupted_search_goes_on_from_its_checkpoint_to_the_old_numbers(old: Old) -> None:
     before = read_study(storage := open_storage(parse_url(old.url)), open_study(storage, "tiny"), epochs=True)
     storage.engine.dispose()
-    begun = before.trials[old.interrupted["trial"]]
-    assert len(begun.epochs) == old.interrupted["epochs"]
+    started = before.trials[old.interrupted["trial"]]
+    assert len(started.epochs) == old.interrupted["epochs"]
     # As a move to another folder leaves them: the store names host and place where they lay.
     assert (old.folder / old.interrupted["checkpoint"]).is_file()
     ended = old.run("run", "tiny.toml", "--workers", "1", "--device", "cpu")
@@ -151,8 +151,8 @@ def test_an_interrupted_search_goes_on_from_its_checkpoint_to_the_old_numbers(ol
         assert trial.params == pytest.approx(known["params"])
         assert list(trial.curve.values()) == pytest.approx(known["perplexities"], rel=SAME)
     # The epochs from before were not trained again: each took the very time that it took then.
-    assert record.trials[begun.number].epochs[: len(begun.epochs)] == begun.epochs
-    assert record.trials[begun.number].ended is not None
+    assert record.trials[started.number].epochs[: len(started.epochs)] == started.epochs
+    assert record.trials[started.number].ended is not None
     assert list((old.folder / "runs/tiny/checkpoints").glob("*.checkpoint")) == []
     reported = old.run("report", "tiny")
     assert reported.returncode == 0 and (old.folder / "runs/tiny/report.html").is_file(), reported.stderr
@@ -195,7 +195,7 @@ def test_an_old_config_that_lacks_a_setting_has_what_its_version_did(
     storage.engine.dispose()
     assert "min_count" not in info.spec.text and info.spec.data.min_count == 3
     assert load_study(old.folder / "tiny.toml").data.min_count is None  # for a new study
-    # The same file is no other space to the study that was begun with it, and what is made from it says so.
+    # The same file is no other space to the study that was started with it, and what is made from it says so.
     assert load_study(old.folder / "tiny.toml", info.defaults).data.min_count == 3
     assert "min_count = 3" in info.spec.text_from(old.folder)
     code, said = old.say(capsys, "plan", "tiny.toml", "--workers", "1", "--json")

@@ -45,7 +45,7 @@ def test_many_workers_at_once_claim_every_ticket_once(storage_url: str) -> None:
     assert sorted(claimed) == list(range(24))
 
 
-def test_begun_tickets_come_first_then_enqueued_ones_then_by_number(storage_url: str) -> None:
+def test_started_tickets_come_first_then_enqueued_ones_then_by_number(storage_url: str) -> None:
     bench = Bench(storage_url)
     bench.queue(3)
     first = bench.take()
@@ -246,7 +246,7 @@ def test_a_queue_of_optunas_own_is_not_taken_from(storage_url: str) -> None:
     assert bench.optuna.get_trials()[0].state == TrialState.WAITING
 
 
-def test_added_tickets_are_counted_on_and_withdrawn_ones_were_never_begun(storage_url: str) -> None:
+def test_added_tickets_are_counted_on_and_withdrawn_ones_were_never_started(storage_url: str) -> None:
     bench = Bench(storage_url)
     bench.queue(2)
     bench.take()

@@ -355,16 +355,16 @@ def sqlite_results() -> dict[str, Any]:
     state = final / "seed-1.training"
     lmsearch(*FINAL)
     perplexities = read_perplexities(state)
-    begun: dict[str, Any] = {"block": 0}
-    while begun["block"] == 0:  # an epoch takes 20 ms, and the signal is to come in the midst of one
+    progress: dict[str, Any] = {"block": 0}
+    while progress["block"] == 0:  # an epoch takes 20 ms, and the signal is to come in the midst of one
         shutil.rmtree(final)
         interrupt(FINAL, lambda: state.exists() and len(read_perplexities(state)) > 2)
-        begun = read_progress(state)
-    epochs = len(begun["valid_losses"])
+        progress = read_progress(state)
+    epochs = len(progress["valid_losses"])
     if read_perplexities(state) != perplexities[:epochs] or epochs == len(perplexities):
-        raise RuntimeError(f"an undisturbed training gives {perplexities}, the interrupted one {begun}")
+        raise RuntimeError(f"an undisturbed training gives {perplexities}, the interrupted one {progress}")
     shutil.copytree(final, STAGE / "sqlite" / "runs" / "final")
-    final_results = {"command": list(FINAL), "epochs": epochs, "step": begun["steps"], "perplexities": perplexities}
+    final_results = {"command": list(FINAL), "epochs": epochs, "step": progress["steps"], "perplexities": perplexities}
     return results | {"final": final_results}
 
 

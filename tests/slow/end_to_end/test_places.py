@@ -1,4 +1,4 @@
-"""Homes, folders and names that are not as usual: one sentence, and nothing is begun."""
+"""Homes, folders and names that are not as usual: one sentence, and nothing is started."""
 
 import os
 import pwd

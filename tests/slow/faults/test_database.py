@@ -27,7 +27,7 @@ from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import creation_lock, full_text, parse_url
 from tests.bureau import Bureau, check_whole, ended, meanwhile, wait_for
-from tests.conftest import Cli, begun, create_database, new_name
+from tests.conftest import Cli, create_database, new_name, started
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
 
@@ -238,7 +238,7 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     words = ["run", "tiny.toml", "--workers", "2", "--store-timeout", "3s"]
 
     def stop_in_mid_search() -> None:
-        wait_for(lambda: begun(cli, "tiny", LMSEARCH_STORAGE=server.url))
+        wait_for(lambda: started(cli, "tiny", LMSEARCH_STORAGE=server.url))
         server.stop()
 
     stopper = threading.Thread(target=stop_in_mid_search)
@@ -273,7 +273,7 @@ def test_row_7_a_run_that_is_interrupted_while_the_store_is_away_ends_as_interru
     with (tmp_path / "said").open("w") as said:
         search = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said)
         try:
-            wait_for(lambda: begun(cli, "tiny", 1, LMSEARCH_STORAGE=server.url))
+            wait_for(lambda: started(cli, "tiny", 1, LMSEARCH_STORAGE=server.url))
             server.stop()
             search.terminate()
             assert search.wait(timeout=60) == 143

@@ -110,8 +110,8 @@ def test_row_10_a_full_disk_costs_checkpoints_and_not_the_training(
     disk.free()
     assert second.wait(timeout=60) == 0
     check_whole(sqlite_bureau.record())
-    begun = [steps for steps in sqlite_bureau.steps() if steps != ONCE]
-    assert len(begun) == 1 and begun[0].count(6) == 2 and begun[0].count(5) == 1  # from the end of epoch 1
+    restarted = [steps for steps in sqlite_bureau.steps() if steps != ONCE]
+    assert len(restarted) == 1 and restarted[0].count(6) == 2 and restarted[0].count(5) == 1  # from the end of epoch 1
     assert not list(files.glob("*.checkpoint"))
 
 

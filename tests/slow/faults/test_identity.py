@@ -56,7 +56,7 @@ def interrupted(bureau: Bureau) -> None:
 
 
 def small(bureau: Bureau) -> None:
-    """Withdraw the tickets that nobody has begun, so that what is enqueued comes next."""
+    """Withdraw the tickets that nobody has started, so that what is enqueued comes next."""
     with bureau.storage.engine.begin() as connection:
         connection.execute(sa.delete(TICKET).where(TICKET.c.lease == 0))
 

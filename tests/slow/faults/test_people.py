@@ -27,7 +27,7 @@ from lmsearch.store.tables import DONE, RUNNING
 from lmsearch.store.tickets import ask_to_stop, list_tickets
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
-from tests.conftest import Cli, begun
+from tests.conftest import Cli, started
 from tests.factories import TINY_STUDY, write_study
 
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
@@ -248,7 +248,7 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
         target=lambda: said.append(cli("run", "tiny.toml", "--workers", "2", "--lease-seconds", "3"))
     )
     search.start()
-    wait_for(lambda: begun(cli, "tiny"))
+    wait_for(lambda: started(cli, "tiny"))
     status = cli("status", "tiny")
     assert status.stdout.splitlines()[1].split() == [
         "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last", "seen", "attempts",
