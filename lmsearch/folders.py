@@ -23,7 +23,7 @@ RUNS = Path("runs")
 MARK = ".lmsearch.json"
 RESULTS_OF = "results_of"  # in the mark: the key of the study whose result files lie there
 
-LOOKS = "test-looks.json"  # in a model's folder: when somebody looked at the test split with it
+EVALUATIONS = "test-looks.json"  # in a model's folder: its test evaluations
 POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
@@ -50,7 +50,9 @@ MODEL = "best-model"
 MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.json")
 
 _OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
-_OF_MODEL = re.compile(rf"{re.escape(LOOKS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors")
+_OF_MODEL = re.compile(
+    rf"{re.escape(EVALUATIONS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors"
+)
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
 _ENCODED_DRAFT = re.compile(r"\.?[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
 _FETCH_DRAFT = re.compile(r"\.[0-9a-f]{8}\.draft")

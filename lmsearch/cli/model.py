@@ -60,20 +60,23 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     Example:
         lmsearch test default
     """
-    from lmsearch.results.looks import add_look, read_looks
+    from lmsearch.results.evaluations import add_evaluation, read_evaluations
 
     folder, trained = _open(model, device, storage, store_timeout)
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
-    read_looks(folder)  # one that cannot be read is reported before the split is looked at
+    read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
     loss = found.loss
     known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
-    look, number = add_look(folder, loss, len(tokens), fingerprint, **known)
-    _tell_study(trained, folder, look, storage, store_timeout)
+    evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, **known)
+    _tell_study(trained, folder, evaluation, storage, store_timeout)
     if as_json:
-        say_json(look | {"look": number}, indent=None)
+        say_json(evaluation | {"look": number}, indent=None)
         return
-    say(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
+    say(
+        f"test perplexity {evaluation['perplexity']:.4f} ({loss:.5f} nats) "
+        f"over {evaluation['tokens'] - 1:,} predictions"
+    )
     _say_known(found)
     if number > 1:
         say(f"warning: this is test evaluation {number} of this model. Do not select by it: the estimate is now biased")
@@ -116,16 +119,16 @@ def _test_split(corpus: "Corpus") -> tuple[Any, str]:
 
 
 def _tell_study(
-    trained: "TrainedModel", folder: Path, look: dict[str, Any], storage: str, store_timeout: float | None
+    trained: "TrainedModel", folder: Path, evaluation: dict[str, Any], storage: str, store_timeout: float | None
 ) -> None:
-    """Write a look down in the study that the model comes from, where it comes from one."""
-    from lmsearch.results.looks import add_look_to_study
+    """Record a test evaluation in the study that the model comes from, where it comes from one."""
+    from lmsearch.results.evaluations import add_evaluation_to_study
 
     if not isinstance(trained.metrics.get("study"), str):
         return
     try:
         opened = open_store(storage, store_timeout)
-        add_look_to_study(opened, trained.metrics, look | {"model": str(folder.resolve())})
+        add_evaluation_to_study(opened, trained.metrics, evaluation | {"model": str(folder.resolve())})
     except LmsearchError as error:
         say(f"warning: the test evaluation is recorded beside the model, but not in the study: {error}", err=True)
 
@@ -159,14 +162,14 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.folders import POINTER
     from lmsearch.lm.use.cache import losses_with, read_text
     from lmsearch.losses import json_text, perplexity
-    from lmsearch.results.looks import add_look, read_looks
+    from lmsearch.results.evaluations import add_evaluation, read_evaluations
     from lmsearch.search.tune import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"])
     corpus = _same_corpus(folder, trained, options)
     if with_test:  # refused before the search
         _test_split(corpus)
-        read_looks(folder)
+        read_evaluations(folder)
     said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
     found = tune(
@@ -180,8 +183,8 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     if with_test:
         tokens, fingerprint = _test_split(corpus)
         loss, alone = losses_with(found.constants, read_text(trained, tokens))
-        look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
-        _tell_study(trained, folder, look, storage, options["store_timeout"])
+        evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
+        _tell_study(trained, folder, evaluation, storage, options["store_timeout"])
         document["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
     if options["as_json"]:
         say_json(document, indent=None)

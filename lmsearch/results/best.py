@@ -21,9 +21,9 @@ from lmsearch.errors import ResultsError, StudyError
 from lmsearch.escapes import cell
 from lmsearch.files import draft_folder, remove_tree, replace_file
 from lmsearch.folders import (
+    EVALUATIONS,
     KEY,
     LOCK,
-    LOOKS,
     MODEL,
     MODEL_FILES,
     POINTER,
@@ -131,7 +131,7 @@ def _take(folder: Path, results: Results) -> str:
 def _set_aside(model: Path) -> Path | None:
     """Keep a model with test evaluations or a pointer under another name; return that name, None for other models."""
     metrics = read_document(model / "metrics.json") or {}
-    if not is_model(model) or not any((model / name).exists() for name in (LOOKS, POINTER)):
+    if not is_model(model) or not any((model / name).exists() for name in (EVALUATIONS, POINTER)):
         return None
     key = str(metrics.get("study_key", ""))[:SHORT]
     stem = f"{model.name}.{key if key.isalnum() else 'earlier'}-trial-{int(metrics.get('trial') or 0)}"
@@ -331,4 +331,6 @@ def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, 
     found = next((candidate for candidate in candidates if is_best_model(candidate, info, trial)), None)
     if found is None:
         return {}
-    return {name: (found / name).read_text(encoding="utf-8") for name in (LOOKS, POINTER) if (found / name).is_file()}
+    return {
+        name: (found / name).read_text(encoding="utf-8") for name in (EVALUATIONS, POINTER) if (found / name).is_file()
+    }

@@ -20,7 +20,7 @@ from lmsearch.lm.fit import TrainingFiles, alone
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.saving import save_model
 from lmsearch.lm.use.model_folder import load_model
-from lmsearch.results.looks import read_looks
+from lmsearch.results.evaluations import read_evaluations
 from tests.factories import make_corpus, make_run
 
 
@@ -120,10 +120,12 @@ def test_a_damaged_or_foreign_model_is_refused_in_one_sentence(fault: str, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"null", b"[", b"[" * 200_000, b"\xff"])
-def test_looks_that_cannot_be_read_are_told_of_before_another_is_taken(content: bytes, tmp_path: Path) -> None:
+def test_evaluations_that_cannot_be_read_are_reported_before_another_is_recorded(
+    content: bytes, tmp_path: Path
+) -> None:
     (make_model(tmp_path / "model") / "test-looks.json").write_bytes(content)
     with pytest.raises(ConfigError, match="test-looks.json"):
-        read_looks(tmp_path / "model")
+        read_evaluations(tmp_path / "model")
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

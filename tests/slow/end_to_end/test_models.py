@@ -168,18 +168,18 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     assert first.returncode == second.returncode == 0, first.stderr
     assert "look 2" not in first.stdout and json.loads(second.stdout)["look"] == 2
     assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
-    looks = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
-    assert len(looks) == 3 and len({look["perplexity"] for look in looks}) == 1
+    evaluations = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
+    assert len(evaluations) == 3 and len({one["perplexity"] for one in evaluations}) == 1
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results anew
-    assert json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text()) == looks
+    assert json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text()) == evaluations
     import optuna
 
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/runs/lmsearch.db")
     kept = study.user_attrs["lmsearch:looks"]
-    assert [look["when"] for look in kept] == [look["when"] for look in looks]
-    assert {look["model"] for look in kept} == {str(tmp_path / "runs/tiny/best-model")}
+    assert [one["when"] for one in kept] == [one["when"] for one in evaluations]
+    assert {one["model"] for one in kept} == {str(tmp_path / "runs/tiny/best-model")}
     text = cli("evaluate", "tiny", "--text", "corpus/test.txt", "--json")
-    assert json.loads(text.stdout)["perplexity"] == looks[0]["perplexity"]  # any batch, one figure
+    assert json.loads(text.stdout)["perplexity"] == evaluations[0]["perplexity"]  # any batch, one figure
 
 
 def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_test_split_once(
@@ -199,8 +199,11 @@ def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_t
     assert (
         f"window {constants['window']}, theta {constants['theta']:.4g}, lambda {constants['weight']:.4g}" in said.stdout
     )
-    (look,) = json.loads((model / "test-looks.json").read_text())
-    assert look["pointer"] == constants and f"test perplexity {look['perplexity']:.2f} with the cache" in said.stdout
+    (evaluation,) = json.loads((model / "test-looks.json").read_text())
+    assert (
+        evaluation["pointer"] == constants
+        and f"test perplexity {evaluation['perplexity']:.2f} with the cache" in said.stdout
+    )
     alone = json.loads(cli("test", str(model), "--json").stdout)
     assert alone["look"] == 2 and f"{alone['perplexity']:.2f} without" in said.stdout
 

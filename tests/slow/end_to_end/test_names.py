@@ -92,10 +92,10 @@ def test_two_stores_with_one_name_in_one_folder_have_models_of_their_own(cli: Cl
         found = valid_perplexity(tmp_path / "runs/s/best-model", tmp_path / "corpus/valid.txt")
         assert found == pytest.approx(best["perplexity"], rel=1e-5)
         with sqlite3.connect(tmp_path / store) as connection:
-            (looks,) = connection.execute(
+            (evaluations,) = connection.execute(
                 "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch:looks'"
             ).fetchone()
-        assert len(json.loads(looks)) == 1
+        assert len(json.loads(evaluations)) == 1
 
 
 def test_a_name_without_a_store_is_refused_with_the_folder_to_name(cli: Cli, tmp_path: Path) -> None:
