@@ -172,9 +172,9 @@ def _studies(storage: FencedStorage, options: Options, studies: list[StudyTicket
     if unreadable:
         text = "whether rows belong to no study is not known while a study cannot be read"
         yield Finding(check="leases", state=UNCHECKED, text=text)
-    elif strays := health.count_strays(storage, study_keys(storage)):
-        wrong = f"{count(strays, 'row')} of tickets and epochs whose studies are gone"
-        yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
+    elif leftovers := health.count_leftovers(storage, study_keys(storage)):
+        wrong = f"{count(leftovers, 'row')} of tickets and epochs whose studies are gone"
+        yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_leftovers(storage))
     if not infos and not unreadable:
         yield Finding(check="leases", state=OK, text="the store has no study yet; start one with: lmsearch run")
 
@@ -199,9 +199,9 @@ def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
     )
 
 
-def _remove_strays(storage: FencedStorage) -> None:
+def _remove_leftovers(storage: FencedStorage) -> None:
     with creating(storage):
-        health.remove_strays(storage, study_keys(storage))
+        health.remove_leftovers(storage, study_keys(storage))
 
 
 def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
@@ -218,7 +218,7 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
             text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker resumes"
             text += f" it: {options.command(['lmsearch', 'worker', name])}"
             yield Finding(check="leases", state=NOTE, text=text)
-    yield from _adrift(storage, info, options)
+    yield from _orphaned(storage, info, options)
     yield _at_work(storage, info, now, boot)
 
 
@@ -259,16 +259,16 @@ def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, o
         text = f"{wrong}, not long since; run this again in {max(1.0, wait):.0f} s"
         yield Finding(check="leases", state=PROBLEM, text=text)
         return
-    if options.repair and not health.give_back_silent(storage, ticket):
+    if options.repair and not health.release_silent(storage, ticket):
         yield Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} continued meanwhile")
         return
     remedy = "released, to resume from its last checkpoint"
     yield from mend("leases", options.repair, wrong, remedy, lambda: None)
 
 
-def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
+def _orphaned(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
     name = info.ref.name
-    found = health.adrift(storage, info.ref)
+    found = health.orphaned_trials(storage, info.ref)
     foreign = [trial.number for trial in found if not trial.is_ours and not trial.has_ticket]
     if foreign:
         text = f"{name}: {_trials(foreign)} RUNNING without a ticket, for another program, which must end them itself"

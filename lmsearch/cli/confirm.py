@@ -20,7 +20,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import listen, output_words, watch, why_over
-from lmsearch.cli.terminal import bearing, say, say_json
+from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.folders import study_folder
 
@@ -64,7 +64,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     listen(signals := Signals())
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        with bearing():
+        with tolerating_lost_output():
             tickets = list_tickets(prepared.storage, prepared.info.ref)
             remaining = sum(not ticket.is_done for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {remaining} left")
@@ -75,7 +75,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:
         why = "interrupted" if signals.received else why_over(prepared)
-        with bearing():
+        with tolerating_lost_output():
             say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
     return _conclude(prepared, study, command, options)
@@ -108,7 +108,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
         return 0
-    with bearing():
+    with tolerating_lost_output():
         for sentence in verdict(results):
             say(sentence)
         for leader in confirmation.leaders:

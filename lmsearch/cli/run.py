@@ -19,7 +19,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import listen, output_words, watch, why_over
-from lmsearch.cli.terminal import bearing, say, say_json
+from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.spelling import spell_value
 
@@ -78,7 +78,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        with bearing():
+        with tolerating_lost_output():
             _print_plan(prepared)
     try:
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
@@ -126,11 +126,11 @@ def _conclude(
     if as_json:
         say_json(_document(prepared, results, files))
     else:
-        with bearing():
+        with tolerating_lost_output():
             _print_found(prepared, results, files)
     if record.done < record.total:
         why = "interrupted" if received else why_over(prepared)
-        with bearing():
+        with tolerating_lost_output():
             say(f"{why}; everything is saved; resume with: {command}", err=as_json)
         return 128 + received[0] if received else 0
     if record.best is None:

@@ -7,7 +7,7 @@ from typing import Any
 from lmsearch.errors import StudyError
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import StudyRef, Ticket
-from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_strays
+from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_leftovers
 from lmsearch.study.spec import StudySpec
 
 
@@ -39,7 +39,7 @@ def filling_sampler(spec: StudySpec) -> str:
 
 def open_budget(storage: FencedStorage, study: StudyRef, decide: Callable[[Sequence[Ticket]], Changes]) -> None:
     """Let workers work on a study, with the tickets that `decide` adds to those that it has or takes from them."""
-    purge_strays(storage, study)
+    purge_leftovers(storage, study)
     ask_to_stop(storage, study, stopped=False)
     change_tickets(storage, study, decide)
     close_ended(storage, study)

@@ -372,7 +372,7 @@ def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
     return storage.do(work)
 
 
-def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
+def send_heartbeat(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
     """Renew a lease once, without waiting for a store that is away.
 
     Returns whether it is still held, and how often the study's workers were asked to stop.
@@ -412,7 +412,7 @@ def close_ended(storage: FencedStorage, study: StudyRef) -> None:
     storage.do(work)
 
 
-def purge_strays(storage: FencedStorage, study: StudyRef) -> None:
+def purge_leftovers(storage: FencedStorage, study: StudyRef) -> None:
     """Remove rows left by a deleted study whose id this study has been given."""
 
     def work(session: Session) -> None:

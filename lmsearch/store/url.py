@@ -24,7 +24,7 @@ from lmsearch.spelling import nearest
 from lmsearch.store.outages import Outage, Patience, is_crowded
 from lmsearch.store.watchdog import WatchedConnection
 
-_LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is heard between
+_LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is handled between
 _POOL_SECONDS = 120.0  # how long a thread waits for the connection that another one of its process uses
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
 _LOCK_LOOK_SECONDS = 0.2  # between attempts to have it

@@ -53,8 +53,8 @@ def test_a_ticket_that_is_unanswered_or_answered_twice_is_noticed(ended_search: 
     twice = dataclasses.replace(second, trial_number=first.trial_number)
     assert each_answered_once(dataclasses.replace(ended_search, tickets=(waiting, second, *others))).broken == 1
     assert doubled(dataclasses.replace(ended_search, tickets=(first, twice, *others))) == 1
-    stray = dataclasses.replace(ended_search.trials[0], ticket=None)
-    assert doubled(dataclasses.replace(ended_search, trials=(stray, *ended_search.trials[1:]))) == 1
+    ticketless = dataclasses.replace(ended_search.trials[0], ticket=None)
+    assert doubled(dataclasses.replace(ended_search, trials=(ticketless, *ended_search.trials[1:]))) == 1
 
 
 def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_search: StudyRecord) -> None:

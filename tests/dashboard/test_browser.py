@@ -74,7 +74,7 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
     expect(visitor.get_by_text("bench")).to_be_visible(timeout=30_000)
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["bench"]
 
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     delete()
     expect(visitor.get_by_text("Success to delete a study")).to_be_visible()
     assert bench.storage.get_all_studies() == []

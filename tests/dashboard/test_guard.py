@@ -273,7 +273,7 @@ def test_a_lease_counts_while_it_lives(storage_url: str) -> None:
     ticket = bench.take()
     assert count_leases(bench.storage, bench.ref.id) == 1
     assert count_leases(bench.storage, bench.ref.id + 1) == 0
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     assert count_leases(bench.storage, bench.ref.id) == 0
 
 
@@ -372,7 +372,7 @@ def test_a_study_is_neither_deleted_nor_renamed_while_somebody_works_on_it(guard
     assert guarded.ask(renaming, "POST", {"study_name": "other"}, **bearer).status == 409
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["bench"]
 
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     renamed = guarded.ask(renaming, "POST", {"study_name": "other"}, **bearer)
     assert renamed.status == 201
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["other"]

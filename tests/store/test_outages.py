@@ -149,7 +149,7 @@ def test_giving_back_whose_reply_is_lost_is_done(storage_url: str) -> None:
     bench.queue()
     ticket = bench.take()
     lose_replies(bench)
-    bench.storage.give_back(ticket, "here:/file", None)
+    bench.storage.release(ticket, "here:/file", None)
     (stored,) = list_tickets(bench.storage, bench.ref)
     assert (stored.state, stored.checkpoint) == (OPEN, "here:/file")
 

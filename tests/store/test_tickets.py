@@ -51,7 +51,7 @@ def test_started_tickets_come_first_then_enqueued_ones_then_by_number(storage_ur
     first = bench.take()
     bench.ask(first)
     bench.queue(1, origin="enqueued")
-    bench.storage.give_back(first, None, None)
+    bench.storage.release(first, None, None)
     assert [bench.take().number for _ in range(4)] == [0, 3, 1, 2]
 
 
@@ -61,7 +61,7 @@ def test_asking_creates_the_tickets_trial_and_asking_again_goes_on_with_it(stora
     ticket = bench.take()
     trial = bench.ask(ticket, x=0.25)
     bench.report(trial, 1, 3.0)
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     other = bench.other(storage_url)
     again = other.take()
     same = other.ask(again, x=0.75)
@@ -117,7 +117,7 @@ def test_every_write_of_an_old_owner_is_refused_and_changes_nothing(storage_url:
     assert other.optuna.get_trials()[0] == before
     assert only(other) == ticket
     with pytest.raises(LeaseLostError):
-        bench.storage.give_back(ticket_of(bench, frozen), "here:/late", None)
+        bench.storage.release(ticket_of(bench, frozen), "here:/late", None)
     assert not bench.storage.renew(ticket_of(bench, frozen), Progress(epoch=9, step=9, tokens_per_second=None))
     assert only(other) == ticket
 
@@ -213,7 +213,7 @@ def test_starting_again_forgets_the_epochs_of_the_earlier_attempt(storage_url: s
     bench.queue()
     trial = bench.ask(bench.take(), x=0.5)
     bench.report(trial, 1, 3.5, "elsewhere:/one")
-    bench.storage.give_back(ticket_of(bench, trial), None, None)
+    bench.storage.release(ticket_of(bench, trial), None, None)
     other = bench.other(storage_url)
     ticket = other.take()
     other.storage.restart(ticket)
@@ -278,7 +278,7 @@ def test_rows_of_a_deleted_study_whose_id_is_used_again_are_removed(storage_url:
         for table in (TICKET, EPOCH):
             session.execute(sa.update(table).values(study_key="gone"))
     bench.queue(1)
-    tickets.purge_strays(bench.storage, bench.ref)
+    tickets.purge_leftovers(bench.storage, bench.ref)
     with bench.storage.transaction() as session:
         assert session.scalars(sa.select(TICKET.c.study_key)).all() == [bench.ref.key]
         assert session.scalars(sa.select(EPOCH.c.study_key)).all() == []
