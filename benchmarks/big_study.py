@@ -135,18 +135,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(COMMANDS), help="these commands")
     parser.add_argument("--sqlite-only", action="store_true")
     parser.add_argument("--lmsearch", nargs=argparse.REMAINDER, help="the command to measure")
-    asked = parser.parse_args()
-    lmsearch = asked.lmsearch or [sys.executable, "-m", "lmsearch.cli.main"]
+    args = parser.parse_args()
+    lmsearch = args.lmsearch or [sys.executable, "-m", "lmsearch.cli.main"]
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     stores = {"SQLite": f"sqlite:///{folder}/big.db"}
-    if not asked.sqlite_only:
+    if not args.sqlite_only:
         stores["PostgreSQL"] = start_postgres(folder)
     for kind, url in stores.items():
-        make(url, folder, asked.trials, 40)
-        print(f"\n{kind}, {asked.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
-        for name in asked.only:
+        make(url, folder, args.trials, 40)
+        print(f"\n{kind}, {args.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
+        for name in args.only:
             measured = measure([*lmsearch, *COMMANDS[name]], folder, url)
             print(
                 f"{name:18} {measured['cpu']:7.2f} {measured['wall']:7.2f} {measured['mb']:6.0f}  "

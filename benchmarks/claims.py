@@ -201,22 +201,22 @@ def main() -> None:
     parser.add_argument("claim", choices=("confirm", "range", "band", "noise"))
     parser.add_argument("study", nargs="*", help="for noise: the study, and its store's URL")
     parser.add_argument("--studies", type=int, default=1000)
-    asked = parser.parse_args()
-    if asked.claim == "noise":
-        write_noise(*asked.study)
-    elif asked.claim == "confirm":
+    args = parser.parse_args()
+    if args.claim == "noise":
+        write_noise(*args.study)
+    elif args.claim == "confirm":
         print(
-            f"share of {asked.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
+            f"share of {args.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
         )
         print(f"{'':66}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
-        for case, shares in confirm_rates(asked.studies).items():
+        for case, shares in confirm_rates(args.studies).items():
             print(f"{case:66}" + "".join(f"{shares[seeds]:16.1%}" for seeds in SEEDS))
-    elif asked.claim == "range":
-        for case, share in range_rates(asked.studies).items():
+    elif args.claim == "range":
+        for case, share in range_rates(args.studies).items():
             print(f"{case:75} {share:6.1%}")
     else:
-        print(f"share of {asked.studies} studies in which the band covers the truth; its level is {BAND_LEVEL:.0%}")
-        for case, share in band_rates(asked.studies).items():
+        print(f"share of {args.studies} studies in which the band covers the truth; its level is {BAND_LEVEL:.0%}")
+        for case, share in band_rates(args.studies).items():
             print(f"{case:45} {share:6.1%}")
 
 

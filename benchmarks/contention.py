@@ -109,27 +109,27 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, default=2_000)
     parser.add_argument("--ended", type=int, default=0, help="tickets that are done already")
     parser.add_argument("--storage", help="an empty database; a PostgreSQL of its own by default")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    url = asked.storage or start_postgres(folder)
+    url = args.storage or start_postgres(folder)
     storage = open_storage(parse_url(url), create=True)
     info = create_study(storage, "claims", parse_study(STUDY, folder), str(folder), "text", "ab", 9)
-    new = [NewTicket(origin="search", sampler="random", pruner="none")] * (asked.tickets + asked.ended)
+    new = [NewTicket(origin="search", sampler="random", pruner="none")] * (args.tickets + args.ended)
     change_tickets(storage, info.ref, lambda tickets: Changes(add=new))
-    if asked.ended:
+    if args.ended:
         with storage.transaction() as session:
-            session.execute(sa.update(TICKET).where(TICKET.c.number < asked.ended).values(state="done", lease=1))
+            session.execute(sa.update(TICKET).where(TICKET.c.number < args.ended).values(state="done", lease=1))
     storage.engine.dispose()
     method = multiprocessing.get_context("spawn")
     ready, go, results = method.Semaphore(0), method.Event(), method.Queue()
     clients = [
-        method.Process(target=work, args=(url, number, asked.threads, ready, go, results))
-        for number in range(asked.processes)
+        method.Process(target=work, args=(url, number, args.threads, ready, go, results))
+        for number in range(args.processes)
     ]
     for one in clients:
         one.start()
-    for _ in range(asked.processes * asked.threads):
+    for _ in range(args.processes * args.threads):
         ready.acquire()
     began = time.time()
     go.set()
@@ -143,8 +143,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "clients": asked.processes * asked.threads,
-                "tickets": asked.tickets,
+                "clients": args.processes * args.threads,
+                "tickets": args.tickets,
                 "claimed": len(numbers),
                 "distinct": len(set(numbers)),
                 "claims_per_second": round(len(numbers) / seconds, 1),

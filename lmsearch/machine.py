@@ -62,8 +62,8 @@ def _count_gpus() -> int:
     if not has_nvidia_driver():
         return 0
     code = "import torch; print(torch.cuda.device_count())"
-    asked = subprocess.run(python("-c", code), capture_output=True, text=True, check=False)
-    return int(asked.stdout) if asked.returncode == 0 else 0
+    process = subprocess.run(python("-c", code), capture_output=True, text=True, check=False)
+    return int(process.stdout) if process.returncode == 0 else 0
 
 
 def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:

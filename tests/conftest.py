@@ -129,17 +129,17 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     started: list[Forked | subprocess.Popen[bytes]] = []
 
     def run(*words: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        given = dict(os.environ) | environment
+        environ = dict(os.environ) | environment
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
             if can_fork(environment):
                 with Path(os.devnull).open("rb") as nothing:
                     files = [file.fileno() for file in (nothing, said, complained)]
-                    started.append(fork_server.start(words, cwd, given, files))
+                    started.append(fork_server.start(words, cwd, environ, files))
             else:
                 command = [sys.executable, "-m", "lmsearch.cli.main", *words]
                 started.append(
                     subprocess.Popen(
-                        command, cwd=cwd, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
+                        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
                     )
                 )
             code = started[-1].wait(timeout=480)

@@ -58,7 +58,7 @@ def _command(folder: Path, words: list[str], effects: int) -> None:
     os._exit(1)
 
 
-def _end(*given: Any) -> Any:
+def _end(*args: Any) -> Any:
     os._exit(0)
 
 
@@ -83,9 +83,9 @@ def _apply(effect: Callable[[], None]) -> None:
 def _wrap(name: str, effect: Callable[[], None]) -> None:
     act = getattr(os, name)
 
-    def wrapped(*given: Any, **named: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         effect()
-        return act(*given, **named)
+        return act(*args, **kwargs)
 
     setattr(os, name, wrapped)
 

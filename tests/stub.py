@@ -176,14 +176,14 @@ def _install_deaths() -> None:
     claim, ask, replace = claims.claim, store._get_prepared_new_trial, files.replace_file
     report, tell = store.set_trial_intermediate_value, store.set_trial_state_values
 
-    def claimed(*given: Any) -> Any:
-        ticket = claim(*given)
+    def claimed(*args: Any) -> Any:
+        ticket = claim(*args)
         if ticket is not None:
             _at("after-claim")
         return ticket
 
-    def asked(*given: Any) -> Any:
-        trial = ask(*given)
+    def created(*args: Any) -> Any:
+        trial = ask(*args)
         _at("mid-ask")
         return trial
 
@@ -195,20 +195,20 @@ def _install_deaths() -> None:
         replace(path, content)
         _at("after-checkpoint")
 
-    def reported(*given: Any) -> Any:
+    def reported(*args: Any) -> Any:
         _at("mid-report")
-        done = report(*given)
+        done = report(*args)
         _at("after-report")
         return done
 
-    def ended(*given: Any) -> Any:
+    def ended(*args: Any) -> Any:
         _at("mid-tell")
-        done = tell(*given)
+        done = tell(*args)
         _at("after-tell")
         return done
 
     claims.claim = claimed
-    store._get_prepared_new_trial = asked
+    store._get_prepared_new_trial = created
     files.replace_file = saved
     store.set_trial_intermediate_value = reported
     store.set_trial_state_values = ended

@@ -64,17 +64,17 @@ def _memory() -> Finding:
 
 def _torch() -> Finding:
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             python("-c", _ASK_TORCH), capture_output=True, text=True, check=False, timeout=_TORCH_SECONDS
         )
     except subprocess.TimeoutExpired:
         text = f"PyTorch was not there after {_TORCH_SECONDS:.0f} s; is the disk that it lies on slow?"
         return Finding(check="devices", state=PROBLEM, text=text)
-    if asked.returncode != 0:
-        words = asked.stderr.strip().splitlines() or [f"its process ended with {asked.returncode}"]
+    if process.returncode != 0:
+        words = process.stderr.strip().splitlines() or [f"its process ended with {process.returncode}"]
         text = f"PyTorch cannot be loaded ({words[-1]}); reinstall it with: pip install --force-reinstall torch"
         return Finding(check="devices", state=PROBLEM, text=text)
-    found: dict[str, Any] = json.loads(asked.stdout)
+    found: dict[str, Any] = json.loads(process.stdout)
     gpus = [
         f"cuda:{number} {name}" + ("" if room is None else f" ({spell_bytes(room)} free)")
         for number, (name, room) in enumerate(found["gpus"])
@@ -103,8 +103,8 @@ def check_versions() -> Iterator[Finding]:
         yield Finding(check="versions", state=UNCHECKED, text=text)
         return
     python = platform.python_version()
-    asked = itself["Requires-Python"]
-    wrong = [] if SpecifierSet(asked).contains(python) else [f"Python {python} is not {asked}"]
+    required = itself["Requires-Python"]
+    wrong = [] if SpecifierSet(required).contains(python) else [f"Python {python} is not {required}"]
     installed, missing = {}, []
     needed = [Requirement(text) for text in importlib.metadata.requires("lmsearch") or ()]
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
@@ -119,7 +119,7 @@ def check_versions() -> Iterator[Finding]:
             wrong.append(f"{one.name} {version} is not {one.specifier}")
             missing.append(f"{one}")
     if wrong:
-        remedy = f"pip install {' '.join(map(repr, missing))}" if missing else f"another Python, {asked}"
+        remedy = f"pip install {' '.join(map(repr, missing))}" if missing else f"another Python, {required}"
         text = f"{listed(wrong)}, which lmsearch {itself['Version']} asks for; get it with: {remedy}"
         yield Finding(check="versions", state=PROBLEM, text=text)
     shown = ", ".join(f"{name} {installed[name]}" for name in _SHOWN if name in installed)

@@ -186,8 +186,8 @@ def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
     if not queued:
         return
     numbers = ", ".join(str(trial.number) for trial in queued[:10]) + (" …" if len(queued) > 10 else "")
-    asked = storage.get_trial(queued[0].id).system_attrs.get("fixed_params", {})
-    values = [f"{path}={spell_value(value)}" for path, value in asked.items()] if isinstance(asked, dict) else []
+    fixed = storage.get_trial(queued[0].id).system_attrs.get("fixed_params", {})
+    values = [f"{path}={spell_value(value)}" for path, value in fixed.items()] if isinstance(fixed, dict) else []
     yield Finding(
         check="leases",
         state=PROBLEM,

@@ -55,8 +55,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     from lmsearch.search.start import ConfirmRequest, prepare_confirmation
     from lmsearch.store.tickets import list_tickets
 
-    asked = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
-    request = ConfirmRequest(study=study, **asked, work=work_request(options))
+    fields = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
+    request = ConfirmRequest(study=study, **fields, work=work_request(options))
     url = parse_storage(storage)
     with reading_bar() as progress:
         prepared = prepare_confirmation(request, url, progress)

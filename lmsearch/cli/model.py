@@ -272,19 +272,19 @@ def predict(
     from lmsearch.lm.use.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
     _, trained = _open(model, device, storage, store_timeout)
-    asked = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
-    document: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
-    if asked.unknown:
-        say(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
-    if asked.next_N is not None:
-        losses_N = -log_likelihoods(trained, asked)
+    parsed = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
+    document: dict[str, Any] = {"contexts": len(parsed.contexts_NT)}
+    if parsed.unknown:
+        say(f"{parsed.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
+    if parsed.next_N is not None:
+        losses_N = -log_likelihoods(trained, parsed)
         document["mean_negative_log_likelihood"] = float(losses_N.mean())
-    if output is not None or (asked.next_N is None and top is None):
+    if output is not None or (parsed.next_N is None and top is None):
         output = output or contexts.with_suffix(".log-probabilities.npy")
-        write_log_probabilities(trained, asked, output)
+        write_log_probabilities(trained, parsed, output)
         document["log_probabilities"] = str(output)
     if top is not None:
-        document["top"] = top_words(trained, asked, top)
+        document["top"] = top_words(trained, parsed, top)
     if as_json:
         say_json(document, indent=None)
         return
@@ -340,14 +340,14 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     storage, store_timeout = options.pop("storage"), options.pop("store_timeout")
     sampling = Sampling(**options)
     _, trained = _open(model, device, storage, store_timeout)
-    given = trained.prompt_words(prompt)
-    if unknown := [word for word in given if word not in trained.vocabulary.index]:
+    prompt_words = trained.prompt_words(prompt)
+    if unknown := [word for word in prompt_words if word not in trained.vocabulary.index]:
         say(f"the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}: <unk> to it", err=True)
     for number in range(samples):
         if samples > 1:
             say_lines(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
         fresh = True
-        for word in itertools.chain(given, trained.generate(prompt, words, seed + number, sampling)):
+        for word in itertools.chain(prompt_words, trained.generate(prompt, words, seed + number, sampling)):
             say_data("\n" if word == EOS else word if fresh else f" {word}")
             fresh = word == EOS
         say()

@@ -55,8 +55,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     from lmsearch.text.corpus import cache_folder
     from lmsearch.text.judgement import judge
 
-    asked = {name: options[name] for name in ("sampler", "trials", "workers", "device")}
-    request = SearchRequest(study_file=study_file, **asked, work=WorkOptions(allow_pickle=options["allow_pickle"]))
+    fields = {name: options[name] for name in ("sampler", "trials", "workers", "device")}
+    request = SearchRequest(study_file=study_file, **fields, work=WorkOptions(allow_pickle=options["allow_pickle"]))
     with reading_bar() as progress:
         opened = open_request(request, progress)
     spec, corpus, devices = opened.spec, opened.corpus, opened.devices

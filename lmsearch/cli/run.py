@@ -63,8 +63,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     from lmsearch.search.start import SearchRequest, prepare
 
     names = ("name", "sampler", "pruner", "trials", "more", "source", "hours", "workers", "device")
-    asked = {name: options[name] for name in names}
-    request = SearchRequest(study_file=study_file, **asked, work=work_request(options))
+    fields = {name: options[name] for name in names}
+    request = SearchRequest(study_file=study_file, **fields, work=work_request(options))
     url = parse_storage(storage)
     try:
         with reading_bar() as progress:

@@ -177,8 +177,8 @@ def _derive(token: str) -> str:
     return hmac.new(token.encode(), b"the cookie of lmsearch dashboard", hashlib.sha256).hexdigest()
 
 
-def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+def _equal(received: str, expected: str) -> bool:
+    return hmac.compare_digest(received.encode(), expected.encode())
 
 
 def _offered_token(environ: WSGIEnvironment) -> str | None:

@@ -250,10 +250,10 @@ def source_commit() -> str | None:
         return None
     words = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(words, capture_output=True, text=True, check=False)
+        process = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError:  # git is not installed
         return None
-    return asked.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def is_best_model(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:

@@ -41,7 +41,7 @@ class Confirmation:
     compared: int  # leaders
     seeds: int  # over which they are compared
     top: int  # leaders that were asked for
-    asked: int  # seeds that were asked for, of the leader with the most
+    requested_seeds: int  # seeds that were asked for, of the leader with the most
     total: int  # pairs of leader and seed
     done: int
     is_answered: bool  # all that was asked for at first has ended
@@ -110,7 +110,7 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
         compared=len(compared),
         seeds=len(seeds),
         top=len(requested),
-        asked=max(requested.values(), default=0),
+        requested_seeds=max(requested.values(), default=0),
         total=again.total,
         done=again.done,
         is_answered=bool(answered),

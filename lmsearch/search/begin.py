@@ -44,9 +44,9 @@ def begin(
     before, info = _find_or_create(storage, name, spec, folder, corpus, request, started_from, remarks)
     stored = before.spec if before else None
     open_budget(storage, info.ref, lambda tickets: decide_tickets(spec, request, stored, tickets))
-    asked = info.source if source is None else Source(name=source, key="", taken=False)
-    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, asked, remarks):
-        info = replace(info, spec=spec, folder=folder, source=asked, remarks=remarks)
+    requested = info.source if source is None else Source(name=source, key="", taken=False)
+    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, requested, remarks):
+        info = replace(info, spec=spec, folder=folder, source=requested, remarks=remarks)
         store_info(storage, info)
     return info
 

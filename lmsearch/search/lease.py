@@ -99,11 +99,11 @@ class Lease:
             if now - self._moved > self._stall:
                 self._end_stalled()
             try:
-                held, asked = tickets.send_heartbeat(self._storage, self._study, self.ticket, self._progress)
+                held, stop_requests = tickets.send_heartbeat(self._storage, self._study, self.ticket, self._progress)
                 workers.beat(self._storage, self._study, self.ticket.worker)
             except Exception:
                 continue  # the store is away; the next fenced write finds out how that ended
-            self._note_request(asked)
+            self._note_request(stop_requests)
             if not held and not ended.is_set():
                 self._lost.set()
 

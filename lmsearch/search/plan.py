@@ -182,14 +182,14 @@ def _check_memory(plan: Plan) -> None:
 
 def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: bool) -> list[dict[str, Any]]:
     """Measure a configuration on several devices at once, each in a process of its own."""
-    asked = {"config": config.by_path(), "cache": str(cache), "allow_pickle": allow_pickle}
+    request = {"config": config.by_path(), "cache": str(cache), "allow_pickle": allow_pickle}
     words = python("-m", "lmsearch.search.measure")
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     children = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) for _ in devices]
     try:
         for child, device in zip(children, devices, strict=True):
             assert child.stdin is not None
-            child.stdin.write(json.dumps(asked | {"device": device}))
+            child.stdin.write(json.dumps(request | {"device": device}))
             child.stdin.close()
             child.stdin = None
         return [_answer(config, child) for child in children]

@@ -64,7 +64,7 @@ class Stop:
 
     def __init__(self, seconds: float | None) -> None:
         self.exit_code: int | None = None
-        self.asked = 0  # how often the study's workers had been asked to stop when this one joined
+        self.requests = 0  # how often the study's workers had been asked to stop when this one joined
         # The clock of the wall may jump.
         self._until = None if seconds is None else time.monotonic() + seconds
 
@@ -73,9 +73,9 @@ class Stop:
         if self.exit_code is None:
             self.exit_code = exit_code
 
-    def note_request(self, asked: int) -> None:
+    def note_request(self, requests: int) -> None:
         """Stop, with exit code 0, where the study's workers were asked to since this one joined."""
-        if asked > self.asked:
+        if requests > self.requests:
             self.request(0)
 
     def requested(self) -> bool:
@@ -150,7 +150,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
     storage.lease_seconds = options.work.lease_seconds
     info = open_own_study(storage, options.study)
-    asked, stopped = tickets.read_stop(storage, info.ref)
+    requests, stopped = tickets.read_stop(storage, info.ref)
     if stopped:
         _log.info("%s was stopped with `lmsearch stop`; `lmsearch run` resumes it", options.study)
         return 0
@@ -182,7 +182,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         trainer.name,
         extra={"event": "joined", "worker": options.name, "study": options.study, "device": trainer.name},
     )
-    stop.asked = asked
+    stop.requests = requests
     return _work(runner, holder, stop, options)
 
 

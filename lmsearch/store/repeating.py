@@ -286,5 +286,5 @@ def _boot_id() -> str:
 
 
 def _mac_boot_id() -> str:
-    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    process = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+    return process.stdout.strip() or "unknown"

@@ -107,26 +107,26 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket
     """
 
     def call() -> tuple[HeldTicket | None, bool]:
-        given = _given(storage, study, holder)
+        parameters = _claim_parameters(storage, study, holder)
         with storage.engine.begin() as connection:
             _begin_claim(connection, storage, study)
             if storage.engine.name == "postgresql":
-                row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], given).mappings().first()
+                row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], parameters).mappings().first()
                 if row is not None:
                     return HeldTicket(**row), True
-            left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], given).one()
+            left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], parameters).one()
             if not left:
                 check_there(connection, study)
             return None, not left or (storage.engine.name == "postgresql" and not alone)
 
     def call_alone() -> HeldTicket | None:
-        given = _given(storage, study, holder)
+        parameters = _claim_parameters(storage, study, holder)
         with storage.engine.begin() as connection:
             # One after the other, so that two cannot both find a device empty.
             lock_study(connection, study)
-            if (room := _room(connection, given)) is None:
+            if (room := _room(connection, parameters)) is None:
                 return None
-            taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], given)
+            taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], parameters)
             row = taken.mappings().first()
         return None if row is None else HeldTicket(**row)
 
@@ -137,7 +137,7 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket
     return ticket if settled else storage.once(call_alone, done)
 
 
-def _given(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
+def _claim_parameters(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
     """Return the parameters of the statements of a claim."""
     return {
         "the_study": study.key,
@@ -294,10 +294,10 @@ def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
     return sa.and_(TICKET.c.state == RUNNING, TICKET.c.expires >= storage.clock(), TICKET.c.boot == storage.boot())
 
 
-def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
+def _room(connection: sa.Connection, parameters: Mapping[str, Any]) -> str | None:
     """Return which tickets there is room for on the holder's device: `any`, those `beside` others, or none."""
-    others = connection.execute(_OTHERS_HERE[connection.engine.name], given).scalars().all()
-    if 1 in others or (others and connection.execute(_WAITS_HERE, given).scalar()):
+    others = connection.execute(_OTHERS_HERE[connection.engine.name], parameters).scalars().all()
+    if 1 in others or (others and connection.execute(_WAITS_HERE, parameters).scalar()):
         return None
     return "beside" if others else "any"
 
@@ -326,12 +326,12 @@ def release_worker(
     values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
     def work(session: Session) -> bool:
-        given: Any = session.execute(
+        released: Any = session.execute(
             sa.update(TICKET)
             .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
             .values({"state": OPEN, "expires": None} | values)
         )
-        return bool(given.rowcount)
+        return bool(released.rowcount)
 
     return storage.do(work)
 
@@ -357,10 +357,10 @@ def present(storage: FencedStorage) -> tuple[float, str]:
 
 def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
     """Ask all workers of a study, everywhere, to save and leave; or, with false, let new ones work again."""
-    asked, was = read_stop(storage, study)
+    requests, was = read_stop(storage, study)
     if was == stopped:
         return
-    storage.set_study_system_attr(study.id, _STOP, {"asked": asked + stopped, "stopped": stopped})
+    storage.set_study_system_attr(study.id, _STOP, {"asked": requests + stopped, "stopped": stopped})
 
 
 def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:

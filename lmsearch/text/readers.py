@@ -101,8 +101,8 @@ def _refuse(data: DataConfig, what: str, *names: str) -> None:
     """Refuse settings that would do nothing to this text."""
     usual = DataConfig(corpus=data.corpus)
     for name in names:
-        given = getattr(data, name)
-        if given != getattr(usual, name) and (name, given) != ("min_count", 1):  # 1 does nothing to any text
+        value = getattr(data, name)
+        if value != getattr(usual, name) and (name, value) != ("min_count", 1):  # 1 does nothing to any text
             raise ConfigError(f"data.{name} does nothing to {what}; leave it out")
 
 

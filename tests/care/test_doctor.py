@@ -55,9 +55,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def doctor(folder: Path, url: str, repair: bool = True, **options: Any) -> list[Finding]:
     """Look at everything but the machine, which takes seconds and is the same each time."""
-    given: dict[str, Any] = {"patience": WaitUpTo(5), "expected": True, "command": " ".join}
-    given |= {"runs": folder / "runs", "cache": Path(os.environ[CACHE])} | options
-    findings = examine(Options(storage=parse_url(url), repair=repair, **given))
+    fields: dict[str, Any] = {"patience": WaitUpTo(5), "expected": True, "command": " ".join}
+    fields |= {"runs": folder / "runs", "cache": Path(os.environ[CACHE])} | options
+    findings = examine(Options(storage=parse_url(url), repair=repair, **fields))
     return list(itertools.takewhile(lambda finding: finding.check != "devices", findings))
 
 

@@ -84,10 +84,10 @@ def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser
     with served(
         str(bench.storage.store_url), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
     ) as server:
-        asked: list[str] = []
+        urls: list[str] = []
         troubles: list[str] = []
         page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: urls.append(request.url))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(f"{server.origin}/lm/")
         expect(page.get_by_text("This dashboard needs a token.")).to_be_visible()
@@ -97,7 +97,7 @@ def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser
         page.get_by_text("bench").first.click()
         expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)
         assert page.url.startswith(f"{server.origin}/lm/dashboard/studies/")
-        assert all(url.startswith((f"{server.origin}/lm/", "data:", "blob:")) for url in asked), asked
-        assert [url for url in asked if "/lm/api/studies/" in url] and troubles == []
+        assert all(url.startswith((f"{server.origin}/lm/", "data:", "blob:")) for url in urls), urls
+        assert [url for url in urls if "/lm/api/studies/" in url] and troubles == []
         page.reload()
         expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)

@@ -424,15 +424,15 @@ def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Pa
 def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
     write_study(tmp_path)
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
-    given = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
+    stopped = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
     gone_on = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
     refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
     broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))
-    assert [said.returncode for said in (given, gone_on, refused, broken)] == [0, 0, 2, 2]
-    assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in given.stdout
-    assert "with LMSEARCH_STORAGE set" in given.stdout
+    assert [said.returncode for said in (stopped, gone_on, refused, broken)] == [0, 0, 2, 2]
+    assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in stopped.stdout
+    assert "with LMSEARCH_STORAGE set" in stopped.stdout
     assert "tiny: 3 of 3 trials, 3 complete" in gone_on.stdout
-    for said in (given, gone_on, refused, broken):
+    for said in (stopped, gone_on, refused, broken):
         assert "hunter2" not in said.stdout + said.stderr
     files_written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files_written) > 8

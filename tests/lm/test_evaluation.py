@@ -173,9 +173,9 @@ def test_a_prompt_of_two_lines_is_read_as_it_is_printed(learnt: TrainedModel) ->
     assert learnt.prompt_words("  ") == []
     chosen = Sampling(temperature=0.0, no_unk=False)
     continuation = next(learnt.generate("w1 w2\nw3", 1, 0, chosen))
-    given = [*(learnt.vocabulary.index[word] for word in ("<eos>", "w1", "w2", "<eos>", "w3"))]
+    tokens = [*(learnt.vocabulary.index[word] for word in ("<eos>", "w1", "w2", "<eos>", "w3"))]
     with torch.no_grad():
-        features = learnt.model.features(torch.tensor(given)[:, None], learnt.model.initial_states(1))
+        features = learnt.model.features(torch.tensor(tokens)[:, None], learnt.model.initial_states(1))
         best = int(learnt.model.decoder(features.raw_TBH[-1, 0]).argmax())
     assert continuation == learnt.vocabulary.words[best]
 

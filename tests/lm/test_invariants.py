@@ -483,11 +483,11 @@ def test_i15_going_on_from_any_step_is_the_uninterrupted_run_bit_for_bit(optimiz
 
 def test_i16_the_rate_is_divided_after_epochs_without_a_new_best() -> None:
     rate = PlateauRate(make_run(train__anneal_factor=4.0, train__anneal_patience=2, train__learning_rate=8.0).train)
-    given = []
+    rates = []
     for improved in (True, False, False, True, False, False, False, False):
         rate.see(improved)
-        given.append(rate.learning_rate)
-    assert given == [8, 8, 2, 2, 2, 0.5, 0.5, 0.125]
+        rates.append(rate.learning_rate)
+    assert rates == [8, 8, 2, 2, 2, 0.5, 0.5, 0.125]
 
 
 def test_i16_the_division_reaches_adam() -> None:

@@ -57,8 +57,8 @@ def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
 
 def test_a_search_is_resumed_by_a_command_line_that_the_request_gives() -> None:
     assert SearchRequest().words() == ["lmsearch", "run"]
-    given = SearchRequest(study_file="x.toml", sampler="tpe", more=5, workers=4, hours=1.5, device="cuda")
-    assert " ".join(given.words()) == "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5"
+    request = SearchRequest(study_file="x.toml", sampler="tpe", more=5, workers=4, hours=1.5, device="cuda")
+    assert " ".join(request.words()) == "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5"
     work = WorkOptions(stall=90.0, store_timeout=30.0, max_failures=5)
     assert " ".join(SearchRequest(study_file="x.toml", source="old", work=work).words()) == (
         "lmsearch run x.toml --from old --store-timeout 30s --stall 90s --max-failures 5"

@@ -179,7 +179,7 @@ def open_page(browser: Any, path: Path, width: int = 1000, theme: str = "light")
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on(
         "request",
-        lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else troubles.append(asked.url),
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else troubles.append(request.url),
     )
     page.goto(f"{path.as_uri()}?theme={theme}")
     for offset in range(0, page.evaluate("document.body.scrollHeight"), 600):

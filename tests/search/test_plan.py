@@ -59,8 +59,8 @@ def test_a_space_with_a_point_that_cannot_run_is_refused(cli: Cli, tmp_path: Pat
 
 
 def test_steps_that_only_warm_up_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_to_begin(*given: Any) -> Iterator[Event]:
-        for number, event in enumerate(train(*given)):
+    def slow_to_begin(*args: Any) -> Iterator[Event]:
+        for number, event in enumerate(train(*args)):
             time.sleep(0.3 if number < 2 else 0)  # as on a GPU, longer than all that is measured
             yield event
 

@@ -138,7 +138,7 @@ def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: B
 def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_bureau, "command", lambda *given: [sys.executable, "-c", "raise SystemExit('no luck')"])
+    monkeypatch.setattr(sqlite_bureau, "command", lambda *args: [sys.executable, "-c", "raise SystemExit('no luck')"])
     notices: list[str] = []
     with pytest.raises(SearchFailedError, match=r"died 6 times before it had a trial; its log is .*\.log"):
         for snapshot in sqlite_bureau.search(1):

@@ -106,8 +106,8 @@ STOPPING = """
 import os, signal, sys
 import lmsearch.lm.fit as fit
 real, left = fit.train, [int(sys.argv.pop(1))]
-def train(*given):
-    for event in real(*given):
+def train(*args):
+    for event in real(*args):
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGINT)

@@ -174,9 +174,9 @@ def test_row_6_a_search_that_begins_notices_a_peer_that_never_answers(
     monkeypatch.setattr("lmsearch.store.watchdog.ANSWER_SECONDS", 2.0)
     create_all = sqlalchemy.MetaData.create_all
 
-    def fall_silent(*given: Any, **named: Any) -> None:
+    def fall_silent(*args: Any, **kwargs: Any) -> None:
         proxy.mode = Mode.SWALLOW
-        create_all(*given, **named)
+        create_all(*args, **kwargs)
 
     began = time.monotonic()
     with contextlib.ExitStack() as held:
@@ -252,9 +252,9 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
         said.stderr,
     )
     began = time.monotonic()
-    asked = cli("status", "tiny", LMSEARCH_STORAGE=server.url)
-    assert asked.returncode == 75 and 10 < time.monotonic() - began < 25
-    assert "Traceback" not in said.stderr + asked.stderr
+    waited = cli("status", "tiny", LMSEARCH_STORAGE=server.url)
+    assert waited.returncode == 75 and 10 < time.monotonic() - began < 25
+    assert "Traceback" not in said.stderr + waited.stderr
     server.start()
     status = json.loads(cli("status", "tiny", "--json", LMSEARCH_STORAGE=server.url).stdout)
     assert status["total"] == 3 and len(status["at_work"]) == 2

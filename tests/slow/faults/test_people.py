@@ -146,7 +146,7 @@ def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau:
 def _go_on_as(bureau: Bureau, name: str) -> None:
     bureau.info = begin(bureau.storage, name, bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=6))
     command = bureau.command
-    bureau.command = lambda *given: [name if word == "tiny" else word for word in command(*given)]  # type: ignore[method-assign]
+    bureau.command = lambda *args: [name if word == "tiny" else word for word in command(*args)]  # type: ignore[method-assign]
     list(bureau.search(2))
 
 
@@ -265,8 +265,8 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     again = cli("retry", "tiny", "0").stdout
     assert "tiny has a budget of 4 trials now; the new one (retry of 0) has" in again
     assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file resumes it"
-    asked = cli("delete", "tiny")  # no answer is no
-    assert asked.returncode == 130 and "delete the study tiny in sqlite:///" in asked.stdout
+    refused = cli("delete", "tiny")  # no answer is no
+    assert refused.returncode == 130 and "delete the study tiny in sqlite:///" in refused.stdout
     assert cli("delete", "tiny", "--yes").stdout == "tiny is deleted\n"
     assert "there is no study 'tiny'" in cli("status", "tiny").stderr and not (tmp_path / "runs/tiny").exists()
 
@@ -287,8 +287,8 @@ def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ende
     before = sqlite_bureau.record()
     read = FencedStorage.get_all_trials
 
-    def a_moment_ago(*given: Any, **named: Any) -> Any:
-        trials = copy.deepcopy(read(*given, **named))
+    def a_moment_ago(*args: Any, **kwargs: Any) -> Any:
+        trials = copy.deepcopy(read(*args, **kwargs))
         for trial in trials:
             trial.state = TrialState.RUNNING
         return trials
