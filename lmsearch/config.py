@@ -111,7 +111,7 @@ class ModelConfig:
         return list(itertools.pairwise(sizes))
 
     def count_parameters(self, vocabulary_size: int) -> int:
-        """Count the trainable numbers of the model over a vocabulary of that many words."""
+        """Return the number of parameters of the model over a vocabulary of that many words."""
         layers = self.layer_sizes()
         lstm = sum(4 * size * (inputs + size) + 8 * size for inputs, size in layers)
         decoder = 0 if self.tie_weights else vocabulary_size * layers[-1][1]

@@ -30,7 +30,7 @@ STUB = Path(__file__).parent / "stub.py"
 
 
 class Bureau:
-    """A folder with a study, from which searches are run and gone on with."""
+    """A folder with a study, from which searches are run and resumed."""
 
     def __init__(self, folder: Path, url: str, text: str = TINY_STUDY, **request: Any) -> None:
         self.folder = folder

@@ -175,7 +175,7 @@ def bureau(
     tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer
 ) -> Iterator[Bureau]:
     """Give a bureau on each database in turn."""
-    monkeypatch.chdir(tmp_path)  # given back at the end
+    monkeypatch.chdir(tmp_path)  # restored at the end
     opened = Bureau(tmp_path, storage_url, trials=6)
     yield opened
     opened.close()

@@ -231,7 +231,7 @@ def check_corpora(cache: Path, studies: Sequence[StudyTickets], repair: bool) ->
     opened: dict[DataConfig, Corpus | CorpusError] = {}
     for study in studies:
         data, name = study.info.spec.data, study.info.ref.name
-        if damaged and not repair:  # opening it would encode it anew
+        if damaged and not repair:  # opening it would encode it again
             text = f"{name}: whether its text lies here is not known before the damaged files are removed"
             yield Finding(check="corpora", state=UNCHECKED, text=text)
             continue

@@ -36,7 +36,7 @@ from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
 from lmsearch.store.trials import read_study
 
-_SILENT = 0.5  # of a lease's length without a sign of life: a live holder gives one each third
+_SILENT = 0.5  # of a lease's length without a heartbeat: a live holder sends one each third
 
 _FIRST_NAMESPACE = "pid:[4026531836]"  # Linux gives it to the processes that are in no container
 

@@ -129,7 +129,7 @@ def storage_words(url: "URL") -> list[str]:
 
 
 def storage_hint(url: "URL") -> str:
-    """Say how a printed command finds a store whose URL has a password: a comment, so that it can be pasted whole."""
+    """Return how a printed command finds a store whose URL has a password: a comment, so that it can be pasted."""
     from lmsearch.store import url as urls
 
     return "  # with LMSEARCH_STORAGE set to the store's URL" if urls.has_password(url) else ""

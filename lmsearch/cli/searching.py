@@ -52,7 +52,7 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
 
 
 def why_over(prepared: "Prepared") -> str:
-    """Say why a search ended that has trials left."""
+    """Return why a search ended that has trials left."""
     from lmsearch.store.tickets import read_stop
 
     _, stopped = read_stop(prepared.storage, prepared.info.ref)

@@ -55,7 +55,7 @@ class Rules:
 
     @property
     def cookie_name(self) -> str:
-        """Name the cookie; cookies of one host are shared between its ports."""
+        """Return the name of the cookie; cookies of one host are shared between its ports."""
         return f"lmsearch-dashboard-{self.port}"
 
     @property
@@ -158,7 +158,7 @@ class Guard:
         return reply.send("303 See Other", "", [("Location", _without_token(environ)), ("Set-Cookie", cookie)])
 
     def _visitor(self, environ: WSGIEnvironment) -> str | None:
-        """Say by what a visitor is known: bearer, cookie, or anyone where no token is set; None for a stranger."""
+        """Return how a visitor is known: bearer, cookie, or anyone where no token is set; None for a stranger."""
         token = self._rules.token
         if token is None:
             return "anyone"

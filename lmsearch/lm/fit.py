@@ -63,7 +63,7 @@ def fit(
     began = __version__ if state is None else writer_of(state)
     origin = {"config": comparable(config), "corpus": corpus.fingerprint, "defaults": began}
     changes = [] if state is None else state.progress.get("changes", [])
-    changed = {"changes": changes} if changes else {}  # of settings, when the training was gone on with
+    changed = {"changes": changes} if changes else {}  # of settings, when the training was resumed
     for event in train(config, corpus, device, state):
         if isinstance(event, Epoch):
             if improves(losses, event.valid_loss):

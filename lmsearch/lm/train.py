@@ -316,7 +316,7 @@ class _Run:
     def _restore_generator(self, generator: torch.Generator, state: Tensor) -> None:
         if len(state) == len(generator.get_state()):
             generator.set_state(state)
-        else:  # another kind of device drew the masks so far, and cannot be gone on with: others follow, ever the same
+        else:  # another kind of device drew the masks so far: those that follow come from a seed of the step
             mixed = np.random.SeedSequence([self.config.train.seed, self.steps]).generate_state(1, np.uint64)
             generator.manual_seed(int(mixed[0] >> np.uint64(1)))
 

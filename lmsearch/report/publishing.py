@@ -170,7 +170,7 @@ def _confirmation_note(record: StudyRecord, command: Command) -> str:
 
 
 def trial_note(trial: TrialRecord) -> str:
-    """Say in Markdown why a trial ended and show a sample of its model; "" where there is nothing to say."""
+    """Return in Markdown why a trial ended, with a sample of its model; "" where there is nothing to say."""
     if trial.ended is None:
         return ""
     if trial.outcome in ("failed", "diverged", "infeasible"):

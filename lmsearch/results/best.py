@@ -91,7 +91,7 @@ def write_files(results: Results, folder: Path, made_with: str, command: Command
 
 
 def file_lines(files: ResultFiles) -> list[str]:
-    """Say where the results are, and which command makes what is missing here."""
+    """Return where the results are, and which command makes what is missing here."""
     lines = [f"  {path}" for path in (files.best_config, files.best_model, files.trials) if path is not None]
     if files.best_config is not None and files.best_model is None:
         where = f"the best model's weights are on {files.model_host}" if files.model_host else "no weights are kept"

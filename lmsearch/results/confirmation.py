@@ -169,7 +169,7 @@ def confirm_words(study: str) -> list[str]:
 
 
 def confirmation_sentence(confirmation: Confirmation) -> str:
-    """Say in words whether the winner is real."""
+    """Return in words whether the winner is real."""
     more = ""
     if confirmation.done < confirmation.total:
         more = f"{confirmation.done} of {confirmation.total} trainings are done"
@@ -215,7 +215,7 @@ def _leaders_sentence(confirmation: Confirmation) -> str:
 
 
 def _left_out(leader: Leader, confirmation: Confirmation) -> str:
-    """Say why a leader is not compared."""
+    """Return why a leader is not compared."""
     if leader.lost:
         seed, outcome = next(iter(leader.lost.items()))
         return f" Trial {leader.trial.number} did not complete with seed {seed} ({outcome}) and is not compared."

@@ -34,7 +34,7 @@ def find_model(text: str, open_store: OpenStore, command: Command) -> tuple[Path
 
 
 def _models_hint(text: str) -> str:
-    """Say which models lie in the folder of that name."""
+    """Return which models lie in the folder of that name."""
     try:
         folder = study_folder(text)
     except StudyError:

@@ -65,7 +65,7 @@ def _silence(ticket: Ticket, now: tuple[float, str]) -> float | None:
 
 
 def count_line(record: StudyRecord) -> str:
-    """Say in one line how far a study is."""
+    """Return in one line how far a study is."""
     if record.info.is_plain:
         parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
     else:

@@ -139,7 +139,7 @@ def edge_line(record: StudyRecord, edge: Edge) -> str:
 
 
 def edge_sentence(edge: Edge) -> str:
-    """Say what a crowded end means."""
+    """Return what a crowded end means."""
     if edge.diverged:
         beside = "a trial" if edge.diverged == 1 else f"{edge.diverged} trials"
         return (

@@ -6,7 +6,7 @@ from lmsearch.store.records import without_seed
 
 
 def verdict(results: Results) -> list[str]:
-    """Say what is best and how sure that is, a sentence each."""
+    """Return what is best and how sure that is, a sentence each."""
     record, winner = results.record, results.winner
     if winner is None:
         return [f"No trial of {results.name} is complete yet."]

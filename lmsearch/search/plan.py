@@ -78,7 +78,7 @@ class Plan:
 
 
 def points_remark(spec: StudySpec, trials: int) -> str:
-    """Say how many points a space has where a search may go through all of them; "" where it may not."""
+    """Return how many points a space has where a search may go through all of them; "" where it may not."""
     points = spec.count_points()
     if points is None or points > 10 * trials:
         return ""
@@ -237,7 +237,7 @@ def _spelled(point: Point) -> str:
 
 
 def connections_sentence(url: URL, open_store: Callable[[], FencedStorage], workers: int) -> str:
-    """Say how many connections a search takes, and whether the database has them."""
+    """Return how many connections a search takes, and whether the database has them."""
     if url.get_backend_name() == "sqlite":
         return "none: SQLite is a file, for workers on this host"
     wanted = workers + 1

@@ -154,7 +154,7 @@ class TrialRunner:
 
 
 def _verdict(ticket: HeldTicket) -> str:
-    """Say why a ticket's trial is not to be tried again, "" where it is."""
+    """Return why a ticket's trial is not to be tried again, "" where it is."""
     if ticket.memory_failures >= _MOST_MEMORY_FAILURES:
         return "infeasible"
     if ticket.stalls >= _MOST_STALLS:

@@ -37,7 +37,7 @@ class OrphanedTrial:
 
 
 def server(storage: FencedStorage) -> str:
-    """Name the database and its version."""
+    """Return the name of the database and its version."""
     if storage.engine.name == "sqlite":
         return f"SQLite {sqlite3.sqlite_version}"
     return f"PostgreSQL {_scalar(storage, 'SHOW server_version').split()[0]}"
@@ -160,7 +160,7 @@ def orphaned_trials(storage: FencedStorage, study: StudyRef) -> list[OrphanedTri
 
 
 def count_leftovers(storage: FencedStorage, keys: Collection[str]) -> int:
-    """Count the rows of our tables that belong to no study; `keys` are those of all studies in the store."""
+    """Return the number of rows of our tables that belong to no study; `keys` are those of all studies in the store."""
     counts = [sa.select(sa.func.count()).where(table.c.study_key.not_in(list(keys))) for table in (TICKET, EPOCH)]
     return sum(row[0] for count in counts for row in _rows(storage, count))
 

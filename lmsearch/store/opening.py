@@ -107,7 +107,7 @@ def _look(storage: FencedStorage) -> None:
 
 
 def _other_version(url: URL, error: RuntimeError) -> str:
-    """Name the upgrade: of Optuna where the store is newer, of the store where it is older."""
+    """Return which upgrade is needed: of Optuna where the store is newer, of the store where it is older."""
     mine = f"made by another Optuna than the {optuna.__version__} here ({error})"
     if "storage upgrade" in str(error):
         return f"{mine}; upgrade it with: optuna storage upgrade --storage {urls.redact(url)}"

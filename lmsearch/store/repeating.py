@@ -65,7 +65,7 @@ class RepeatingStorage(RDBStorage):
     # One call, one transaction, repeated until it is done.
 
     def repeat(self, call: Callable[[], R]) -> R:
-        """Make a call in which each attempt begins anew, as often as the store is away; twice is as once.
+        """Make a call in which each attempt starts from the beginning, while the store is away; twice is as once.
 
         Raises `StoreGoneError` when the patience is over, and `StoreError` for a store that cannot be used.
         """
@@ -169,7 +169,7 @@ class RepeatingStorage(RDBStorage):
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
 
     def boot(self) -> str:
-        """Name the boot that the clock counts from."""
+        """Return the name of the boot that the clock counts from."""
         return _boot_id() if self.engine.name == "sqlite" else "server"
 
     # Everything else of Optuna's: the same, repeated over outages.
@@ -218,7 +218,7 @@ class RepeatingStorage(RDBStorage):
         return self.repeat(lambda: super(RepeatingStorage, self).get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Name a study."""
+        """Return the name of a study."""
         return self.repeat(lambda: super(RepeatingStorage, self).get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
@@ -277,7 +277,7 @@ _boot: list[str] = []
 
 
 def _boot_id() -> str:
-    """Name this host's boot, so that a monotonic clock of an earlier one is never compared with."""
+    """Return the name of this host's boot, so that a monotonic clock of an earlier one is never compared with."""
     with _boot_lock:
         if not _boot:
             path = Path("/proc/sys/kernel/random/boot_id")

@@ -135,7 +135,7 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
 
 
 def count_trials(storage: FencedStorage, study: StudyRef) -> int:
-    """Count a study's trials."""
+    """Return the number of trials of a study."""
 
     def work(session: Session) -> int:
         query = sa.select(sa.func.count()).select_from(_TABLES["trials"]).where(_TRIAL.study_id == study.id)

@@ -255,7 +255,7 @@ class _Waits:
 
 
 def explain(url: URL, error: BaseException) -> str:
-    """Say in one line which store failed and why, without its password."""
+    """Return in one line which store failed and why, without its password."""
     cause = getattr(error, "orig", None) or error.__cause__ or error
     cause = getattr(cause, "orig", None) or cause
     line = str(cause).strip().splitlines()

@@ -38,7 +38,7 @@ class ArrayFolder:
         return found[0] if found else None
 
     def describe(self) -> str:
-        """Name the folder."""
+        """Return the name of the folder."""
         return str(self.folder)
 
     def digest(self) -> str:

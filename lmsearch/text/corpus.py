@@ -110,7 +110,7 @@ def open_corpus(
         if opened is None:
             try:
                 _encode(reader, config, folder, progress or _no_progress)
-            except OSError as error:  # the reader tells of its own as CorpusError
+            except OSError as error:  # the reader raises its own as CorpusError
                 raise CorpusError(
                     f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
                     "folder in LMSEARCH_CACHE"

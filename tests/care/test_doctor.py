@@ -136,7 +136,7 @@ def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> No
     assert f"trial {before.trial_number} ({before.host}, process {worker.pid}, cpu, last seen 0 s ago)" in line
     assert worker.wait(timeout=60) == 0
     check_whole(bureau.record())
-    assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to begin anything anew
+    assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to start anything again
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 

@@ -3,7 +3,7 @@
     python tests/stores/make.py COMMIT
 
 The commit runs a small search twice, with SQLite and with PostgreSQL. Ctrl-C interrupts each in the midst of its third
-trial. An undisturbed search of the same commit tells what its rest must give, and the commit itself goes on with what
+trial. An undisturbed search of the same commit tells what its rest must give, and the commit itself resumes what
 was packed, which shows that nothing is missing. README.md says what a fixture holds.
 
 The search always runs in one folder, on a host that is called fixture-host: a store names both.
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def make(name: str, full: str, server: "Server") -> None:
-    """Make one fixture, and see that the commit itself goes on with it to the same numbers."""
+    """Make one fixture, and see that the commit itself resumes it to the same numbers."""
     expected: dict[str, Any] = {
         "commit": full,
         "made_with": versions(server),
@@ -193,7 +193,7 @@ def interrupt(words: tuple[str, ...], ready: Callable[[], bool], storage: str | 
 
 
 def new_folder() -> None:
-    """Begin anew with the study file and its corpus."""
+    """Start again with the study file and its corpus."""
     empty(FOLDER)
     shutil.rmtree(CACHE, ignore_errors=True)
     write_corpus(FOLDER / "corpus")
@@ -201,7 +201,7 @@ def new_folder() -> None:
 
 
 def empty(folder: Path) -> None:
-    """Make a folder anew."""
+    """Make a folder again."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -382,7 +382,7 @@ def read_perplexities(path: Path) -> list[float]:
 
 
 def goes_on(expected: dict[str, Any], server: "Server") -> None:
-    """See that the commit itself goes on with what is packed, to what an undisturbed search gives."""
+    """See that the commit itself resumes what is packed, to what an undisturbed search gives."""
     for name, storage in (("sqlite", None), ("postgresql", server.url("restored"))):
         shutil.rmtree(FOLDER)
         shutil.copytree(STAGE / name, FOLDER)

@@ -42,7 +42,7 @@ def _write(results: Results, command: Command) -> Content:
 
 
 def _sampled(results: Results) -> list[str]:
-    """Say so where the figures do not draw every trial."""
+    """Return a sentence where the figures do not draw every trial."""
     count = len(results.record.trials)
     if count <= MOST_DRAWN:
         return []

@@ -1,4 +1,4 @@
-"""A configuration taken all the way by the commands: trained on seeds, stopped, gone on with, tested, used."""
+"""A configuration taken all the way by the commands: trained on seeds, stopped, resumed, tested, used."""
 
 import json
 import math
@@ -170,7 +170,7 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
     evaluations = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
     assert len(evaluations) == 3 and len({one["perplexity"] for one in evaluations}) == 1
-    assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results anew
+    assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results again
     assert json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text()) == evaluations
     import optuna
 

@@ -314,7 +314,7 @@ def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, m
     check_whole(bureau.record())
     taken = [ticket for ticket in bureau.tickets() if ticket.lease == 2]
     assert len(taken) == 1 and taken[0].host == "second"
-    assert max(steps.count(1) for steps in bureau.steps()) == 1  # none began anew
+    assert max(steps.count(1) for steps in bureau.steps()) == 1  # none started again
 
 
 def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so(bureau: Bureau) -> None:

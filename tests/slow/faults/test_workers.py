@@ -157,7 +157,7 @@ def test_row_12_out_of_memory_is_tried_once_more_alone_and_then_infeasible(burea
 
 
 def test_row_12_memory_that_suffices_alone_costs_nothing(bureau: Bureau) -> None:
-    """I3: the trial that ran out of memory is gone on with under its number."""
+    """I3: the trial that ran out of memory is resumed under its number."""
     list(bureau.search(3, fault="memory-once", pause="0.05"))
     check_whole(bureau.record())
     assert sorted(ticket.memory_failures for ticket in bureau.tickets()) == [0, 0, 0, 0, 0, 1]
