@@ -127,7 +127,7 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
 
 
 @pytest.mark.slow
-def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:
+def test_the_lease_of_a_live_worker_is_reported_and_left_alone(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
     findings = examined(bureau)
@@ -140,7 +140,7 @@ def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> No
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 
-def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint(bureau: Bureau) -> None:
+def test_what_a_killed_worker_held_is_released_and_resumes_from_its_checkpoint(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau)
     worker.kill()
     worker.wait()
@@ -223,7 +223,9 @@ def test_the_ticket_of_a_trial_that_was_ended_from_outside_is_closed(bureau: Bur
     assert (record.done, record.count("failed"), record.count("complete")) == (6, 1, 5)
 
 
-def test_running_trials_of_other_programs_are_told_and_ours_without_a_ticket_are_ended_by_hand(bureau: Bureau) -> None:
+def test_running_trials_of_other_programs_are_reported_and_ours_without_a_ticket_are_ended_by_hand(
+    bureau: Bureau,
+) -> None:
     plain = optuna.load_study(study_name="tiny", storage=bureau.storage)
     plain.ask()
     findings = examined(bureau)
@@ -333,7 +335,7 @@ def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path, before
     assert disk.forgotten_drafts(cache / "corpora") == [draft]
 
 
-def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sqlite_bureau: Bureau) -> None:
+def test_checkpoints_of_ended_trials_are_removed_and_those_to_resume_stay(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
     wait_for(lambda: any(ticket.state == DONE for ticket in bureau.tickets()) and is_amid_a_trial(bureau))
@@ -359,7 +361,7 @@ def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sq
     check_whole(bureau.record())
 
 
-def test_a_damaged_checkpoint_is_named_and_the_trial_goes_on_without_it(sqlite_bureau: Bureau) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_trial_continues_without_it(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
     worker.terminate()
@@ -399,7 +401,7 @@ def test_a_folder_without_room_or_without_permission_is_a_problem(tmp_path: Path
 # Corpora.
 
 
-def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cache: Path) -> None:
+def test_a_damaged_corpus_is_removed_and_encoded_again(sqlite_bureau: Bureau, cache: Path) -> None:
     (folder,) = [path for path in (cache / "corpora").iterdir() if path.is_dir()]
     whole = (folder / "train.npy").read_bytes()
     (folder / "train.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -434,7 +436,7 @@ def test_a_text_that_is_another_or_missing_is_a_problem_while_trials_are_left(sq
 # The store.
 
 
-def test_a_store_that_is_not_there_is_told_with_how_to_begin(tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_reported_with_how_to_begin(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runs/none.db"
     for expected, state in ((True, PROBLEM), (False, NOTE)):
         first, *rest = doctor(tmp_path, url, expected=expected)
@@ -454,7 +456,7 @@ def test_a_file_that_is_no_store_and_one_of_another_program_are_problems(tmp_pat
     assert "was not made by lmsearch; `lmsearch run` adds what is missing" in problem
 
 
-def test_a_damaged_sqlite_file_is_told_and_nothing_in_it_is_repaired(sqlite_bureau: Bureau) -> None:
+def test_a_damaged_sqlite_file_is_reported_and_nothing_in_it_is_repaired(sqlite_bureau: Bureau) -> None:
     list(sqlite_bureau.search(2))
     sqlite_bureau.storage.engine.dispose()
     path = sqlite_bureau.folder / "store.db"
@@ -490,7 +492,7 @@ def test_connections_are_counted_against_the_server_and_the_role(postgres: str, 
     worker.engine.dispose()
 
 
-def test_a_server_without_a_free_connection_is_told_with_what_to_raise(
+def test_a_server_without_a_free_connection_is_reported_with_what_to_raise(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     server = start_server(max_connections=6, superuser_reserved_connections=1)
@@ -509,7 +511,7 @@ def test_a_server_without_a_free_connection_is_told_with_what_to_raise(
     assert texts(doctor(tmp_path, server.url, patience=WaitUpTo(0.5)))[0].startswith("the store postgresql://postgres@")
 
 
-def test_a_study_that_cannot_be_read_is_told_and_the_others_are_looked_at(sqlite_bureau: Bureau) -> None:
+def test_a_study_that_cannot_be_read_is_reported_and_the_others_are_looked_at(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     begin(bureau.storage, "other", bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=4))
     stored = bureau.storage.get_study_user_attrs(bureau.info.ref.id)["lmsearch"]
@@ -548,7 +550,7 @@ def test_limits_of_a_control_group_are_found_in_both_versions(tmp_path: Path) ->
     assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (2.0, None)
 
 
-def test_devices_are_told_by_a_process_of_their_own() -> None:
+def test_devices_are_reported_by_a_process_of_their_own() -> None:
     findings = list(devices.check_devices())
     assert len(findings) == 3 and findings[2].text.startswith(f"PyTorch {importlib.metadata.version('torch')} ")
 

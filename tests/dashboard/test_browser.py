@@ -46,7 +46,7 @@ def test_the_list_of_studies_comes_up_whole_and_the_token_stays_nowhere(browser:
     assert troubles == []
 
 
-def test_a_token_that_is_typed_opens_the_page_and_a_wrong_one_is_told(browser: Browser, server: Served) -> None:
+def test_a_token_that_is_typed_opens_the_page_and_a_wrong_one_is_reported(browser: Browser, server: Served) -> None:
     page = browser.new_page()
     page.goto(f"{server.origin}/dashboard")
     expect(page.get_by_text("This dashboard needs a token.")).to_be_visible()

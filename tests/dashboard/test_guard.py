@@ -148,7 +148,7 @@ def test_the_bound_name_is_ours_and_port_80_goes_without_saying() -> None:
         {"cookie": f"token={TOKEN}"},
     ],
 )
-def test_a_stranger_is_told_how_to_become_a_visitor(headers: dict[str, str]) -> None:
+def test_a_stranger_is_shown_how_to_become_a_visitor(headers: dict[str, str]) -> None:
     answer = ask(guarded_rules(), **headers)
     assert answer.status == 401 and answer.headers["www-authenticate"].startswith("Bearer")
     assert b"<form" in answer.body and b"within" not in answer.body
@@ -404,7 +404,7 @@ def test_a_token_file_counts_on_loopback_too_and_a_port_in_use_is_named(
     assert said.returncode == 2 and f"127.0.0.1 port {guarded.port} cannot be served: Address already" in said.stderr
 
 
-def test_it_waits_for_a_store_that_is_away_as_long_as_it_was_told_and_outlives_it(
+def test_it_waits_for_a_store_that_is_away_as_long_as_it_was_asked_and_outlives_it(
     start_server: Callable[..., Server], cli: Cli, tmp_path: Path
 ) -> None:
     server = start_server()

@@ -57,7 +57,7 @@ def test_a_search_tells_its_plan_what_it_found_and_what_comes_next(searched: Pat
         assert re.search(expected, said), expected
 
 
-def test_best_config_keeps_to_its_schema_and_names_its_corpus_from_its_own_place(searched: Path) -> None:
+def test_best_config_keeps_to_its_schema_and_names_its_corpus_from_its_own_folder(searched: Path) -> None:
     config = best_config(searched)
     schema = json.loads((files("lmsearch") / "best-config.schema.json").read_text())
     jsonschema.validate(config, schema)
@@ -165,7 +165,7 @@ def test_plain_optuna_reads_the_study(searched: Path) -> None:
     assert len(json.loads(listed.stdout)) == 3
 
 
-def test_the_weights_are_kept_as_they_were_when_the_results_are_written_anew(searched: Path, cli: Cli) -> None:
+def test_the_weights_are_kept_as_they_were_when_the_results_are_written_again(searched: Path, cli: Cli) -> None:
     before = (searched / "runs/tiny/best-config.json").read_text()
     (searched / "runs/tiny/best-config.json").unlink()
     assert cli("best", "tiny", cwd=searched).returncode == 0
@@ -257,7 +257,7 @@ def test_enqueue_says_how_to_run_what_it_added_and_a_worker_runs_it(searched: Pa
     assert value == 0.4
 
 
-def test_a_diverging_trial_is_told_as_pruned_at_the_vocabularys_size(cli: Cli, tmp_path: Path) -> None:
+def test_a_diverging_trial_is_reported_as_pruned_at_the_vocabularys_size(cli: Cli, tmp_path: Path) -> None:
     text = TINY_STUDY.replace("low = 1e-3, high = 1e-1, log = true, grid = [0.01]", "low = 900.0, high = 1e3")
     write_study(tmp_path, text.replace("bptt = 8", 'bptt = 8\noptimizer = "sgd"\nclip_norm = 0'))
     said = cli("run", "tiny.toml", "--workers", "1")

@@ -194,7 +194,7 @@ def last_failures(ended: list[TrialRecord], limit: int) -> str | None:
     return repeated_failure(tracebacks_of(ended), limit)
 
 
-def test_failures_that_others_told_or_that_are_not_ours_end_no_search() -> None:
+def test_failures_that_others_reported_or_that_are_not_ours_end_no_search() -> None:
     """By hand, by the dashboard, by another program: they have no traceback, or no ticket."""
     ours = [make_trial(n, "failed", seconds=n + 1, traceback="a", ticket=make_ticket()) for n in range(3)]
     by_hand = [make_trial(n, "failed", seconds=n + 1, traceback="", ticket=make_ticket()) for n in range(3, 6)]

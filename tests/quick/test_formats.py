@@ -43,7 +43,7 @@ def test_a_changed_format_rises_with_a_version_and_never_falls() -> None:
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "training state"])
-def test_what_is_sealed_comes_back_and_damage_is_told_from_a_newer_format(kind: str) -> None:
+def test_what_is_sealed_comes_back_and_damage_is_distinguished_from_a_newer_format(kind: str) -> None:
     sealed = seal(kind, b"content\n\xff")
     assert unseal(kind, "x", sealed) == (FORMATS[kind], b"content\n\xff")
     assert f" {lmsearch.__version__} ".encode() in sealed.partition(b"\n")[0]

@@ -129,7 +129,7 @@ def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) 
     ]
 
 
-def test_how_close_the_winner_came_to_being_pruned_is_told_where_it_was_nearest(url: str) -> None:
+def test_how_close_the_winner_came_to_being_pruned_is_reported_where_it_was_nearest(url: str) -> None:
     winner, others = [130.0, 120.0, 100.0, 80.0], [[130.0, 110.0, 101.0, 90.0 + n] for n in range(6)]
     curves = [winner, *others, [140.0, 125.0]]
     outcomes = [*["complete"] * 7, "pruned"]

@@ -147,14 +147,14 @@ def test_a_changed_corpus_is_refused_with_both_fingerprints(owner: Owner) -> Non
     assert info.fingerprint in str(error.value) and owner.corpus.fingerprint in str(error.value)
 
 
-def test_the_same_text_at_another_place_is_the_same_corpus(owner: Owner, tmp_path: Path) -> None:
+def test_the_same_text_at_another_path_is_the_same_corpus(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
     other = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     other.begin()
     assert other.origins() == "sss"
 
 
-def test_a_moved_project_is_known_by_its_new_place(owner: Owner, tmp_path: Path) -> None:
+def test_a_moved_project_is_known_by_its_new_path(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
     moved = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     moved.begin()

@@ -67,7 +67,7 @@ def test_a_file_that_is_there_is_not_replaced_and_a_missing_store_makes_none(tmp
     assert (said.returncode, said.stdout) == (0, "deep/copy.db\n")
 
 
-def test_postgresql_is_backed_up_by_its_own_program_and_no_password_is_told(tmp_path: Path) -> None:
+def test_postgresql_is_backed_up_by_its_own_program_and_no_password_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         back_up(parse_url("postgresql://me:hunter2@db.example/lm"), tmp_path / "x.dump")
     assert str(error.value) == (

@@ -40,7 +40,7 @@ from tests.factories import TINY_STUDY, make_spec, write_corpus
         ("redis://x", "is not supported"),
     ],
 )
-def test_a_url_that_cannot_be_is_told_of_without_any_part_of_a_password(text: str, said: str) -> None:
+def test_a_url_that_cannot_be_is_reported_without_any_part_of_a_password(text: str, said: str) -> None:
     with pytest.raises(LmsearchError) as refused:
         parse_url(text)
     assert said in str(refused.value)
@@ -186,7 +186,7 @@ def test_the_wait_for_another_creator_ends_with_a_sentence(
     storage.engine.dispose()
 
 
-def test_a_folder_that_takes_no_file_is_told_of_at_once() -> None:
+def test_a_folder_that_takes_no_file_is_reported_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(StoreError, match=r"/proc/x.db.lock: No such file|Permission denied"):
         open_storage(parse_url("sqlite:////proc/x.db"), create=True, patience=WaitUpTo(60.0))

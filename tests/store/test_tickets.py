@@ -55,7 +55,7 @@ def test_started_tickets_come_first_then_enqueued_ones_then_by_number(storage_ur
     assert [bench.take().number for _ in range(4)] == [0, 3, 1, 2]
 
 
-def test_asking_creates_the_tickets_trial_and_asking_again_goes_on_with_it(storage_url: str) -> None:
+def test_asking_creates_the_tickets_trial_and_asking_again_resumes_it(storage_url: str) -> None:
     bench = Bench(storage_url)
     bench.queue()
     ticket = bench.take()
@@ -136,7 +136,7 @@ def test_a_slow_owner_whom_nobody_replaced_goes_on(storage_url: str) -> None:
     assert only(bench).state == DONE
 
 
-def test_an_old_owner_is_told_so_even_when_the_trial_is_ended(storage_url: str) -> None:
+def test_an_old_owner_is_refused_even_when_the_trial_is_ended(storage_url: str) -> None:
     bench = Bench(storage_url)
     bench.queue()
     bench.expire()

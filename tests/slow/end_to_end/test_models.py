@@ -63,7 +63,7 @@ def weights(folder: Path, name: str, seed: int = 1) -> bytes:
     return (folder / f"runs/{name}/seed-{seed}/model.safetensors").read_bytes()
 
 
-def test_seeds_have_folders_of_their_own_and_their_mean_and_spread_are_told(project: Path, cli: Cli) -> None:
+def test_seeds_have_folders_of_their_own_and_their_mean_and_spread_are_reported(project: Path, cli: Cli) -> None:
     said = cli("train", "closed.toml", "--seeds", "3", "--epochs", "2", "--set", "train.learning_rate=2.0")
     assert said.returncode == 0, said.stderr
     lines = re.findall(
@@ -151,7 +151,7 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
 
-def test_a_damaged_training_is_told_and_not_gone_on_with(project: Path, cli: Cli) -> None:
+def test_a_damaged_training_is_reported_and_not_resumed(project: Path, cli: Cli) -> None:
     assert cli("train", "closed.toml", "--epochs", "1").returncode == 0
     path = project / "runs/closed/seed-1.training"
     content = bytearray(path.read_bytes())
@@ -161,7 +161,7 @@ def test_a_damaged_training_is_told_and_not_gone_on_with(project: Path, cli: Cli
     assert said.returncode == 2 and "seed-1.training is damaged (its checksum is another)" in said.stderr
 
 
-def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(tmp_path: Path, cli: Cli) -> None:
+def test_each_evaluation_on_the_test_split_is_kept_beside_the_model_and_in_the_study(tmp_path: Path, cli: Cli) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
     first, second = cli("test", "tiny"), cli("test", "tiny", "--json")
@@ -182,7 +182,7 @@ def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(t
     assert json.loads(text.stdout)["perplexity"] == evaluations[0]["perplexity"]  # any batch, one figure
 
 
-def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_test_split_once(
+def test_a_cache_is_found_on_validation_kept_beside_the_model_and_evaluates_the_test_split_once(
     trained: Path, cli: Cli, tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "here", dirs_exist_ok=True)

@@ -208,7 +208,7 @@ def test_row_6_a_silent_network_is_found_by_what_the_open_socket_is_set_to(proxy
     assert tcp == {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
-def test_row_7_a_store_gone_for_good_is_told_with_the_command_that_goes_on(
+def test_row_7_a_store_gone_for_good_is_reported_with_the_command_that_goes_on(
     cli: Cli, tmp_path: Path, start_server: StartServer, open_bureau: OpenBureau
 ) -> None:
     """I1, I3 and I5 for workers with a stub; the command itself is below."""

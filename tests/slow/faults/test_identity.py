@@ -288,7 +288,7 @@ def test_a_hostile_key_is_refused_where_it_is_read(sqlite_bureau: Bureau, victim
     assert (victim / "chapter.txt").exists() and (bureau.folder / "corpus/train.txt").exists()
 
 
-def test_hostile_places_in_a_store_are_neither_copied_from_nor_looked_in(
+def test_hostile_paths_in_a_store_are_neither_copied_from_nor_looked_in(
     sqlite_bureau: Bureau, victim: Path, tmp_path: Path
 ) -> None:
     bureau = sqlite_bureau
@@ -468,7 +468,7 @@ def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, location: Any) -> None:
+def test_a_path_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, location: Any) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", "host")
     for text in (str(location), f"host:{location}", f"host:{tmp_path}/{location}"):
         ticket = dataclasses.replace(make_ticket(), checkpoint=text)

@@ -349,7 +349,7 @@ def test_status_of_a_study_is_drawn_again_and_again(cli: Cli, tmp_path: Path) ->
     assert watched.returncode == 0 and "tiny: 3 of 3 trials, 3 complete" in watched.stdout
 
 
-def test_weights_that_lie_on_another_host_are_told_with_the_command_that_makes_them_here(
+def test_weights_that_lie_on_another_host_are_reported_with_the_command_that_makes_them_here(
     bureau: Bureau, cli: Cli
 ) -> None:
     assert bureau.start_worker(prefix=on_host("first")).wait(timeout=60) == 0

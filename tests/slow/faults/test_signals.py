@@ -89,7 +89,7 @@ def test_row_3_an_evaluation_is_left_at_its_next_block(cli: Cli, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_row_3_a_second_signal_stops_at_once_also_workers_that_hear_nothing(
+def test_row_3_a_second_signal_stops_at_once_also_workers_that_handle_no_signal(
     cli: Cli, tmp_path: Path, start: Start, number: int, code: int
 ) -> None:
     write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 4000"))

@@ -170,7 +170,9 @@ def test_row_12_an_allocation_that_the_system_refuses_is_out_of_memory(sqlite_bu
     assert record.count("infeasible") + record.count("complete") == 6
 
 
-def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_kill(sqlite_bureau: Bureau) -> None:
+def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_distinguished_from_another_kill(
+    sqlite_bureau: Bureau,
+) -> None:
     killed: set[int] = set()
     kills = {"kernel": 0, "hand": 0}
     notices: list[str] = []
