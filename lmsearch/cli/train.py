@@ -91,8 +91,8 @@ def _train(training: "Training", received: list[int], tell: Say, quiet: bool) ->
     steps = 0 if state is None else state.progress["steps"] - state.progress["block"]
     if state is not None:
         done = len(training.losses) >= config.train.epochs
-        goes_on = "is finished already" if done else f"resumes in epoch {len(training.losses) + 1}"
-        tell(f"seed {config.train.seed} {goes_on}")
+        progress = "is finished already" if done else f"resumes in epoch {len(training.losses) + 1}"
+        tell(f"seed {config.train.seed} {progress}")
     with training_line(len(training.corpus.train.tokens), config.train.epochs, quiet) as line:
         for epoch in training.run(lambda: bool(received), line.step):
             line.clear()

@@ -130,10 +130,10 @@ def read_state(
     for path in sorted(new):
         if path not in may_change and old.get(path) != new[path]:
             may = f"; only {', '.join(may_change)} may change when it is resumed" if may_change else ""
-            go_on = "resume it with --resume, or " if path in MAY_CHANGE and not may_change else ""
+            remedy = "resume it with --resume, or " if path in MAY_CHANGE and not may_change else ""
             raise ConfigError(
                 f"the training in {files.folder} was started with {path} = {old.get(path)}, now it is {new[path]}: "
-                f"{go_on}give it another --name{may}"
+                f"{remedy}give it another --name{may}"
             )
     changed = {path: [old[path], new[path]] for path in MAY_CHANGE if old[path] != new[path]}
     if not changed:

@@ -240,7 +240,7 @@ class _Run:
     def _event(self) -> Step:
         return Step(epoch=self.epoch, step=self.steps, tokens=self.tokens, state=self.state)
 
-    # Saving and going on.
+    # Saving and resuming.
 
     def state(self) -> TrainState:
         """Copy everything that the rest of the run depends on to the CPU."""

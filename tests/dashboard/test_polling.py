@@ -50,7 +50,7 @@ class Polling:
                 self.statuses.append(self._server.ask(path).status)
 
 
-def write_while(bench: Bench, goes_on: Callable[[], bool]) -> list[float]:
+def write_while(bench: Bench, continues: Callable[[], bool]) -> list[float]:
     """Work as a worker does, without a model: claim, ask, report, tell; give how many seconds each write took."""
     taken: list[float] = []
 
@@ -60,7 +60,7 @@ def write_while(bench: Bench, goes_on: Callable[[], bool]) -> list[float]:
         taken.append(time.perf_counter() - began)
         return result
 
-    while goes_on():
+    while continues():
         bench.queue()
         trial = bench.ask(timed(bench.take))
         for name in ("model.output_dropout", "model.input_dropout", "model.weight_dropout"):

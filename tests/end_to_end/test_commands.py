@@ -207,10 +207,10 @@ def test_ctrl_c_saves_prints_the_command_that_goes_on_and_the_curve_is_the_unint
             search.send_signal(signal.SIGINT)
             said, _ = search.communicate(timeout=60)
             assert search.returncode == 130
-            go_on = re.search(r"interrupted; everything is saved; resume with: lmsearch (.*)", said)
-            assert go_on and go_on[1] == "run tiny.toml --workers 2"
+            resuming = re.search(r"interrupted; everything is saved; resume with: lmsearch (.*)", said)
+            assert resuming and resuming[1] == "run tiny.toml --workers 2"
             assert "2 waiting" in cli("status", "tiny", cwd=tmp_path / name).stdout
-            assert cli(*go_on[1].split(), cwd=tmp_path / name).returncode == 0
+            assert cli(*resuming[1].split(), cwd=tmp_path / name).returncode == 0
         else:
             search.communicate(timeout=200)
         with sqlite3.connect(tmp_path / name / "runs/lmsearch.db") as database:
@@ -425,14 +425,14 @@ def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: 
     write_study(tmp_path)
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
     stopped = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
-    gone_on = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
+    resumed = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
     refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
     broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))
-    assert [said.returncode for said in (stopped, gone_on, refused, broken)] == [0, 0, 2, 2]
+    assert [said.returncode for said in (stopped, resumed, refused, broken)] == [0, 0, 2, 2]
     assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in stopped.stdout
     assert "with LMSEARCH_STORAGE set" in stopped.stdout
-    assert "tiny: 3 of 3 trials, 3 complete" in gone_on.stdout
-    for said in (stopped, gone_on, refused, broken):
+    assert "tiny: 3 of 3 trials, 3 complete" in resumed.stdout
+    for said in (stopped, resumed, refused, broken):
         assert "hunter2" not in said.stdout + said.stderr
     files_written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files_written) > 8

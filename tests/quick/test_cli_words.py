@@ -277,7 +277,7 @@ def test_the_live_view_shows_the_best_configuration_and_what_needs_a_look(width:
     assert all(len(line) <= width for line in console.export_text(clear=False).splitlines())
 
 
-def test_lines_for_a_log_tell_each_new_best_and_each_worry_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_for_a_log_report_each_new_best_and_each_note_once(capsys: pytest.CaptureFixture[str]) -> None:
     view = _Lines()
     for seconds in (1.0, 2.0):
         view.show(Snapshot(record=crowded_record(), workers=2, seconds=seconds, seconds_left=None, notices=()))

@@ -110,7 +110,7 @@ def make(name: str, full: str, server: "Server") -> None:
     for stopped in expected["interrupted"].values():
         check_beginning(stopped.pop("trials"), expected["trials"], stopped["epochs"])
     expected |= sqlite_results()
-    goes_on(expected, server)
+    check_resumes(expected, server)
     (STAGE / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     check_private(STAGE)
     packed = pack(STAGE)
@@ -381,7 +381,7 @@ def read_perplexities(path: Path) -> list[float]:
     return [math.exp(float(loss)) for loss in read_progress(path)["valid_losses"]]
 
 
-def goes_on(expected: dict[str, Any], server: "Server") -> None:
+def check_resumes(expected: dict[str, Any], server: "Server") -> None:
     """See that the commit itself resumes what is packed, to what an undisturbed search gives."""
     for name, storage in (("sqlite", None), ("postgresql", server.url("restored"))):
         shutil.rmtree(FOLDER)

@@ -205,7 +205,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
     bureau = Bureau(tmp_path, server.url, TINY_STUDY.replace("trials = 3", "trials = 40"))
     filled = threading.Event()
 
-    def go_on() -> None:
+    def fill_and_free() -> None:
         filled.wait()
         disk.fill()
         wait_for(lambda: not server.runs() or "No space left" in bureau.logs(), 60)
@@ -215,7 +215,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
         if not server.runs():
             server.start()
 
-    keeper = threading.Thread(target=go_on)
+    keeper = threading.Thread(target=fill_and_free)
     keeper.start()
     notices: list[str] = []
     for snapshot in bureau.search(3, ["--lease-seconds", "5"], pause="0.05"):

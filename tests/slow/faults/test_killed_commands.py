@@ -67,7 +67,7 @@ def record(storage: FencedStorage, name: str) -> StudyRecord:
     return read_study(storage, open_study(storage, name), epochs=True)
 
 
-def go_on(study_file: str, copy: Path) -> None:
+def prepare_again(study_file: str, copy: Path) -> None:
     """Do what `lmsearch run` does before its workers start."""
     prepare(SearchRequest(study_file=study_file), parse_url(f"sqlite:///{copy / 'store.db'}")).storage.engine.dispose()
 
@@ -93,7 +93,7 @@ def test_extend_killed_anywhere_is_completed_by_the_next_run_of_its_file(work: P
             storage.engine.dispose()
             continue
         started += 1
-        go_on("tiny-2.toml", copy)
+        prepare_again("tiny-2.toml", copy)
         storage = opened(copy)
         check_taken_over(storage, "tiny-2", tickets=2)
         storage.engine.dispose()
@@ -107,7 +107,7 @@ def test_run_from_killed_anywhere_is_completed_by_the_next_run(work: Path) -> No
         if find_study(storage, "wide") is not None:
             started += 1
             storage.engine.dispose()
-            go_on("wide.toml", copy)
+            prepare_again("wide.toml", copy)
             storage = opened(copy)
             check_taken_over(storage, "wide", tickets=3)
         storage.engine.dispose()

@@ -132,7 +132,7 @@ def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau:
                 path = f"/api/studies/{bureau.info.ref.id}/rename"
                 assert plain_dashboard(bureau, "POST", path, {"study_name": "renamed"}) == 201
                 _delete_wholly(bureau)
-    _go_on_as(bureau, "renamed")
+    _resume_as(bureau, "renamed")
     record = bureau.record()
     assert record.done == record.total == 6 and record.count("complete") == 6
     now = {trial.number: (trial.outcome, trial.params, trial.curve) for trial in record.trials}
@@ -143,7 +143,7 @@ def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau:
     assert all(trial.params in complete for trial in interrupted)
 
 
-def _go_on_as(bureau: Bureau, name: str) -> None:
+def _resume_as(bureau: Bureau, name: str) -> None:
     bureau.info = begin(bureau.storage, name, bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=6))
     command = bureau.command
     bureau.command = lambda *args: [name if word == "tiny" else word for word in command(*args)]  # type: ignore[method-assign]
@@ -163,7 +163,7 @@ def test_row_22_a_copy_within_the_store_goes_on_beside_its_original(bureau: Bure
             )
     original = bureau.record()
     check_whole(original)  # the original never noticed
-    _go_on_as(bureau, "copy")
+    _resume_as(bureau, "copy")
     record = bureau.record()
     assert record.done == record.total == record.count("complete") == 6
     assert record.info.ref.key != original.info.ref.key
@@ -183,7 +183,7 @@ def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: 
         from_study_name="tiny", from_storage=plain_storage(bureau), to_storage=RDBStorage(other), to_study_name="tiny"
     )
     bureau.storage, bureau.url = open_storage(parse_url(other)), other
-    _go_on_as(bureau, "tiny")
+    _resume_as(bureau, "tiny")
     record = bureau.record()
     assert record.done == record.total == 6
     now = {trial.number: trial.curve for trial in record.trials}
