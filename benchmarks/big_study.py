@@ -3,8 +3,8 @@
     python benchmarks/big_study.py
     python benchmarks/big_study.py --lmsearch OTHER-PYTHON -m lmsearch.cli.main   # of another checkout, beside it
 
-It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials owed, and runs each command in a process of
-its own. `best` is told where no weights are kept, so that it copies none.
+It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials queued, and runs each command in a process
+of its own. `best` runs where no weights are kept, so that it copies none.
 """
 
 import argparse
@@ -64,7 +64,7 @@ COMMANDS = {
 }
 
 
-def make(url: str, folder: Path, trials: int, owed: int) -> None:
+def make(url: str, folder: Path, trials: int, queued: int) -> None:
     storage = open_storage(parse_url(url), create=True)
     spec = parse_study(STUDY, folder)
     info = create_study(storage, "big", spec, str(folder), "python-docs of Python 3.11", "ab" * 8, 10_000)
@@ -77,7 +77,7 @@ def make(url: str, folder: Path, trials: int, owed: int) -> None:
              "trial_id": rows[number][0] if number < trials else None,
              "trial_number": number if number < trials else None, "lease": int(number < trials),
              "attempts": 1, "epoch": EPOCHS, "step": 100}
-            for number in range(trials + owed)
+            for number in range(trials + queued)
         ]  # fmt: skip
         session.execute(sa.insert(TICKET), tickets)
         epochs = [
@@ -113,7 +113,7 @@ def look(url: str) -> str:
         "import sys, time\n"
         "from lmsearch.store.opening import open_storage; from lmsearch.store.url import parse_url\n"
         "from lmsearch.store import records\n"
-        "from lmsearch.cli.live import worries; from lmsearch.cli.status import count_line\n"
+        "from lmsearch.cli.live import live_notes; from lmsearch.cli.status import count_line\n"
         "storage = open_storage(parse_url(sys.argv[1])); info = records.open_study(storage, 'big')\n"
         "try: from lmsearch.store.trials import StudyReader as make\n"
         "except ImportError: make = None\n"
@@ -121,7 +121,7 @@ def look(url: str) -> str:
         "study = None if make else records.optuna_study(storage, 'big')\n"
         "def look():\n"
         "    record = reader.read() if make else records.read_study(storage, info, study)\n"
-        "    count_line(record); worries(record); return record\n"
+        "    count_line(record); live_notes(record); return record\n"
         "look(); look(); began = time.process_time()\n"
         "for _ in range(5): look()\n"
         "print(1e3 * (time.process_time() - began) / 5)\n"
@@ -135,20 +135,23 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(COMMANDS), help="these commands")
     parser.add_argument("--sqlite-only", action="store_true")
     parser.add_argument("--lmsearch", nargs=argparse.REMAINDER, help="the command to measure")
-    asked = parser.parse_args()
-    lmsearch = asked.lmsearch or [sys.executable, "-m", "lmsearch.cli.main"]
+    args = parser.parse_args()
+    lmsearch = args.lmsearch or [sys.executable, "-m", "lmsearch.cli.main"]
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     stores = {"SQLite": f"sqlite:///{folder}/big.db"}
-    if not asked.sqlite_only:
+    if not args.sqlite_only:
         stores["PostgreSQL"] = start_postgres(folder)
     for kind, url in stores.items():
-        make(url, folder, asked.trials, 40)
-        print(f"\n{kind}, {asked.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
-        for name in asked.only:
-            told = measure([*lmsearch, *COMMANDS[name]], folder, url)
-            print(f"{name:18} {told['cpu']:7.2f} {told['wall']:7.2f} {told['mb']:6.0f}  {told['exit']} {told['said']}")
+        make(url, folder, args.trials, 40)
+        print(f"\n{kind}, {args.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
+        for name in args.only:
+            measured = measure([*lmsearch, *COMMANDS[name]], folder, url)
+            print(
+                f"{name:18} {measured['cpu']:7.2f} {measured['wall']:7.2f} {measured['mb']:6.0f}  "
+                f"{measured['exit']} {measured['said']}"
+            )
             if name == "report" and (page := folder / "runs/big/report.html").exists():
                 print(f"{'  its page':18} {page.stat().st_size / 1e6:7.1f} MB")
         print(f"a look of the parent: {float(look(url)):.0f} ms of CPU")

@@ -121,9 +121,9 @@ def simulate_range(seed: int, optimum: float, cost: float, dimensions: int, tria
     records = []
     for number in range(trials):
         trial = study.ask(distributions)
-        place = {path: (trial.params[path] - r.low) / (r.high - r.low) for path, r in spec.open.items()}  # type: ignore[union-attr]
-        logarithm = cost * (place["model.weight_dropout"] - optimum) ** 2 + float(rng.normal())
-        logarithm += sum(48 * (place[path] - best) ** 2 for path, best in others.items())
+        positions = {path: (trial.params[path] - r.low) / (r.high - r.low) for path, r in spec.open.items()}  # type: ignore[union-attr]
+        logarithm = cost * (positions["model.weight_dropout"] - optimum) ** 2 + float(rng.normal())
+        logarithm += sum(48 * (positions[path] - best) ** 2 for path, best in others.items())
         perplexity = 100 * math.exp(0.005 * logarithm)
         study.tell(trial, perplexity)
         records.append(_record(number, dict(trial.params), perplexity))
@@ -192,8 +192,8 @@ def write_noise(study: str, storage: str) -> None:
         {"trial": leader.trial.number, "seeds": {str(seed): value for seed, value in leader.perplexities.items()}}
         for leader in results.confirmation.leaders
     ]
-    told = {"study": study, "corpus": Path(results.record.info.corpus).name, "leaders": leaders}
-    NOISE.write_text(json.dumps(told, indent=1) + "\n")
+    document = {"study": study, "corpus": Path(results.record.info.corpus).name, "leaders": leaders}
+    NOISE.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> None:
@@ -201,22 +201,22 @@ def main() -> None:
     parser.add_argument("claim", choices=("confirm", "range", "band", "noise"))
     parser.add_argument("study", nargs="*", help="for noise: the study, and its store's URL")
     parser.add_argument("--studies", type=int, default=1000)
-    asked = parser.parse_args()
-    if asked.claim == "noise":
-        write_noise(*asked.study)
-    elif asked.claim == "confirm":
+    args = parser.parse_args()
+    if args.claim == "noise":
+        write_noise(*args.study)
+    elif args.claim == "confirm":
         print(
-            f"share of {asked.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
+            f"share of {args.studies} studies in which a winner is called ({LEVEL:.0%}); gaps in deviations of a seed"
         )
         print(f"{'':66}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
-        for case, shares in confirm_rates(asked.studies).items():
+        for case, shares in confirm_rates(args.studies).items():
             print(f"{case:66}" + "".join(f"{shares[seeds]:16.1%}" for seeds in SEEDS))
-    elif asked.claim == "range":
-        for case, share in range_rates(asked.studies).items():
+    elif args.claim == "range":
+        for case, share in range_rates(args.studies).items():
             print(f"{case:75} {share:6.1%}")
     else:
-        print(f"share of {asked.studies} studies in which the band covers the truth; its level is {BAND_LEVEL:.0%}")
-        for case, share in band_rates(asked.studies).items():
+        print(f"share of {args.studies} studies in which the band covers the truth; its level is {BAND_LEVEL:.0%}")
+        for case, share in band_rates(args.studies).items():
             print(f"{case:45} {share:6.1%}")
 
 

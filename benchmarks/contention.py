@@ -47,13 +47,13 @@ def start_postgres(folder: Path) -> str:
         server = get_server(folder / "data")
     import psycopg
 
-    place = server.get_uri().partition("host=")[2]
-    with psycopg.connect(f"postgresql://postgres@/postgres?host={place}", autocommit=True) as connection:
+    socket_folder = server.get_uri().partition("host=")[2]
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={socket_folder}", autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET max_connections = 300")
     restart(folder / "data")
-    with psycopg.connect(f"postgresql://postgres@/postgres?host={place}", autocommit=True) as connection:
+    with psycopg.connect(f"postgresql://postgres@/postgres?host={socket_folder}", autocommit=True) as connection:
         connection.execute("CREATE DATABASE claims")
-    return f"postgresql://postgres@/claims?host={place}"
+    return f"postgresql://postgres@/claims?host={socket_folder}"
 
 
 def restart(data: Path) -> None:
@@ -109,42 +109,42 @@ def main() -> None:
     parser.add_argument("--tickets", type=int, default=2_000)
     parser.add_argument("--ended", type=int, default=0, help="tickets that are done already")
     parser.add_argument("--storage", help="an empty database; a PostgreSQL of its own by default")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    url = asked.storage or start_postgres(folder)
+    url = args.storage or start_postgres(folder)
     storage = open_storage(parse_url(url), create=True)
     info = create_study(storage, "claims", parse_study(STUDY, folder), str(folder), "text", "ab", 9)
-    new = [NewTicket(origin="search", sampler="random", pruner="none")] * (asked.tickets + asked.ended)
+    new = [NewTicket(origin="search", sampler="random", pruner="none")] * (args.tickets + args.ended)
     change_tickets(storage, info.ref, lambda tickets: Changes(add=new))
-    if asked.ended:
+    if args.ended:
         with storage.transaction() as session:
-            session.execute(sa.update(TICKET).where(TICKET.c.number < asked.ended).values(state="done", lease=1))
+            session.execute(sa.update(TICKET).where(TICKET.c.number < args.ended).values(state="done", lease=1))
     storage.engine.dispose()
     method = multiprocessing.get_context("spawn")
     ready, go, results = method.Semaphore(0), method.Event(), method.Queue()
     clients = [
-        method.Process(target=work, args=(url, number, asked.threads, ready, go, results))
-        for number in range(asked.processes)
+        method.Process(target=work, args=(url, number, args.threads, ready, go, results))
+        for number in range(args.processes)
     ]
     for one in clients:
         one.start()
-    for _ in range(asked.processes * asked.threads):
+    for _ in range(args.processes * args.threads):
         ready.acquire()
     began = time.time()
     go.set()
-    told = [results.get() for _ in clients]
-    seconds = max(ended for _, _, ended in told) - began
+    reports = [results.get() for _ in clients]
+    seconds = max(ended for _, _, ended in reports) - began
     for one in clients:
         one.join()
-    numbers = [number for found, _, _ in told for number, _ in found]
-    times = sorted(took for found, _, _ in told for _, took in found)
-    cpu = sum(cpu for _, cpu, _ in told)
+    numbers = [number for found, _, _ in reports for number, _ in found]
+    times = sorted(took for found, _, _ in reports for _, took in found)
+    cpu = sum(cpu for _, cpu, _ in reports)
     print(
         json.dumps(
             {
-                "clients": asked.processes * asked.threads,
-                "tickets": asked.tickets,
+                "clients": args.processes * args.threads,
+                "tickets": args.tickets,
                 "claimed": len(numbers),
                 "distinct": len(set(numbers)),
                 "claims_per_second": round(len(numbers) / seconds, 1),

@@ -89,11 +89,11 @@ def _trial(study_id: int, number: int) -> dict[str, Any]:
 
 
 def _params(number: int, id: int) -> Iterator[dict[str, Any]]:
-    for place, (name, distribution) in enumerate(SPACE.items()):
+    for column, (name, distribution) in enumerate(SPACE.items()):
         yield {
             "trial_id": id,
             "param_name": name,
-            "param_value": _internal(distribution, (0.618034 * (number + 1) * (place + 1)) % 1.0),
+            "param_value": _internal(distribution, (0.618034 * (number + 1) * (column + 1)) % 1.0),
             "distribution_json": to_json(distribution),
         }
 
@@ -187,13 +187,13 @@ def measure(kind: str, url: str, study_id: int, count: int) -> Iterator[tuple[st
     paths |= {
         f"trials, {after}": f"/api/studies/{study_id}?after={after[6:]}" for after in ("after=0", f"after={count}")
     }
-    with server(kind, url) as asked:
+    with server(kind, url) as started:
         for name, path in paths.items():
-            yield name, "cold", asked.ask(path)
+            yield name, "cold", started.ask(path)
         for name, path in paths.items():
-            yield name, "warm", medians([asked.ask(path) for _ in range(3)])
+            yield name, "warm", medians([started.ask(path) for _ in range(3)])
         time.sleep(KEPT_SECONDS)
-        yield name, "poll", asked.ask(path)
+        yield name, "poll", started.ask(path)
 
 
 def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -68,19 +68,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=20_000_000)
     parser.add_argument("--peer", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "text"
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder_name:
+        folder = Path(folder_name) / "text"
         folder.mkdir()
-        size = write_text(folder, given.tokens)
+        size = write_text(folder, args.tokens)
         print(f"{size / 1e6:,.0f} MB of text, {time.strftime('%Y-%m-%d')}")
-        tokens, seconds, megabytes, again = measured(OURS, str(folder), str(Path(place) / "cache"))
+        tokens, seconds, megabytes, again = measured(OURS, str(folder), str(Path(folder_name) / "cache"))
         print(
             f"lmsearch: {tokens / 1e6:.1f} million tokens in {seconds:.1f} s, {tokens / seconds / 1e6:.2f} million "
             f"a second, {megabytes:,.0f} MB at the most; opened again, and checked, in {again:.2f} s"
         )
-        if given.peer is not None:
-            tokens, theirs, megabytes, _ = measured(PEER, str(folder), "", str(given.peer.resolve()))
+        if args.peer is not None:
+            tokens, theirs, megabytes, _ = measured(PEER, str(folder), "", str(args.peer.resolve()))
             print(
                 f"awd-lstm-lm: {tokens / 1e6:.1f} million tokens in {theirs:.1f} s, {megabytes:,.0f} MB at the most\n"
                 f"ratio: {theirs / seconds:.1f} times as fast"

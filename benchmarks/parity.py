@@ -194,8 +194,8 @@ class _recorded:
         self.masks: list[Tensor] = []
         self.bernoulli, self.dropout = torch.Tensor.bernoulli_, torch.nn.functional.dropout
 
-        def bernoulli_(tensor: Tensor, *given: Any, **named: Any) -> Tensor:
-            drawn = self.bernoulli(tensor, *given, **named)
+        def bernoulli_(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            drawn = self.bernoulli(tensor, *args, **kwargs)
             self.masks.append(drawn.clone())
             return drawn
 
@@ -206,7 +206,7 @@ class _recorded:
         torch.nn.functional.dropout = dropout
         return self.masks
 
-    def __exit__(self, *given: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         torch.Tensor.bernoulli_ = self.bernoulli  # type: ignore[method-assign]
         torch.nn.functional.dropout = self.dropout
 
@@ -215,7 +215,7 @@ class _quiet:
     def __enter__(self) -> None:
         self.out, sys.stdout = sys.stdout, sys.stderr
 
-    def __exit__(self, *given: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         sys.stdout = self.out
 
 
@@ -329,19 +329,19 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", choices=list(WITHOUT), default=list(WITHOUT))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--device", default="cpu", help="of curves and ablation: cpu or cuda")
-    given = parser.parse_args()
-    if given.what == "asgd":
-        asgd(given.peer)
+    args = parser.parse_args()
+    if args.what == "asgd":
+        asgd(args.peer)
         return
-    corpus = open_corpus(DataConfig(corpus=str(given.corpus.resolve())), cache_folder())
+    corpus = open_corpus(DataConfig(corpus=str(args.corpus.resolve())), cache_folder())
     assert isinstance(corpus.train, Text)
-    match given.what:
+    match args.what:
         case "steps":
-            steps(given.peer, corpus, given.count)
+            steps(args.peer, corpus, args.count)
         case "curves":
-            curves(corpus, given.setting, given.seeds, given.output, open_device(given.device))
+            curves(corpus, args.setting, args.seeds, args.output, open_device(args.device))
         case "ablation":
-            ablation(corpus, given.without, open_device(given.device))
+            ablation(corpus, args.without, open_device(args.device))
 
 
 if __name__ == "__main__":

@@ -120,22 +120,22 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="of each round")
-    given = parser.parse_args()
+    args = parser.parse_args()
     warnings.filterwarnings("ignore", message="RNN module weights")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    device, size = torch.device(given.device), SIZES[given.size]
-    tokens = np.random.default_rng(0).integers(0, size["words"], size["batch"] * BPTT * (given.steps + 4), np.int32)
+    device, size = torch.device(args.device), SIZES[args.size]
+    tokens = np.random.default_rng(0).integers(0, size["words"], size["batch"] * BPTT * (args.steps + 4), np.int32)
     tokens_TB = batchify(torch.from_numpy(tokens.astype(np.int64)).to(device), size["batch"])
-    windows = draw_windows(len(tokens_TB), BPTT, True, np.random.default_rng(1))[: given.steps]
-    theirs, ours = their_step(given.peer, size, device), our_step(size, tokens, device)
+    windows = draw_windows(len(tokens_TB), BPTT, True, np.random.default_rng(1))[: args.steps]
+    theirs, ours = their_step(args.peer, size, device), our_step(size, tokens, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one thread of the CPU"
-    print(f"{name}, torch {torch.__version__}, {given.size}: {size}")
+    print(f"{name}, torch {torch.__version__}, {args.size}: {size}")
     steps = {"awd-lstm-lm": (theirs, "highest"), "awd-lstm-lm, TF32": (theirs, "high"), "lmsearch": (ours, "high")}
     if device.type != "cuda":
         del steps["awd-lstm-lm, TF32"]
     found: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(given.rounds + 1):
+    for number in range(args.rounds + 1):
         for name, (step, precision) in steps.items():
             torch.set_float32_matmul_precision(precision)
             tokens_a_second = rate(step, tokens_TB, windows)

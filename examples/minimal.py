@@ -107,17 +107,17 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=12)
     options.add_argument("--lease-seconds", type=float, default=10.0, help="Without a heartbeat a trial is resumed.")
     options.add_argument("--folder", type=Path, default=Path("minimal-checkpoints"))
-    given = options.parse_args()
-    given.folder.mkdir(exist_ok=True)
+    args = options.parse_args()
+    args.folder.mkdir(exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name="minimal", storage=given.storage, load_if_exists=True,
+        study_name="minimal", storage=args.storage, load_if_exists=True,
         sampler=optuna.samplers.TPESampler(n_startup_trials=4), pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
     )  # fmt: skip
     while True:
-        trial = next_trial(study, given.trials, given.lease_seconds)
+        trial = next_trial(study, args.trials, args.lease_seconds)
         if trial is not None:
-            run(study, trial, given.folder)
+            run(study, trial, args.folder)
         elif any(one.state == TrialState.RUNNING for one in study.get_trials(deepcopy=False)):
             time.sleep(0.5)  # somebody else runs it, or its lease is about to end
         else:

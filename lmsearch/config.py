@@ -19,7 +19,7 @@ Value = bool | int | float | str
 MOST_TRIALS = 1_000_000
 """The most trials of a study; other counts on a command line have the same limit."""
 
-# No machine could do more; a number beyond is a slip of the keyboard, and is told of before anything is built of it.
+# No machine could do more; a number beyond is a slip of the keyboard, and is reported before anything is built of it.
 _MOST_UNITS, _MOST_LAYERS, _MOST_EPOCHS, _MOST_THREADS = 1 << 20, 1_000, 1_000_000, 4_096
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
@@ -111,7 +111,7 @@ class ModelConfig:
         return list(itertools.pairwise(sizes))
 
     def count_parameters(self, vocabulary_size: int) -> int:
-        """Count the trainable numbers of the model over a vocabulary of that many words."""
+        """Return the number of parameters of the model over a vocabulary of that many words."""
         layers = self.layer_sizes()
         lstm = sum(4 * size * (inputs + size) + 8 * size for inputs, size in layers)
         decoder = 0 if self.tie_weights else vocabulary_size * layers[-1][1]
@@ -202,8 +202,8 @@ class RunConfig:
         counted = {
             path: value for path, value in self.by_path().items() if path != "data.corpus" and value != before.get(path)
         }
-        told = json.dumps([fingerprint, sorted(counted.items())])
-        return hashlib.sha256(told.encode()).hexdigest()
+        text = json.dumps([fingerprint, sorted(counted.items())])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def from_paths(cls, values: dict[str, Value]) -> "RunConfig":

@@ -23,7 +23,7 @@ RUNS = Path("runs")
 MARK = ".lmsearch.json"
 RESULTS_OF = "results_of"  # in the mark: the key of the study whose result files lie there
 
-LOOKS = "test-looks.json"  # in a model's folder: when somebody looked at the test split with it
+EVALUATIONS = "test-looks.json"  # in a model's folder: its test evaluations
 POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
@@ -50,7 +50,9 @@ MODEL = "best-model"
 MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.json")
 
 _OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
-_OF_MODEL = re.compile(rf"{re.escape(LOOKS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors")
+_OF_MODEL = re.compile(
+    rf"{re.escape(EVALUATIONS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors"
+)
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
 _ENCODED_DRAFT = re.compile(r"\.?[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
 _FETCH_DRAFT = re.compile(r"\.[0-9a-f]{8}\.draft")
@@ -99,9 +101,9 @@ class HostPath:
         return self.path.is_absolute() and "\0" not in str(self.path)
 
 
-def named_in(pattern: re.Pattern[str], place: str | None) -> str:
+def named_in(pattern: re.Pattern[str], host_path: str | None) -> str:
     """Return the name of ours at the end of a `HostPath`, "" where there is none: no more of it is believed."""
-    name = HostPath.parse(place).path.name
+    name = HostPath.parse(host_path).path.name
     return name if pattern.fullmatch(name) else ""
 
 
@@ -146,16 +148,16 @@ def study_folder(name: str, runs: Path = RUNS) -> Path:
     return runs / name
 
 
-def make_folder(folder: Path, **told: Any) -> None:
+def make_folder(folder: Path, **fields: Any) -> None:
     """Make a folder of ours and mark it; one that is there and has something of other people's stays unmarked.
 
-    `told` is what the mark says beside its format. Raises `OSError`.
+    `fields` are what the mark says beside its format. Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = mark_of(folder)
     if mark is None and any(folder.iterdir()) and not has_ours(folder):
         return
-    document = {**(mark or {}), **stamp("config"), **told}
+    document = {**(mark or {}), **stamp("config"), **fields}
     if mark != document:
         replace_file(folder / MARK, json.dumps(document) + "\n")
 
@@ -190,8 +192,8 @@ def _is_known(path: Path) -> bool:
     if path.name in ("checkpoints", "models") and path.is_dir() and not path.is_symlink():
         # One that is marked says nothing of the folder around it, which would be marked too if it were ours.
         return mark_of(path) is None and has_ours(path)
-    place, wanted = (path / "meta.json", _META) if ENCODED.fullmatch(path.name) else (path, _CONFIG)
-    document = read_document(place) if path.name == "best-config.json" or wanted is _META else None
+    document_path, wanted = (path / "meta.json", _META) if ENCODED.fullmatch(path.name) else (path, _CONFIG)
+    document = read_document(document_path) if path.name == "best-config.json" or wanted is _META else None
     return document is not None and wanted <= document.keys()
 
 

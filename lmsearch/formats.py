@@ -67,27 +67,27 @@ def stamp(kind: str) -> dict[str, Any]:
     return {"format": FORMATS[kind], "lmsearch": __version__}
 
 
-def check_stamp(kind: str, place: str, document: dict[str, Any]) -> int:
+def check_stamp(kind: str, source: str, document: dict[str, Any]) -> int:
     """Return the format of a JSON document; one without a number is of the first format.
 
     Raises `NewerFormatError`, and `LmsearchError` for a number that is none.
     """
     number = document.get("format", 1)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise LmsearchError(f"{place} has the format {str(number)[:40]!r}, which is no whole number from 1")
-    check_number(kind, place, number, document.get("lmsearch"))
+        raise LmsearchError(f"{source} has the format {str(number)[:40]!r}, which is no whole number from 1")
+    check_number(kind, source, number, document.get("lmsearch"))
     return number
 
 
-def check_number(kind: str, place: str, number: int, version: object) -> None:
+def check_number(kind: str, source: str, number: int, version: object) -> None:
     """Raise `NewerFormatError` for a format that a later lmsearch wrote; `version` is what stands beside it."""
     if number <= FORMATS[kind]:
         return
     writer = known_version(version, "")
     by, use = (f" (lmsearch {writer} wrote it)", f"lmsearch {writer} or later") if writer else ("", "a later lmsearch")
     raise NewerFormatError(
-        f"{place} is of format {number}{by}, and lmsearch {__version__} reads up to format {FORMATS[kind]}; it is left "
-        f"as it is: use {use}"
+        f"{source} is of format {number}{by}, and lmsearch {__version__} reads up to format {FORMATS[kind]}; it is "
+        f"left as it is: use {use}"
     )
 
 
@@ -102,7 +102,7 @@ def seal(kind: str, content: bytes) -> bytes:
     return f"lmsearch-{kind.replace(' ', '-')}-{FORMATS[kind]} {__version__} {digest}\n".encode() + content
 
 
-def unseal(kind: str, place: str, data: bytes) -> tuple[int, bytes]:
+def unseal(kind: str, source: str, data: bytes) -> tuple[int, bytes]:
     """Return format and content of what `seal` wrote, also in its first format, which had no version.
 
     Raises `NewerFormatError`, before anything behind the first line is looked at, and `DamagedError`.
@@ -112,7 +112,7 @@ def unseal(kind: str, place: str, data: bytes) -> tuple[int, bytes]:
     if head is None or head["kind"].decode() != kind.replace(" ", "-"):
         raise DamagedError(f"it does not begin as a {kind} does")
     number = int(head["number"])
-    check_number(kind, place, number, (head["version"] or b"").decode("ascii", "replace"))
+    check_number(kind, source, number, (head["version"] or b"").decode("ascii", "replace"))
     if hashlib.sha256(content).hexdigest().encode() != head["digest"]:
         raise DamagedError("its checksum is another")
     return number, content

@@ -31,7 +31,7 @@ def default_devices(device: str, workers: int | None) -> list[str]:
 
 
 def usable_cpus() -> int:
-    """Count the processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -58,16 +58,16 @@ def has_nvidia_driver() -> bool:
 
 
 def _count_gpus() -> int:
-    """Count the GPUs this process may use, in a child, since only PyTorch knows and it takes seconds to load."""
+    """Return the number of GPUs that this process may use; asks a child, since PyTorch takes seconds to load."""
     if not has_nvidia_driver():
         return 0
     code = "import torch; print(torch.cuda.device_count())"
-    asked = subprocess.run(python("-c", code), capture_output=True, text=True, check=False)
-    return int(asked.stdout) if asked.returncode == 0 else 0
+    process = subprocess.run(python("-c", code), capture_output=True, text=True, check=False)
+    return int(process.stdout) if process.returncode == 0 else 0
 
 
 def count_oom_kills(control: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count the processes of this control group that the kernel ended for want of memory; 0 where it does not say."""
+    """Return the number of processes here that the kernel ended for want of memory; 0 where it does not say."""
     with contextlib.suppress(OSError):
         for controller, name in (("memory", "memory.oom_control"), ("", "memory.events")):
             found = re.search(r"^oom_kill (\d+)$", read_control_group(controller, name, control, root), re.MULTILINE)
@@ -114,7 +114,7 @@ def read_control_group(controller: str, name: str, control: Path, root: Path) ->
         _, controllers, group = line.split(":", 2)
         if controller in controllers.split(","):
             # Inside a container the group's own folder may be the root of what is mounted.
-            for place in (root / controller / group.lstrip("/") / name, root / controller / name):
-                if place.is_file():
-                    return place.read_text(encoding="utf-8").strip()
+            for path in (root / controller / group.lstrip("/") / name, root / controller / name):
+                if path.is_file():
+                    return path.read_text(encoding="utf-8").strip()
     return ""

@@ -36,7 +36,7 @@ class FloatRange:
         return self.grid
 
     def count(self) -> int | None:
-        """Count the values; None where they are continuous."""
+        """Return the number of values; None where they are continuous."""
         return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class IntRange:
         return self.grid
 
     def count(self) -> int:
-        """Count the values."""
+        """Return the number of values."""
         return (self.high - self.low) // self.step + 1
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Choice:
         return self.choices
 
     def count(self) -> int:
-        """Count the values."""
+        """Return the number of values."""
         return len(self.choices)
 
     def __str__(self) -> str:

@@ -11,8 +11,8 @@ def count(number: int, singular: str, plural: str = "") -> str:
 
 def listed(things: Sequence[object], most: int = 6) -> str:
     """Write the first few of a list, and how many more there are."""
-    told = ", ".join(map(str, things[:most]))
-    return told if len(things) <= most else f"{told} and {len(things) - most} more"
+    text = ", ".join(map(str, things[:most]))
+    return text if len(things) <= most else f"{text} and {len(things) - most} more"
 
 
 def spell_bytes(size: float) -> str:

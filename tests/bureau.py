@@ -30,7 +30,7 @@ STUB = Path(__file__).parent / "stub.py"
 
 
 class Bureau:
-    """A folder with a study, from which searches are run and gone on with."""
+    """A folder with a study, from which searches are run and resumed."""
 
     def __init__(self, folder: Path, url: str, text: str = TINY_STUDY, **request: Any) -> None:
         self.folder = folder
@@ -67,12 +67,12 @@ class Bureau:
         def command(name: str, device: str, pipe: int) -> Sequence[str]:
             return [*self.command(name, device, pipe), *words]
 
-        given = dict(options or {})
-        oom_kills = {"oom_kills": given.pop("oom_kills")} if "oom_kills" in given else {}
-        environment = worker_environment(self.environment(**stub), self.storage.place)
+        supervisor_options = dict(options or {})
+        oom_kills = {"oom_kills": supervisor_options.pop("oom_kills")} if "oom_kills" in supervisor_options else {}
+        environment = worker_environment(self.environment(**stub), self.storage.store_url)
         kind = forking_launcher(forks.shared[0]) if forks.shared and can_fork(stub) else LocalLauncher
         launcher = kind(command, folder, environment, **oom_kills)
-        return Supervisor(self.storage, self.info, launcher, self.signals, **given).run(["cpu"] * workers)
+        return Supervisor(self.storage, self.info, launcher, self.signals, **supervisor_options).run(["cpu"] * workers)
 
     def tickets(self) -> list[Ticket]:
         return list_tickets(self.storage, self.info.ref)

@@ -129,17 +129,17 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     started: list[Forked | subprocess.Popen[bytes]] = []
 
     def run(*words: str, cwd: Path = tmp_path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        given = dict(os.environ) | environment
+        environ = dict(os.environ) | environment
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
             if can_fork(environment):
                 with Path(os.devnull).open("rb") as nothing:
                     files = [file.fileno() for file in (nothing, said, complained)]
-                    started.append(fork_server.start(words, cwd, given, files))
+                    started.append(fork_server.start(words, cwd, environ, files))
             else:
                 command = [sys.executable, "-m", "lmsearch.cli.main", *words]
                 started.append(
                     subprocess.Popen(
-                        command, cwd=cwd, env=given, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
+                        command, cwd=cwd, env=environ, stdin=subprocess.DEVNULL, stdout=said, stderr=complained
                     )
                 )
             code = started[-1].wait(timeout=480)
@@ -164,7 +164,7 @@ def at_work(cli: Cli, study: str, **environment: str) -> list[dict[str, Any]]:
     return found
 
 
-def begun(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict[str, Any]]:
+def started(cli: Cli, study: str, count: int = 2, **environment: str) -> list[dict[str, Any]]:
     """Give the trials at work, once so many have made a step."""
     found = [r for r in at_work(cli, study, **environment) if r["state"] == "running" and (r["step"] or r["epoch"])]
     return found if len(found) >= count else []
@@ -175,7 +175,7 @@ def bureau(
     tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch, fork_server: ForkServer
 ) -> Iterator[Bureau]:
     """Give a bureau on each database in turn."""
-    monkeypatch.chdir(tmp_path)  # given back at the end
+    monkeypatch.chdir(tmp_path)  # restored at the end
     opened = Bureau(tmp_path, storage_url, trials=6)
     yield opened
     opened.close()

@@ -146,27 +146,27 @@ def can_fork(environment: Mapping[str, str]) -> bool:
     return not any(name.startswith(_OF_THE_INTERPRETER) for name in environment)
 
 
-def _serve(asked: socket.socket) -> dict[str, Any] | None:
+def _serve(requests: socket.socket) -> dict[str, Any] | None:
     """Fork for each request until nobody is there to ask; return the request in its fork."""
     while True:
-        head, files, _, _ = socket.recv_fds(asked, 4, 8)
+        head, files, _, _ = socket.recv_fds(requests, 4, 8)
         if not head:
             return None
         size, content = int.from_bytes(head, "little"), b""
         while len(content) < size:
-            content += asked.recv(size - len(content))
+            content += requests.recv(size - len(content))
         # The grandchild becomes the child of whoever asks, once the child between has ended.
-        told, tell = os.pipe()
+        reading_end, writing_end = os.pipe()
         if (between := os.fork()) == 0:
             if (child := os.fork()) == 0:
                 request: dict[str, Any] = json.loads(content)
                 _become(request, files)
                 return request
-            os.write(tell, child.to_bytes(8, "little"))
+            os.write(writing_end, child.to_bytes(8, "little"))
             os._exit(0)
         os.waitpid(between, 0)
-        asked.send(os.read(told, 8))
-        for file in (*files, told, tell):
+        requests.send(os.read(reading_end, 8))
+        for file in (*files, reading_end, writing_end):
             os.close(file)
 
 
@@ -238,8 +238,8 @@ def forking_launcher(server: ForkServer) -> type[Any]:
 
 
 if __name__ == "__main__":
-    _asked = socket.socket(fileno=int(sys.argv[1]))
+    _requests = socket.socket(fileno=int(sys.argv[1]))
     for _name in _LOADED:
         importlib.import_module(_name)
     gc.freeze()  # a collection in a fork need not look through, and so copy, all of this
-    _run(_serve(_asked))
+    _run(_serve(_requests))

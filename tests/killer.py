@@ -28,10 +28,10 @@ _MOST = 200
 def run(folder: Path, words: list[str]) -> int:
     """Run the command in copy after copy, until it is not killed any more; give its exit code."""
     for number in range(_MOST):
-        place = folder.with_name(f"{folder.name}-{number}")
-        shutil.copytree(folder, place)
+        copy = folder.with_name(f"{folder.name}-{number}")
+        shutil.copytree(folder, copy)
         if (child := os.fork()) == 0:
-            _command(place, words, number)
+            _command(copy, words, number)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code != -signal.SIGKILL:
@@ -39,8 +39,8 @@ def run(folder: Path, words: list[str]) -> int:
     raise AssertionError(f"{_MOST} effects, and no end")
 
 
-def _command(place: Path, words: list[str], effects: int) -> None:
-    os.chdir(place)
+def _command(folder: Path, words: list[str], effects: int) -> None:
+    os.chdir(folder)
     left = [effects]
 
     def effect() -> None:
@@ -48,7 +48,7 @@ def _command(place: Path, words: list[str], effects: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         left[0] -= 1
 
-    _place(effect)
+    _apply(effect)
     # No worker is to start: what comes before it is what may be cut in two.
     lmsearch.launch.supervise.Supervisor.run = _end  # type: ignore[method-assign,assignment]
     try:
@@ -58,11 +58,11 @@ def _command(place: Path, words: list[str], effects: int) -> None:
     os._exit(1)
 
 
-def _end(*given: Any) -> Any:
+def _end(*args: Any) -> Any:
     os._exit(0)
 
 
-def _place(effect: Callable[[], None]) -> None:
+def _apply(effect: Callable[[], None]) -> None:
     writing: set[int] = set()
 
     def execute(connection: sa.Connection, cursor: Any, statement: str, *rest: Any) -> None:
@@ -83,9 +83,9 @@ def _place(effect: Callable[[], None]) -> None:
 def _wrap(name: str, effect: Callable[[], None]) -> None:
     act = getattr(os, name)
 
-    def wrapped(*given: Any, **named: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         effect()
-        return act(*given, **named)
+        return act(*args, **kwargs)
 
     setattr(os, name, wrapped)
 

@@ -170,20 +170,20 @@ def _at(line: str) -> None:
         os.kill(os.getpid(), 9)
 
 
-def _place_deaths() -> None:
+def _install_deaths() -> None:
     """Put `_at` into the lines around which a worker may be killed: within a transaction, before its commit."""
     store, claims, files = _open_up(RDBStorage), _open_up(tickets), _open_up(checkpoints)
     claim, ask, replace = claims.claim, store._get_prepared_new_trial, files.replace_file
     report, tell = store.set_trial_intermediate_value, store.set_trial_state_values
 
-    def claimed(*given: Any) -> Any:
-        ticket = claim(*given)
+    def claimed(*args: Any) -> Any:
+        ticket = claim(*args)
         if ticket is not None:
             _at("after-claim")
         return ticket
 
-    def asked(*given: Any) -> Any:
-        trial = ask(*given)
+    def created(*args: Any) -> Any:
+        trial = ask(*args)
         _at("mid-ask")
         return trial
 
@@ -195,23 +195,23 @@ def _place_deaths() -> None:
         replace(path, content)
         _at("after-checkpoint")
 
-    def reported(*given: Any) -> Any:
+    def reported(*args: Any) -> Any:
         _at("mid-report")
-        done = report(*given)
+        done = report(*args)
         _at("after-report")
         return done
 
-    def told(*given: Any) -> Any:
+    def ended(*args: Any) -> Any:
         _at("mid-tell")
-        done = tell(*given)
+        done = tell(*args)
         _at("after-tell")
         return done
 
     claims.claim = claimed
-    store._get_prepared_new_trial = asked
+    store._get_prepared_new_trial = created
     files.replace_file = saved
     store.set_trial_intermediate_value = reported
-    store.set_trial_state_values = told
+    store.set_trial_state_values = ended
 
 
 def _open_up(thing: Any) -> Any:
@@ -230,7 +230,7 @@ def work(words: list[str]) -> None:
     """Be `lmsearch worker` with this trainer."""
     from lmsearch.cli.main import main
 
-    _place_deaths()
+    _install_deaths()
     TRAINERS["stub"] = StubTrainer
     main(["worker", *words, "--trainer", "stub"])
 

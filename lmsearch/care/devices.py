@@ -64,28 +64,28 @@ def _memory() -> Finding:
 
 def _torch() -> Finding:
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             python("-c", _ASK_TORCH), capture_output=True, text=True, check=False, timeout=_TORCH_SECONDS
         )
     except subprocess.TimeoutExpired:
         text = f"PyTorch was not there after {_TORCH_SECONDS:.0f} s; is the disk that it lies on slow?"
         return Finding(check="devices", state=PROBLEM, text=text)
-    if asked.returncode != 0:
-        words = asked.stderr.strip().splitlines() or [f"its process ended with {asked.returncode}"]
+    if process.returncode != 0:
+        words = process.stderr.strip().splitlines() or [f"its process ended with {process.returncode}"]
         text = f"PyTorch cannot be loaded ({words[-1]}); reinstall it with: pip install --force-reinstall torch"
         return Finding(check="devices", state=PROBLEM, text=text)
-    told: dict[str, Any] = json.loads(asked.stdout)
+    found: dict[str, Any] = json.loads(process.stdout)
     gpus = [
         f"cuda:{number} {name}" + ("" if room is None else f" ({spell_bytes(room)} free)")
-        for number, (name, room) in enumerate(told["gpus"])
+        for number, (name, room) in enumerate(found["gpus"])
     ]
     if gpus:
-        return Finding(check="devices", state=OK, text=f"PyTorch {told['version']} uses {listed(gpus)}")
+        return Finding(check="devices", state=OK, text=f"PyTorch {found['version']} uses {listed(gpus)}")
     if not has_nvidia_driver():
-        text = f"PyTorch {told['version']} loads; no NVIDIA GPU is here, so trials run on the CPU"
+        text = f"PyTorch {found['version']} loads; no NVIDIA GPU is here, so trials run on the CPU"
         return Finding(check="devices", state=OK, text=text)
-    why = "is built without CUDA: install one with it" if told["cuda"] is None else "finds none: check nvidia-smi"
-    text = f"NVIDIA's driver is here, but PyTorch {told['version']} {why}"
+    why = "is built without CUDA: install one with it" if found["cuda"] is None else "finds none: check nvidia-smi"
+    text = f"NVIDIA's driver is here, but PyTorch {found['version']} {why}"
     return Finding(check="devices", state=PROBLEM, text=text)
 
 
@@ -103,14 +103,14 @@ def check_versions() -> Iterator[Finding]:
         yield Finding(check="versions", state=UNCHECKED, text=text)
         return
     python = platform.python_version()
-    asked = itself["Requires-Python"]
-    wrong = [] if SpecifierSet(asked).contains(python) else [f"Python {python} is not {asked}"]
-    told, missing = {}, []
+    required = itself["Requires-Python"]
+    wrong = [] if SpecifierSet(required).contains(python) else [f"Python {python} is not {required}"]
+    installed, missing = {}, []
     needed = [Requirement(text) for text in importlib.metadata.requires("lmsearch") or ()]
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     for one in needed:
         try:
-            told[one.name] = version = importlib.metadata.version(one.name)
+            installed[one.name] = version = importlib.metadata.version(one.name)
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{one.name} is missing")
             missing.append(f"{one}")
@@ -119,10 +119,10 @@ def check_versions() -> Iterator[Finding]:
             wrong.append(f"{one.name} {version} is not {one.specifier}")
             missing.append(f"{one}")
     if wrong:
-        remedy = f"pip install {' '.join(map(repr, missing))}" if missing else f"another Python, {asked}"
+        remedy = f"pip install {' '.join(map(repr, missing))}" if missing else f"another Python, {required}"
         text = f"{listed(wrong)}, which lmsearch {itself['Version']} asks for; get it with: {remedy}"
         yield Finding(check="versions", state=PROBLEM, text=text)
-    shown = ", ".join(f"{name} {told[name]}" for name in _SHOWN if name in told)
+    shown = ", ".join(f"{name} {installed[name]}" for name in _SHOWN if name in installed)
     text = f"lmsearch {itself['Version']}, Python {python}, {shown}"
     text += "" if wrong else f"; all {len(needed)} packages are in the ranges it asks for"
     yield Finding(check="versions", state=NOTE if wrong else OK, text=text)

@@ -31,7 +31,7 @@ _ROOM = 3  # checkpoints of one trial: the last two, and the one being written
 
 
 @dataclass(frozen=True, kw_only=True)
-class Owing:
+class StudyTickets:
     """A study and its tickets at one moment."""
 
     info: StudyInfo
@@ -43,7 +43,7 @@ class Owing:
         return {ticket.number for ticket in self.tickets if ticket.is_done}
 
     @property
-    def owes(self) -> bool:
+    def has_unfinished(self) -> bool:
         """Whether there is work left."""
         return len(self.done) < len(self.tickets)
 
@@ -75,7 +75,7 @@ def largest_checkpoint(folders: Sequence[Path]) -> int:
 
 
 def _room(folder: Path, largest: int) -> Finding:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     name = str(folder) if there == folder else f"{folder} (not there yet)"
     try:
         with tempfile.TemporaryFile(dir=there) as file:
@@ -107,7 +107,7 @@ def forgotten_drafts(folder: Path) -> list[Path]:
 def _touched(path: Path) -> float:
     """Return when a file, or anything in a folder, was last written; infinite for what is gone by now."""
     with contextlib.suppress(OSError):
-        return max(place.stat().st_mtime for place in (path, *path.glob("**/*")))
+        return max(inner.stat().st_mtime for inner in (path, *path.glob("**/*")))
     return float("inf")
 
 
@@ -138,7 +138,7 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def checkpoint_folders(runs: Path, host: str, studies: Sequence[Owing]) -> list[Path]:
+def checkpoint_folders(runs: Path, host: str, studies: Sequence[StudyTickets]) -> list[Path]:
     """List the folders in which checkpoints lie on this host: those in `runs`, and any of ours that a ticket names."""
     folders = {path for path in runs.glob("*/checkpoints") if path.is_dir() and not path.is_symlink()}
     for study in studies:
@@ -152,7 +152,7 @@ def checkpoint_folders(runs: Path, host: str, studies: Sequence[Owing]) -> list[
 
 
 def check_checkpoints(
-    storage: FencedStorage, folders: Sequence[Path], host: str, studies: Sequence[Owing], repair: bool
+    storage: FencedStorage, folders: Sequence[Path], host: str, studies: Sequence[StudyTickets], repair: bool
 ) -> Iterator[Finding]:
     """Look for checkpoints that nobody needs any more, damaged ones, and such as the store does not know."""
     for study in studies:
@@ -216,7 +216,7 @@ def _sum(paths: Sequence[Path]) -> int:
     return sum(_size(path) or 0 for path in paths)
 
 
-def check_corpora(cache: Path, studies: Sequence[Owing], repair: bool) -> Iterator[Finding]:
+def check_corpora(cache: Path, studies: Sequence[StudyTickets], repair: bool) -> Iterator[Finding]:
     """Look whether encoded corpora are whole, and whether each study's text lies here."""
     damaged = damaged_corpora(cache)
     if damaged:
@@ -231,7 +231,7 @@ def check_corpora(cache: Path, studies: Sequence[Owing], repair: bool) -> Iterat
     opened: dict[DataConfig, Corpus | CorpusError] = {}
     for study in studies:
         data, name = study.info.spec.data, study.info.ref.name
-        if damaged and not repair:  # opening it would encode it anew
+        if damaged and not repair:  # opening it would encode it again
             text = f"{name}: whether its text lies here is not known before the damaged files are removed"
             yield Finding(check="corpora", state=UNCHECKED, text=text)
             continue
@@ -247,7 +247,7 @@ def _opened(data: DataConfig, cache: Path) -> Corpus | CorpusError:
         return error
 
 
-def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
+def _corpus(study: StudyTickets, corpus: Corpus | CorpusError) -> Finding:
     info = study.info
     if isinstance(corpus, Corpus) and corpus.fingerprint == info.fingerprint:
         text = f"{info.ref.name}: {corpus.description} is here, fingerprint {corpus.fingerprint}"
@@ -259,7 +259,7 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
         )
     else:
         wrong = str(corpus)
-    if not study.owes:
+    if not study.has_unfinished:
         text = f"{info.ref.name}: {wrong}; no trial is left, so no worker needs it"
         return Finding(check="corpora", state=NOTE, text=text)
     text = f"{info.ref.name}: {wrong}; give the path of that text with: lmsearch worker {info.ref.name} --corpus PATH"
@@ -268,10 +268,10 @@ def _corpus(study: Owing, corpus: Corpus | CorpusError) -> Finding:
 
 def damaged_corpora(cache: Path) -> list[Path]:
     """List the encoded corpora whose checksum fails, or that cannot be read; those of a later lmsearch can be."""
-    place = cache / "corpora"
-    if not is_ours(place):
+    corpora = cache / "corpora"
+    if not is_ours(corpora):
         return []
-    folders = [path for path in place.iterdir() if ENCODED.fullmatch(path.name) and not path.is_symlink()]
+    folders = [path for path in corpora.iterdir() if ENCODED.fullmatch(path.name) and not path.is_symlink()]
     return sorted(folder for folder in folders if folder.is_dir() and _is_damaged(folder))
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from lmsearch.care.devices import check_devices, check_versions
 from lmsearch.care.disk import (
-    Owing,
+    StudyTickets,
     check_checkpoints,
     check_corpora,
     check_drafts,
@@ -36,7 +36,7 @@ from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
 from lmsearch.store.trials import read_study
 
-_SILENT = 0.5  # of a lease's length without a sign of life: a live holder gives one each third
+_SILENT = 0.5  # of a lease's length without a heartbeat: a live holder sends one each third
 
 _FIRST_NAMESPACE = "pid:[4026531836]"  # Linux gives it to the processes that are in no container
 
@@ -73,7 +73,7 @@ def examine(options: Options) -> Iterator[Finding]:
 
 def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
     """Check what needs the store."""
-    studies: list[Owing] = []
+    studies: list[StudyTickets] = []
     yield from guarded("connections", _connections(storage))
     yield from guarded("leases", _studies(storage, options, studies))
     yield from guarded("disk", _disk(storage, options, studies))
@@ -93,7 +93,7 @@ def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
         if storage.format < FORMATS["store"]:
             storage = yield from _older(storage, options)
         text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's of format {storage.format}"
-        text = f"{urls.redact(storage.place)} opens: {health.server(storage)}, {text}"
+        text = f"{urls.redact(storage.store_url)} opens: {health.server(storage)}, {text}"
         yield Finding(check="store", state=OK, text=text)
         damage = health.damage(storage) if storage.engine.name == "sqlite" else []
         if not damage:
@@ -154,7 +154,7 @@ def _connections(storage: FencedStorage) -> Iterator[Finding]:
     yield Finding(check="connections", state=OK, text=f"{text}; {count(room, 'worker')} more can join")
 
 
-def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> Iterator[Finding]:
+def _studies(storage: FencedStorage, options: Options, studies: list[StudyTickets]) -> Iterator[Finding]:
     """Check each study's tickets and rows without a study; `studies` gets those that can be read."""
     infos, unreadable = readable_studies(storage)
     for name, why in unreadable.items():
@@ -168,13 +168,13 @@ def _studies(storage: FencedStorage, options: Options, studies: list[Owing]) -> 
             continue
         yield from _study(storage, info, options)
         yield from _queued(storage, info)
-        studies.append(Owing(info=info, tickets=tuple(list_tickets(storage, info.ref))))
+        studies.append(StudyTickets(info=info, tickets=tuple(list_tickets(storage, info.ref))))
     if unreadable:
         text = "whether rows belong to no study is not known while a study cannot be read"
         yield Finding(check="leases", state=UNCHECKED, text=text)
-    elif strays := health.count_strays(storage, study_keys(storage)):
-        wrong = f"{count(strays, 'row')} of tickets and epochs whose studies are gone"
-        yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_strays(storage))
+    elif leftovers := health.count_leftovers(storage, study_keys(storage)):
+        wrong = f"{count(leftovers, 'row')} of tickets and epochs whose studies are gone"
+        yield from mend("leases", options.repair, wrong, "removed", lambda: _remove_leftovers(storage))
     if not infos and not unreadable:
         yield Finding(check="leases", state=OK, text="the store has no study yet; start one with: lmsearch run")
 
@@ -186,8 +186,8 @@ def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
     if not queued:
         return
     numbers = ", ".join(str(trial.number) for trial in queued[:10]) + (" …" if len(queued) > 10 else "")
-    asked = storage.get_trial(queued[0].id).system_attrs.get("fixed_params", {})
-    values = [f"{path}={spell_value(value)}" for path, value in asked.items()] if isinstance(asked, dict) else []
+    fixed = storage.get_trial(queued[0].id).system_attrs.get("fixed_params", {})
+    values = [f"{path}={spell_value(value)}" for path, value in fixed.items()] if isinstance(fixed, dict) else []
     yield Finding(
         check="leases",
         state=PROBLEM,
@@ -199,9 +199,9 @@ def _queued(storage: FencedStorage, info: StudyInfo) -> Iterator[Finding]:
     )
 
 
-def _remove_strays(storage: FencedStorage) -> None:
+def _remove_leftovers(storage: FencedStorage) -> None:
     with creating(storage):
-        health.remove_strays(storage, study_keys(storage))
+        health.remove_leftovers(storage, study_keys(storage))
 
 
 def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
@@ -218,7 +218,7 @@ def _study(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterato
             text = f"{name}: the lease of {_of(ticket)} ran out ({_holder(ticket)}); the next free worker resumes"
             text += f" it: {options.command(['lmsearch', 'worker', name])}"
             yield Finding(check="leases", state=NOTE, text=text)
-    yield from _adrift(storage, info, options)
+    yield from _orphaned(storage, info, options)
     yield _at_work(storage, info, now, boot)
 
 
@@ -259,16 +259,16 @@ def _dead(storage: FencedStorage, info: StudyInfo, ticket: Ticket, now: float, o
         text = f"{wrong}, not long since; run this again in {max(1.0, wait):.0f} s"
         yield Finding(check="leases", state=PROBLEM, text=text)
         return
-    if options.repair and not health.give_back_silent(storage, ticket):
+    if options.repair and not health.release_silent(storage, ticket):
         yield Finding(check="leases", state=OK, text=f"{name}: {_of(ticket)} continued meanwhile")
         return
     remedy = "released, to resume from its last checkpoint"
     yield from mend("leases", options.repair, wrong, remedy, lambda: None)
 
 
-def _adrift(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
+def _orphaned(storage: FencedStorage, info: StudyInfo, options: Options) -> Iterator[Finding]:
     name = info.ref.name
-    found = health.adrift(storage, info.ref)
+    found = health.orphaned_trials(storage, info.ref)
     foreign = [trial.number for trial in found if not trial.is_ours and not trial.has_ticket]
     if foreign:
         text = f"{name}: {_trials(foreign)} RUNNING without a ticket, for another program, which must end them itself"
@@ -286,10 +286,10 @@ def _at_work(storage: FencedStorage, info: StudyInfo, now: float, boot: str) -> 
     tickets = list_tickets(storage, info.ref)
     done = sum(ticket.is_done for ticket in tickets)
     live = [ticket for ticket in tickets if ticket.is_leased(now, boot)]
-    told = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
+    workers = [f"{_of(t)} ({_holder(t)}, last seen {max(0.0, now - (t.seen or now)):.0f} s ago)" for t in live]
     text = f"{info.ref.name}: {done} of {len(tickets)} trials are done; "
     return Finding(
-        check="leases", state=OK, text=text + (f"running: {listed(told)}" if told else "no worker is running")
+        check="leases", state=OK, text=text + (f"running: {listed(workers)}" if workers else "no worker is running")
     )
 
 
@@ -305,17 +305,18 @@ def _trials(numbers: Sequence[int]) -> str:
     return f"trial {numbers[0]} is" if len(numbers) == 1 else f"trials {listed(numbers)} are"
 
 
-def _disk(storage: FencedStorage, options: Options, studies: Sequence[Owing]) -> Iterator[Finding]:
+def _disk(storage: FencedStorage, options: Options, studies: Sequence[StudyTickets]) -> Iterator[Finding]:
     host, runs = socket.gethostname(), options.runs
     folders = checkpoint_folders(runs, host, studies)
     elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]
     rooms = [runs, options.cache, *elsewhere]
-    if storage.engine.name == "sqlite" and (place := Path(str(storage.place.database)).parent) != runs.resolve():
-        rooms.append(place)
+    store_folder = Path(str(storage.store_url.database)).parent
+    if storage.engine.name == "sqlite" and store_folder != runs.resolve():
+        rooms.append(store_folder)
     yield from check_room(rooms, largest_checkpoint(folders))
     models = [folder.parent / "models" for folder in elsewhere]
     drafts = [*folders_of_ours(runs, options.cache), *elsewhere, *models]
     yield from check_drafts(drafts, options.repair)
     yield from check_checkpoints(storage, folders, host, studies, options.repair)
-    if not readable_studies(storage)[1]:  # else a study's files would be told of as nobody's
+    if not readable_studies(storage)[1]:  # else a study's files would be reported as nobody's
         yield from check_foreign_files(folders, study_keys(storage))

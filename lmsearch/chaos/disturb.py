@@ -51,7 +51,7 @@ _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: th
 _LOCK_SECONDS = 30.0  # of SQLite's write lock
 _LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
 _LOOK_SECONDS = 0.25
-_TRIALS_A_WORKER = 3  # owed at a time; more are owed until the time is over
+_TRIALS_A_WORKER = 3  # queued at a time; more are queued until the time is over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class _Run:
 
     process: "subprocess.Popen[bytes]"
     log: Path
-    told: set[int] = field(default_factory=set)  # exit codes that it may end with for what was done to it
+    expected_exits: set[int] = field(default_factory=set)  # exit codes that it may end with for what was done to it
 
 
 class Chaos:
@@ -112,7 +112,7 @@ class Chaos:
         self._calm_at = 0.0  # monotonic: when all that was done so far is undone
         self._reader: StudyReader | None = None
         self._over = threading.Event()
-        url = options.storage.place
+        url = options.storage.store_url
         self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
         self._url = url if self._proxy is None else self._proxy.url(url)
         write_inputs(options.folder, _TRIALS_A_WORKER * options.workers)
@@ -171,10 +171,10 @@ class Chaos:
     # The search.
 
     def _start(self, more: bool) -> _Run:
-        owed = _TRIALS_A_WORKER * self._options.workers
+        trials = _TRIALS_A_WORKER * self._options.workers
         words = ["run", "chaos.toml", "--name", self.name, "--workers", str(self._options.workers), "--device", "cpu"]
         words += ["--lease-seconds", f"{_LEASE_SECONDS:g}", "--store-timeout", "10m"]
-        words += ["--more", str(owed)] if more else []
+        words += ["--more", str(trials)] if more else []
         log = self._options.folder / f"run-{len(self._ends)}.log"
         with log.open("wb") as said:
             process = subprocess.Popen(
@@ -196,7 +196,7 @@ class Chaos:
         self._run = None
         said = run.log.read_text(errors="replace")
         self._ends.append(f"exit {code}")
-        if code not in run.told | {0}:
+        if code not in run.expected_exits | {0}:
             self._unexplained.append(f"{run.log.name}: exit {code}")
         if code > 0 and "resume with: lmsearch run" not in said:
             self._unexplained.append(f"{run.log.name}: exit {code} without a command to resume")
@@ -258,7 +258,7 @@ class Chaos:
         run, workers = self._run, self._workers()
         if run is None or not _signal(run.process.pid, signal.SIGKILL):
             return None
-        run.told.add(-signal.SIGKILL)
+        run.expected_exits.add(-signal.SIGKILL)
         run.process.wait()
         end = time.monotonic() + _ORPHAN_SECONDS + self._store_away()
         while any(map(is_running, workers)) and time.monotonic() < end:
@@ -277,7 +277,7 @@ class Chaos:
         run = self._run
         if run is None or not _signal(run.process.pid, number):
             return None
-        run.told |= {128 + number, -number}  # by the signal itself where it has hardly begun
+        run.expected_exits |= {128 + number, -number}  # by the signal itself where it has hardly started
         if twice:
             time.sleep(self._random.random())
             _signal(run.process.pid, number)
@@ -299,8 +299,8 @@ class Chaos:
     def _lock_file(self) -> str:
         """Hold SQLite's write lock; half a minute later others have had their time."""
         self._store_free_at = time.monotonic() + 2 * _LOCK_SECONDS
-        place = str(self._storage.place.database)
-        connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+        path = str(self._storage.store_url.database)
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         connection.execute("BEGIN IMMEDIATE")
         self._later(_LOCK_SECONDS, connection.close)
         return f"SQLite locked for {_LOCK_SECONDS:.0f} s"

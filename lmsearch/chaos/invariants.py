@@ -79,7 +79,7 @@ def each_answered_once(record: StudyRecord) -> Invariant:
 
 
 def doubled(record: StudyRecord) -> int:
-    """Count the trials beyond one a ticket, and the tickets beyond one a trial."""
+    """Return the number of trials beyond one a ticket, and the tickets beyond one a trial."""
     answers = Counter(ticket.trial_number for ticket in record.tickets if ticket.trial_number is not None)
     return sum(count - 1 for count in answers.values()) + sum(trial.ticket is None for trial in record.trials)
 
@@ -136,7 +136,7 @@ def ends_are_explained(ends: Sequence[str], unexplained: Iterable[str]) -> Invar
 
 
 def epochs_trained_twice(logs: Path) -> int:
-    """Count the epochs that were trained again though a checkpoint had them: it is written before the report.
+    """Return the number of epochs trained again though a checkpoint had them: it is written before the report.
 
     Raises `StudyError` where no worker has logged an epoch, and so nothing can be counted.
     """
@@ -147,7 +147,7 @@ def epochs_trained_twice(logs: Path) -> int:
 
 
 def tracebacks(logs: Path) -> list[str]:
-    """Name the logs that hold a traceback: a worker that left without a sentence."""
+    """List the logs that hold a traceback: a worker that left without a sentence."""
     return [
         f"a traceback in {path.name}"
         for path in sorted(logs.glob("*.log"))

@@ -22,9 +22,9 @@ def backup(file: Path, storage: str, store_timeout: float | None) -> None:
         lmsearch backup backups/monday.db
     """
     from lmsearch.store.backup import back_up
-    from lmsearch.store.url import check_place
+    from lmsearch.store.url import check_location
 
     url = parse_storage(storage)
-    check_place(url, create=False)
+    check_location(url, create=False)
     back_up(url, file)
     say(file)

@@ -14,14 +14,14 @@ from lmsearch.escapes import shown
 @click.argument("studies", nargs=-1, required=True)
 @click.option(
     "--report",
-    "place",
+    "output",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write the comparison as an HTML page.",
 )
 @storage_option
 @json_option
 def compare(
-    studies: tuple[str, ...], place: Path | None, storage: str, store_timeout: float | None, as_json: bool
+    studies: tuple[str, ...], output: Path | None, storage: str, store_timeout: float | None, as_json: bool
 ) -> None:
     """Compare searches by their best perplexity after 1, 2, 4, … trials.
 
@@ -41,9 +41,9 @@ def compare(
     for name, why in readable_studies(opened)[1].items():
         if any(fnmatch.fnmatch(name, pattern) for pattern in studies):
             say(f"warning: {name} is left out, since it cannot be read: {why}", err=True)
-    if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(place, write_comparison(groups))
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(output, write_comparison(groups))
     if as_json:
         say_json(comparison_document(groups))
         return
@@ -57,5 +57,5 @@ def compare(
     for row in others:
         drawn.add_row(*map(shown, row))
     draw(drawn)
-    if place is not None:
-        say(place)
+    if output is not None:
+        say(output)

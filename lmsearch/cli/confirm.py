@@ -20,7 +20,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import listen, output_words, watch, why_over
-from lmsearch.cli.terminal import bearing, say, say_json
+from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.folders import study_folder
 
@@ -55,8 +55,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     from lmsearch.search.start import ConfirmRequest, prepare_confirmation
     from lmsearch.store.tickets import list_tickets
 
-    asked = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
-    request = ConfirmRequest(study=study, **asked, work=work_request(options))
+    fields = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
+    request = ConfirmRequest(study=study, **fields, work=work_request(options))
     url = parse_storage(storage)
     with reading_bar() as progress:
         prepared = prepare_confirmation(request, url, progress)
@@ -64,10 +64,10 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     listen(signals := Signals())
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        with bearing():
+        with tolerating_lost_output():
             tickets = list_tickets(prepared.storage, prepared.info.ref)
-            owed = sum(not ticket.is_done for ticket in tickets)
-            say(f"confirm  {study}: {len(tickets)} trainings requested, {owed} left")
+            remaining = sum(not ticket.is_done for ticket in tickets)
+            say(f"confirm  {study}: {len(tickets)} trainings requested, {remaining} left")
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
@@ -75,7 +75,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:
         why = "interrupted" if signals.received else why_over(prepared)
-        with bearing():
+        with tolerating_lost_output():
             say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
     return _conclude(prepared, study, command, options)
@@ -90,7 +90,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     from lmsearch.results.reading import read
     from lmsearch.results.verdict import verdict
 
-    url = prepared.storage.place
+    url = prepared.storage.store_url
     results = read(study, prepared.storage)
     confirmation = results.confirmation
     if confirmation is None or confirmation.winner is None:
@@ -108,7 +108,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
         return 0
-    with bearing():
+    with tolerating_lost_output():
         for sentence in verdict(results):
             say(sentence)
         for leader in confirmation.leaders:

@@ -102,10 +102,10 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
 
     if split is not None:
         options["split"] = _shares(split)
-    place = corpus if corpus in BUILT_IN_CORPORA else _place(corpus)
+    location = corpus if corpus in BUILT_IN_CORPORA else _location(corpus)
     with reading_bar() as progress:
         opened = open_corpus(
-            DataConfig(corpus=place, **options), cache_folder(), allow_pickle=allow_pickle, progress=progress
+            DataConfig(corpus=location, **options), cache_folder(), allow_pickle=allow_pickle, progress=progress
         )
     facts = split_facts(opened)
     words = most_frequent(opened, 12)
@@ -131,8 +131,8 @@ def show(corpus: str, split: str | None, allow_pickle: bool, as_json: bool, **op
         say(f"  {line}")
 
 
-def _place(corpus: str) -> str:
-    """Return where a text lies; a pipe stays what it is called, since the end of its link is no place."""
+def _location(corpus: str) -> str:
+    """Return where a text lies; a pipe stays what it is called, since the end of its link is no path."""
     return corpus if Path(corpus).is_fifo() else str(absolute(corpus, "the corpus"))
 
 
@@ -164,5 +164,5 @@ def convert(source: Path, target: Path, allow_pickle: bool) -> None:
     if not (source / "vocab.npy").exists():
         raise CorpusError(f"{source} has no vocab.npy; only a folder of arrays can be converted")
     written = turn(ArrayFolder(source, allow_pickle), target)
-    told = ", ".join(f"{split} {tokens:,}" for split, tokens in written.items())
-    say(f"{target} has the corpus now ({told} tokens); it needs no --allow-pickle")
+    counts = ", ".join(f"{split} {tokens:,}" for split, tokens in written.items())
+    say(f"{target} has the corpus now ({counts} tokens); it needs no --allow-pickle")

@@ -66,15 +66,15 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     if name in taken:
         raise ConfigError(f"there is a study or a file {name}.toml already; give the new one another --name")
     check_new_name(name)
-    place = Path(f"{name}.toml")
-    told = {name: options[name] for name in ("trials", "sampler", "pruner")}
-    text = extended_text(info.spec, info.ref.name, changes, Path(), told)
+    study_path = Path(f"{name}.toml")
+    replaced = {name: options[name] for name in ("trials", "sampler", "pruner")}
+    text = extended_text(info.spec, info.ref.name, changes, Path(), replaced)
     opened.engine.dispose()  # `run` opens its own
-    replace_file(place, text)
-    say(f"{place} is the file of {study} with {', '.join(changes)}", err=True)
+    replace_file(study_path, text)
+    say(f"{study_path} is the file of {study} with {', '.join(changes)}", err=True)
     try:
-        return context.invoke(run, study_file=str(place), source=study, more=None, **options | {"name": None})
+        return context.invoke(run, study_file=str(study_path), source=study, more=None, **options | {"name": None})
     except (ConfigError, DeviceError, StudyError):
         if name not in lmsearch_studies(open_store(options["storage"], options["store_timeout"])):
-            place.unlink()  # nothing was begun
+            study_path.unlink()  # nothing was started
         raise

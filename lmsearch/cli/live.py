@@ -56,15 +56,15 @@ class _Lines:
     """A line for each trial that ended, and one at least every half minute."""
 
     def __init__(self) -> None:
-        self._told: set[int] = set()
-        self._worried: set[str] = set()
+        self._printed: set[int] = set()
+        self._noted: set[str] = set()
         self._best: int | None = None
         self._last = 0.0
 
     def show(self, snapshot: "Snapshot") -> None:
         for trial in snapshot.record.trials:
-            if trial.ended is not None and trial.number not in self._told:
-                self._told.add(trial.number)
+            if trial.ended is not None and trial.number not in self._printed:
+                self._printed.add(trial.number)
                 found = (
                     f", perplexity {trial.perplexity:.2f} after {count(len(trial.curve), 'epoch')}"
                     if trial.curve
@@ -76,10 +76,10 @@ class _Lines:
         if best is not None and best.number != self._best:
             self._best = best.number
             timestamped(f"best so far {best.perplexity:.2f} (trial {best.number}): {spell_params(best)}")
-        for worry in worries(snapshot.record):
-            if worry not in self._worried:
-                self._worried.add(worry)
-                timestamped(f"note: {worry}")
+        for note in live_notes(snapshot.record):
+            if note not in self._noted:
+                self._noted.add(note)
+                timestamped(f"note: {note}")
         if snapshot.seconds - self._last >= _LINE_SECONDS:
             self._last = snapshot.seconds
             left = "" if snapshot.seconds_left is None else f", about {spell_seconds(snapshot.seconds_left)} left"
@@ -112,8 +112,8 @@ def render(snapshot: "Snapshot") -> "RenderableType":
         f"{snapshot.workers} workers",
     )
     counts = Text(shown(count_line(record)).partition(", ")[2] or "starting workers …", style="dim")
-    told = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
-    told += [Text(shown(f"note: {worry}"), style="yellow") for worry in worries(record)]
+    lines = [] if record.best is None else [Text(shown(f"best so far: {spell_params(record.best)}"), style="dim")]
+    lines += [Text(shown(f"note: {note}"), style="yellow") for note in live_notes(record)]
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("trial", "by", "epoch", "perplexity", "curve", "tokens/s"):
         rows.add_column(name, justify="left" if name in ("by", "curve") else "right", no_wrap=True)
@@ -131,7 +131,7 @@ def render(snapshot: "Snapshot") -> "RenderableType":
             spark(curve),
             "" if ticket.tokens_per_second is None else f"{ticket.tokens_per_second:,.0f}",
         )
-    return Group(head, counts, *told, rows)
+    return Group(head, counts, *lines, rows)
 
 
 def spell_params(trial: "TrialRecord") -> str:
@@ -139,7 +139,7 @@ def spell_params(trial: "TrialRecord") -> str:
     return ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
 
 
-def worries(record: "StudyRecord") -> list[str]:
+def live_notes(record: "StudyRecord") -> list[str]:
     """List what a person should know while the search runs: ends of ranges that the best crowd."""
     if record.best is None:  # what follows loads SciPy, which the first seconds of a search do without
         return []

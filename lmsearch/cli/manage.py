@@ -37,12 +37,12 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
     Example:
         lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
     """
-    from lmsearch.search.manage import enqueue as owe
+    from lmsearch.search.manage import enqueue as enqueue_trials
     from lmsearch.study.reading import parse_assignment
 
     named = dict(parse_assignment(text, "", "model.output_dropout=0.4") for text in values)
     opened = open_store(storage, store_timeout, write=True)
-    _tell_new(opened, storage, *owe(opened, study, named))
+    _tell_new(opened, storage, *enqueue_trials(opened, study, named))
 
 
 @click.command()
@@ -58,7 +58,7 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
         lmsearch retry default 7
         lmsearch retry default --failed
     """
-    from lmsearch.search.manage import retry as owe_again
+    from lmsearch.search.manage import retry as retry_trials
     from lmsearch.search.manage import retry_failed
 
     if failed == (trial is not None):
@@ -69,7 +69,7 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
         say(f"{count} trials are added to {study}, with the values of those that failed")
         _tell_new(opened, storage, info, tickets)
         return
-    _tell_new(opened, storage, *owe_again(opened, study, trial))
+    _tell_new(opened, storage, *retry_trials(opened, study, trial))
 
 
 def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets: "Sequence[Ticket]") -> None:
@@ -121,8 +121,8 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     ask_to_stop(opened, info.ref, stopped=True)
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
-    told = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
-    say(f"{study} is stopped: {told}; the next lmsearch run of its file resumes it")
+    sentence = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
+    say(f"{study} is stopped: {sentence}; the next lmsearch run of its file resumes it")
 
 
 @click.command()
@@ -152,11 +152,11 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     check_idle(opened, study)
     folder, shared = study_folder(study), None if checkpoints is None else checkpoints / study
     if not yes:
-        place = redact(parse_storage(storage))
-        folders_told = str(folder) if shared is None else f"{folder} and {shared}"
-        click.confirm(f"delete the study {study} in {place}, and its files in {folders_told} here?", abort=True)
+        store_url = redact(parse_storage(storage))
+        folders = str(folder) if shared is None else f"{folder} and {shared}"
+        click.confirm(f"delete the study {study} in {store_url}, and its files in {folders} here?", abort=True)
     left = remove(opened, study, folder, shared)
     say(f"{study} is deleted")
     if left:
-        told = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
-        say(f"these files are not the study's own and are kept: {told}")
+        kept = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        say(f"these files are not the study's own and are kept: {kept}")

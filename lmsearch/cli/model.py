@@ -60,20 +60,23 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     Example:
         lmsearch test default
     """
-    from lmsearch.results.looks import add_look, read_looks
+    from lmsearch.results.evaluations import add_evaluation, read_evaluations
 
     folder, trained = _open(model, device, storage, store_timeout)
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
-    read_looks(folder)  # one that cannot be read is told of before the split is looked at
+    read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
     loss = found.loss
     known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
-    look, number = add_look(folder, loss, len(tokens), fingerprint, **known)
-    _tell_study(trained, folder, look, storage, store_timeout)
+    evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, **known)
+    _tell_study(trained, folder, evaluation, storage, store_timeout)
     if as_json:
-        say_json(look | {"look": number}, indent=None)
+        say_json(evaluation | {"look": number}, indent=None)
         return
-    say(f"test perplexity {look['perplexity']:.4f} ({loss:.5f} nats) over {look['tokens'] - 1:,} predictions")
+    say(
+        f"test perplexity {evaluation['perplexity']:.4f} ({loss:.5f} nats) "
+        f"over {evaluation['tokens'] - 1:,} predictions"
+    )
     _say_known(found)
     if number > 1:
         say(f"warning: this is test evaluation {number} of this model. Do not select by it: the estimate is now biased")
@@ -93,12 +96,12 @@ def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any])
     """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
     from lmsearch.text.corpus import cache_folder, open_corpus
 
-    place, told = options["corpus"], {"allow_pickle": options["allow_pickle"]}
+    corpus_path, trust = options["corpus"], {"allow_pickle": options["allow_pickle"]}
     try:
         with reading_bar() as progress:
-            corpus = open_corpus(trained.config.data, cache_folder(), place, progress=progress, **told)
+            corpus = open_corpus(trained.config.data, cache_folder(), corpus_path, progress=progress, **trust)
     except CorpusError as error:
-        if place is not None:
+        if corpus_path is not None:
             raise
         raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
     if corpus.fingerprint != trained.metrics.get("corpus"):
@@ -116,16 +119,16 @@ def _test_split(corpus: "Corpus") -> tuple[Any, str]:
 
 
 def _tell_study(
-    trained: "TrainedModel", folder: Path, look: dict[str, Any], storage: str, store_timeout: float | None
+    trained: "TrainedModel", folder: Path, evaluation: dict[str, Any], storage: str, store_timeout: float | None
 ) -> None:
-    """Write a look down in the study that the model comes from, where it comes from one."""
-    from lmsearch.results.looks import add_look_to_study
+    """Record a test evaluation in the study that the model comes from, where it comes from one."""
+    from lmsearch.results.evaluations import add_evaluation_to_study
 
     if not isinstance(trained.metrics.get("study"), str):
         return
     try:
         opened = open_store(storage, store_timeout)
-        add_look_to_study(opened, trained.metrics, look | {"model": str(folder.resolve())})
+        add_evaluation_to_study(opened, trained.metrics, evaluation | {"model": str(folder.resolve())})
     except LmsearchError as error:
         say(f"warning: the test evaluation is recorded beside the model, but not in the study: {error}", err=True)
 
@@ -159,14 +162,14 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.folders import POINTER
     from lmsearch.lm.use.cache import losses_with, read_text
     from lmsearch.losses import json_text, perplexity
-    from lmsearch.results.looks import add_look, read_looks
+    from lmsearch.results.evaluations import add_evaluation, read_evaluations
     from lmsearch.search.tune import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"])
     corpus = _same_corpus(folder, trained, options)
     if with_test:  # refused before the search
         _test_split(corpus)
-        read_looks(folder)
+        read_evaluations(folder)
     said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
     found = tune(
@@ -175,22 +178,22 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
         seed,
         lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"),
     )
-    told = found.document()
-    replace_file(folder / POINTER, json_text(told | {"corpus": corpus.fingerprint}, indent=2) + "\n")
+    document = found.document()
+    replace_file(folder / POINTER, json_text(document | {"corpus": corpus.fingerprint}, indent=2) + "\n")
     if with_test:
         tokens, fingerprint = _test_split(corpus)
         loss, alone = losses_with(found.constants, read_text(trained, tokens))
-        look, number = add_look(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
-        _tell_study(trained, folder, look, storage, options["store_timeout"])
-        told["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
+        evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
+        _tell_study(trained, folder, evaluation, storage, options["store_timeout"])
+        document["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
     if options["as_json"]:
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
     constants = found.constants
     say(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
     for split in ("valid", "test"):
-        if split in told:
-            one = told[split]
+        if split in document:
+            one = document[split]
             say(f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without")
     say(f"the constants are in {folder / POINTER}")
 
@@ -217,14 +220,14 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
     _, trained = _open(model, device, storage, store_timeout)
     result = trained.evaluate(text_lines(text))
     if as_json:
-        told = {
+        document = {
             "loss": result.loss,
             "perplexity": result.perplexity,
             "tokens": result.tokens,
             "unknown": result.unknown,
             "known_perplexity": result.known_perplexity,
         }
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
     say(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
     _say_known(result)
@@ -269,32 +272,35 @@ def predict(
     from lmsearch.lm.use.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
     _, trained = _open(model, device, storage, store_timeout)
-    asked = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
-    told: dict[str, Any] = {"contexts": len(asked.contexts_NT)}
-    if asked.unknown:
-        say(f"{asked.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
-    if asked.next_N is not None:
-        losses_N = -log_likelihoods(trained, asked)
-        told["mean_negative_log_likelihood"] = float(losses_N.mean())
-    if output is not None or (asked.next_N is None and top is None):
+    parsed = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
+    document: dict[str, Any] = {"contexts": len(parsed.contexts_NT)}
+    if parsed.unknown:
+        say(f"{parsed.unknown:,} of the indices are words that the model does not know, <unk> to it", err=True)
+    if parsed.next_N is not None:
+        losses_N = -log_likelihoods(trained, parsed)
+        document["mean_negative_log_likelihood"] = float(losses_N.mean())
+    if output is not None or (parsed.next_N is None and top is None):
         output = output or contexts.with_suffix(".log-probabilities.npy")
-        write_log_probabilities(trained, asked, output)
-        told["log_probabilities"] = str(output)
+        write_log_probabilities(trained, parsed, output)
+        document["log_probabilities"] = str(output)
     if top is not None:
-        told["top"] = top_words(trained, asked, top)
+        document["top"] = top_words(trained, parsed, top)
     if as_json:
-        say_json(told, indent=None)
+        say_json(document, indent=None)
         return
-    if "mean_negative_log_likelihood" in told:
-        say(f"mean negative log-likelihood {told['mean_negative_log_likelihood']:.5f} nats over {told['contexts']:,}")
-    if "log_probabilities" in told:
-        say(f"log-probabilities of {told['contexts']:,} contexts are in {output}")
-    for number, candidates in enumerate(told.get("top", [])):
+    if "mean_negative_log_likelihood" in document:
+        say(
+            f"mean negative log-likelihood {document['mean_negative_log_likelihood']:.5f} nats "
+            f"over {document['contexts']:,}"
+        )
+    if "log_probabilities" in document:
+        say(f"log-probabilities of {document['contexts']:,} contexts are in {output}")
+    for number, candidates in enumerate(document.get("top", [])):
         words = ", ".join(f"{one['word']} {one['probability']:.3f}" for one in candidates["candidates"])
-        say(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_told_next(candidates)}")
+        say(f"{number:4}  … {' '.join(candidates['context'][-8:])} → {words}{_next_word(candidates)}")
 
 
-def _told_next(candidates: dict[str, Any]) -> str:
+def _next_word(candidates: dict[str, Any]) -> str:
     if candidates.get("next") is None:
         return ""
     return f"  (the next word is {candidates['next']['word']}, {candidates['next']['probability']:.3f})"
@@ -334,14 +340,14 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     storage, store_timeout = options.pop("storage"), options.pop("store_timeout")
     sampling = Sampling(**options)
     _, trained = _open(model, device, storage, store_timeout)
-    given = trained.prompt_words(prompt)
-    if unknown := [word for word in given if word not in trained.vocabulary.index]:
+    prompt_words = trained.prompt_words(prompt)
+    if unknown := [word for word in prompt_words if word not in trained.vocabulary.index]:
         say(f"the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}: <unk> to it", err=True)
     for number in range(samples):
         if samples > 1:
             say_lines(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
         fresh = True
-        for word in itertools.chain(given, trained.generate(prompt, words, seed + number, sampling)):
+        for word in itertools.chain(prompt_words, trained.generate(prompt, words, seed + number, sampling)):
             say_data("\n" if word == EOS else word if fresh else f" {word}")
             fresh = word == EOS
         say()

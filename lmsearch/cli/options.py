@@ -130,7 +130,7 @@ def storage_words(url: "URL") -> list[str]:
 
 
 def storage_hint(url: "URL") -> str:
-    """Say how a printed command finds a store whose URL has a password: a comment, so that it can be pasted whole."""
+    """Return how a printed command finds a store whose URL has a password: a comment, so that it can be pasted."""
     from lmsearch.store import url as urls
 
     return "  # with LMSEARCH_STORAGE set to the store's URL" if urls.has_password(url) else ""
@@ -150,10 +150,10 @@ def device_option(function: F) -> F:
 
 def workers_option(function: F) -> F:
     """Add --workers and --device, of several trainings at once."""
-    told = "cpu, cuda (all GPUs in turn), cuda:1 or auto."
-    device = click.option("--device", default="auto", show_default=True, help=told)
-    told = "Number of worker processes. [default: one per GPU, otherwise one per CPU]"
-    return click.option("--workers", type=COUNT, help=told)(device(function))
+    help_text = "cpu, cuda (all GPUs in turn), cuda:1 or auto."
+    device = click.option("--device", default="auto", show_default=True, help=help_text)
+    help_text = "Number of worker processes. [default: one per GPU, otherwise one per CPU]"
+    return click.option("--workers", type=COUNT, help=help_text)(device(function))
 
 
 def sampler_option(function: F) -> F:
@@ -175,8 +175,10 @@ def _listed(names: Iterable[str]) -> str:
 
 def pickle_option(function: F) -> F:
     """Add --allow-pickle."""
-    told = "Read a corpus of object arrays. They can run code, so only if you trust them. See: lmsearch data convert"
-    return click.option("--allow-pickle", is_flag=True, help=told)(function)
+    help_text = (
+        "Read a corpus of object arrays. They can run code, so only if you trust them. See: lmsearch data convert"
+    )
+    return click.option("--allow-pickle", is_flag=True, help=help_text)(function)
 
 
 def work_options(function: F) -> F:

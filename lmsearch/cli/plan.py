@@ -56,8 +56,8 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     from lmsearch.text.corpus import cache_folder
     from lmsearch.text.judgement import judge
 
-    asked = {name: options[name] for name in ("sampler", "trials", "workers", "device")}
-    request = SearchRequest(study_file=study_file, **asked, work=WorkOptions(allow_pickle=options["allow_pickle"]))
+    fields = {name: options[name] for name in ("sampler", "trials", "workers", "device")}
+    request = SearchRequest(study_file=study_file, **fields, work=WorkOptions(allow_pickle=options["allow_pickle"]))
     with reading_bar() as progress:
         opened = open_request(request, progress)
     spec, corpus, devices = opened.spec, opened.corpus, opened.devices
@@ -72,14 +72,14 @@ def plan(study_file: str, storage: str, store_timeout: float | None, **options: 
     connections = connections_sentence(url, lambda: open_store(storage, store_timeout), found.workers)
     free_disk = shutil.disk_usage(_existing(RUNS.resolve())).free
     if options["as_json"]:
-        told = dataclasses.asdict(found) | {
+        document = dataclasses.asdict(found) | {
             "hours": found.hours,
             "all_memory": found.memory,
             "disk": found.disk,
             "free_disk": free_disk,
             "space_points": spec.count_points(),
         }
-        say_json(told | {"connections": connections})
+        say_json(document | {"connections": connections})
         return
     _print(found, spec, devices, free_disk, connections)
     if remark := points_remark(spec, trials):

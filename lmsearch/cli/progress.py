@@ -51,7 +51,7 @@ class TrainingLine:
         self._epochs = epochs
         self._quiet = quiet
         self._terminal = sys.stderr.isatty()
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         self._began: tuple[int, int, float] | None = None  # an epoch, its tokens and the time when it was first seen
         self._drawn = False
 
@@ -60,9 +60,9 @@ class TrainingLine:
         now = time.monotonic()
         if self._began is None or self._began[0] != step.epoch:
             self._began = (step.epoch, step.tokens, now)
-        if self._quiet or now - self._told < (_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS):
+        if self._quiet or now - self._reported < (_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS):
             return
-        self._told = now
+        self._reported = now
         text = self._text(step, now)
         if self._terminal:
             self._drawn = True
@@ -74,12 +74,12 @@ class TrainingLine:
         assert self._began is not None
         _, first, began = self._began
         speed = (step.tokens - first) / (now - began) if now > began else 0.0
-        told = f"epoch {step.epoch} of {self._epochs}: {min(1.0, step.tokens / self._tokens):4.0%}"
+        text = f"epoch {step.epoch} of {self._epochs}: {min(1.0, step.tokens / self._tokens):4.0%}"
         if not speed:
-            return told
+            return text
         left = max(0, self._tokens - step.tokens) / speed
         whole = left + (self._epochs - step.epoch) * self._tokens / speed
-        return f"{told}  {speed:,.0f} tokens/s, {spell_seconds(left)} left in it, about {spell_seconds(whole)} in all"
+        return f"{text}  {speed:,.0f} tokens/s, {spell_seconds(left)} left in it, about {spell_seconds(whole)} in all"
 
     def clear(self) -> None:
         """Take the line out of the terminal, before another one is written."""

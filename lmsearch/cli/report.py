@@ -58,26 +58,26 @@ def report(
 
     folder = study_folder(results.name)
     if figure is not None:
-        text, place = write_figure(results, figure), folder / f"{figure}.html"
+        text, path = write_figure(results, figure), folder / f"{figure}.html"
     elif form == "html":
-        text, place = write_report(results, command), folder / "report.html"
+        text, path = write_report(results, command), folder / "report.html"
     else:
         text = epochs_csv(results) if form == "csv" else json_text(document(results), indent=2) + "\n"
-        place = Path("-")
+        path = Path("-")
     whole = figure is None and form == "html"
     if whole:  # first: where another store's results of this name lie, they go, and its report with them
         files = write_files(results, folder, command(["lmsearch", "report", study]), command)
         tell_remark(files)
-    place = output or place
-    if str(place) == "-":
+    path = output or path
+    if str(path) == "-":
         say_data(text)
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(place, text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, text)
     if whole and opened.is_read_only:
         say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
     elif whole:
         Publisher(storage=opened, command=command).publish(
             results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
         )
-    say(place)
+    say(path)

@@ -21,7 +21,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import listen, output_words, watch, why_over
-from lmsearch.cli.terminal import bearing, say, say_json
+from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.spelling import spell_value
 
@@ -65,8 +65,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     from lmsearch.search.start import SearchRequest, prepare
 
     names = ("name", "sampler", "pruner", "trials", "more", "source", "hours", "workers", "device")
-    asked = {name: options[name] for name in names}
-    request = SearchRequest(study_file=study_file, **asked, work=work_request(options))
+    fields = {name: options[name] for name in names}
+    request = SearchRequest(study_file=study_file, **fields, work=work_request(options))
     url = parse_storage(storage)
     try:
         with reading_bar() as progress:
@@ -80,7 +80,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
-        with bearing():
+        with tolerating_lost_output():
             _print_plan(prepared)
     try:
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
@@ -96,10 +96,10 @@ def _print_plan(prepared: "Prepared") -> None:
 
     info, corpus, spec, devices = prepared.info, prepared.corpus, prepared.info.spec, prepared.devices
     splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
-    owed = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
-    sampler = " and ".join(sorted({ticket.by for ticket in owed}))
-    pruner = " and ".join(sorted({ticket.pruner for ticket in owed}))
-    say(f"study    {info.ref.name} in {redact(prepared.storage.place)}")
+    unfinished = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
+    sampler = " and ".join(sorted({ticket.by for ticket in unfinished}))
+    pruner = " and ".join(sorted({ticket.pruner for ticket in unfinished}))
+    say(f"study    {info.ref.name} in {redact(prepared.storage.store_url)}")
     say(
         f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
         f"{len(corpus.vocabulary):,} words"
@@ -109,7 +109,7 @@ def _print_plan(prepared: "Prepared") -> None:
     say(f"model    {spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):
         say(f"{'search' if number == 0 else '':8} {path}: {value}")
-    if owed:
+    if unfinished:
         workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
         say(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
@@ -121,18 +121,18 @@ def _conclude(
     from lmsearch.results.best import write_files
 
     results = _results(prepared, record)
-    printed = functools.partial(command_text, url=prepared.storage.place)
+    printed = functools.partial(command_text, url=prepared.storage.store_url)
     files = write_files(results, prepared.folder, command, printed)
     tell_remark(files)
     keeper.end(results, interrupted=bool(received))
     if as_json:
         say_json(_document(prepared, results, files))
     else:
-        with bearing():
+        with tolerating_lost_output():
             _print_found(prepared, results, files)
     if record.done < record.total:
         why = "interrupted" if received else why_over(prepared)
-        with bearing():
+        with tolerating_lost_output():
             say(f"{why}; everything is saved; resume with: {command}", err=as_json)
         return 128 + received[0] if received else 0
     if record.best is None:
@@ -173,7 +173,7 @@ def _print_found(prepared: "Prepared", results: "Results", files: "ResultFiles")
     from lmsearch.results.confirmation import confirm_words
     from lmsearch.results.progress import count_line
 
-    record, shares, url = results.record, results.importances, prepared.storage.place
+    record, shares, url = results.record, results.importances, prepared.storage.store_url
     say()
     say(count_line(record))
     best = record.best

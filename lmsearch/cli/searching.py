@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
 from lmsearch.cli import logs
-from lmsearch.cli.terminal import bearing, leave_terminal
+from lmsearch.cli.terminal import leave_terminal, tolerating_lost_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,9 +40,9 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
     if not quiet:
         logs.write_with(logs.timestamped)
     try:
-        with bearing(), open_view(quiet) as view:
+        with tolerating_lost_output(), open_view(quiet) as view:
             for snapshot in snapshots:
-                with bearing():
+                with tolerating_lost_output():
                     view.show(snapshot)
                 keeper.look(snapshot.record)
     finally:
@@ -52,7 +52,7 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
 
 
 def why_over(prepared: "Prepared") -> str:
-    """Say why a search ended that has trials left."""
+    """Return why a search ended that has trials left."""
     from lmsearch.store.tickets import read_stop
 
     _, stopped = read_stop(prepared.storage, prepared.info.ref)

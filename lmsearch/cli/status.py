@@ -77,9 +77,9 @@ def render_status(
     from rich.table import Table
     from rich.text import Text
 
-    from lmsearch.results.progress import count_line, holding, idle_workers, is_begun
+    from lmsearch.results.progress import count_line, holding, idle_workers, is_started
 
-    held = [holding(ticket, now) for ticket in record.tickets if is_begun(ticket)]
+    held = [holding(ticket, now) for ticket in record.tickets if is_started(ticket)]
     line = Text(shown(count_line(record)))
     idle = [
         Text(shown(f"idle: process {one.process} on {one.host} ({one.device})"))

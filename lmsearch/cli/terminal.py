@@ -102,7 +102,7 @@ def go_quiet(*descriptors: int) -> None:
 
 
 @contextlib.contextmanager
-def bearing() -> Iterator[None]:
+def tolerating_lost_output() -> Iterator[None]:
     """Lose what is said where it cannot be written: a full disk, a closed terminal or a reader that left cost a search
     its words, not its life."""
     try:

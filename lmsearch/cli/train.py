@@ -65,12 +65,12 @@ def train(config: Path, **options: Any) -> int:
     tell(f"{corpus.description}: {len(corpus.train.tokens):,} tokens, {len(corpus.vocabulary):,} words")
     parameters = first.model.count_parameters(len(corpus.vocabulary))
     tell(f"{parameters:,} parameters, {first.train.epochs} epochs, on {prepared.device}")
-    with _stopping() as heard:
+    with _stopping() as received:
         try:
-            results = [_train(training, heard, tell, as_json) for training in prepared.trainings]
+            results = [_train(training, received, tell, as_json) for training in prepared.trainings]
         except TrainingStoppedError:
             tell(f"saved; resume with: {shlex.join(request.resume_words())}")
-            return 128 + heard[0]
+            return 128 + received[0]
     found = summary(results)
     if as_json:
         say_json(found, indent=None)
@@ -78,22 +78,23 @@ def train(config: Path, **options: Any) -> int:
         values = ", ".join(f"{result.perplexity:.2f}" for result in results)
         say(f"over {len(results)} seeds: mean {found['perplexity']:.2f}, standard deviation "
             f"{found['deviation']:.2f} ({values})")  # fmt: skip
-    elif prepared.told_perplexity is not None and not request.changes and request.epochs is None:
-        same = prepared.told_perplexity == results[0].perplexity
-        say(f"{config.name} says {prepared.told_perplexity:.4f}: {'the same, bit for bit' if same else 'not the same'}")
+    elif prepared.recorded_perplexity is not None and not request.changes and request.epochs is None:
+        same = prepared.recorded_perplexity == results[0].perplexity
+        verdict = "the same, bit for bit" if same else "not the same"
+        say(f"{config.name} says {prepared.recorded_perplexity:.4f}: {verdict}")
     return 0
 
 
-def _train(training: "Training", heard: list[int], tell: Say, quiet: bool) -> "TrainResult":
+def _train(training: "Training", received: list[int], tell: Say, quiet: bool) -> "TrainResult":
     """Train one model to its end, with a line for each epoch; raises `TrainingStoppedError`."""
     config, state = training.config, training.state
     steps = 0 if state is None else state.progress["steps"] - state.progress["block"]
     if state is not None:
         done = len(training.losses) >= config.train.epochs
-        goes_on = "is finished already" if done else f"resumes in epoch {len(training.losses) + 1}"
-        tell(f"seed {config.train.seed} {goes_on}")
+        progress = "is finished already" if done else f"resumes in epoch {len(training.losses) + 1}"
+        tell(f"seed {config.train.seed} {progress}")
     with training_line(len(training.corpus.train.tokens), config.train.epochs, quiet) as line:
-        for epoch in training.run(lambda: bool(heard), line.step):
+        for epoch in training.run(lambda: bool(received), line.step):
             line.clear()
             seconds = epoch.train_seconds or epoch.seconds
             milliseconds = 1e3 * seconds / max(1, epoch.step - steps)
@@ -115,16 +116,16 @@ def _stopping() -> Iterator[list[int]]:
     """Provide a list to which a signal that asks to stop is added; a second one ends the process."""
     import os
 
-    heard: list[int] = []
+    received: list[int] = []
 
     def act(number: int) -> None:
-        if number != stopping.SLURMS or not heard:
-            heard.append(number)
-        if len(heard) > 1:
+        if number != stopping.SLURMS or not received:
+            received.append(number)
+        if len(received) > 1:
             os._exit(128 + number)
 
     restore = stopping.listen(act)
     try:
-        yield heard
+        yield received
     finally:
         restore()

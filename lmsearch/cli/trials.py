@@ -81,7 +81,7 @@ def _print_table(found: "list[TrialRecord]", paths: list[str], value: str) -> No
     parts = [shown(name).partition(".") for name in head]
     heads = [[first + dot for first, dot, _ in parts], [last for _, _, last in parts]]
     heads = heads if any(heads[1]) else heads[:1]
-    widths = [max(len(row[place]) for row in (*heads, *rows)) for place in range(len(head))]
+    widths = [max(len(row[column]) for row in (*heads, *rows)) for column in range(len(head))]
     lines = [_line(row, widths) for row in (*heads, *rows)]
     # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
@@ -98,8 +98,8 @@ def _print_table(found: "list[TrialRecord]", paths: list[str], value: str) -> No
 def _line(cells: list[str], widths: list[int]) -> str:
     """Write a row: outcome and by to the left, numbers to the right."""
     padded = (
-        cell.ljust(width) if place in (1, 2) else cell.rjust(width)
-        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        cell.ljust(width) if column in (1, 2) else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return "  ".join(padded).rstrip()
 

@@ -42,7 +42,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
     logs.write_with(logs.timestamped)  # its output is its log
     url = parse_storage(storage)
     corpus, until = options["corpus"], options["until"]
-    told = WorkerOptions(
+    worker_options = WorkerOptions(
         study=study,
         storage=url,
         name=options["name"],
@@ -55,12 +55,14 @@ def worker(study: str, storage: str, **options: Any) -> int:
         work=work_request(options),
         trainer=options["trainer"],
     )
-    words = ["lmsearch", "worker", study] + ([] if told.device == "auto" else ["--device", told.device])
+    words = ["lmsearch", "worker", study] + (
+        [] if worker_options.device == "auto" else ["--device", worker_options.device]
+    )
     words += [] if corpus is None else ["--corpus", str(corpus)]
     words += [] if until is None else ["--until", f"{until:.0f}s"]
-    again = command_text(words + told.work.words(), url)
+    again = command_text(words + worker_options.work.words(), url)
     try:
-        code = run_worker(told)
+        code = run_worker(worker_options)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {again}") from error
     if code:

@@ -42,8 +42,8 @@ def make_channel(guard: Guard) -> type[HTTPChannel]:
     class Channel(HTTPChannel):  # type: ignore[misc]
         parser_class = GuardedParser
 
-        def __init__(self, server: Any, *given: Any, **named: Any) -> None:
-            super().__init__(server, *given, **named)
+        def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(server, *args, **kwargs)
             _make_room(server, self)
 
     return Channel

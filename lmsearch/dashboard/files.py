@@ -8,7 +8,7 @@ from typing import BinaryIO, NoReturn
 import bottle
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from lmsearch.folders import LOOKS, MODEL_FILES, POINTER
+from lmsearch.folders import EVALUATIONS, MODEL_FILES, POINTER
 from lmsearch.report.publishing import find_artifact
 from lmsearch.store.storage import FencedStorage
 
@@ -25,14 +25,14 @@ class StudyFiles:
         found = find_artifact(self._storage, self._runs, artifact_id)
         if found is None:
             raise bottle.HTTPError(404, "This file is not on the machine that serves the dashboard.")
-        name, place = found
+        name, target = found
         if not name.endswith(".zip"):
-            return place.open("rb")
+            return target.open("rb")
         archive = tempfile.TemporaryFile()  # noqa: SIM115  (the server closes it once it is sent)
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-            for path in sorted(place.iterdir()):
-                if path.name in (*MODEL_FILES, LOOKS, POINTER) and path.is_file() and not path.is_symlink():
-                    packed.write(path, path.relative_to(place.parent))
+            for path in sorted(target.iterdir()):
+                if path.name in (*MODEL_FILES, EVALUATIONS, POINTER) and path.is_file() and not path.is_symlink():
+                    packed.write(path, path.relative_to(target.parent))
         archive.seek(0)
         return archive
 

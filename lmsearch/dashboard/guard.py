@@ -55,7 +55,7 @@ class Rules:
 
     @property
     def cookie_name(self) -> str:
-        """Name the cookie; cookies of one host are shared between its ports."""
+        """Return the name of the cookie; cookies of one host are shared between its ports."""
         return f"lmsearch-dashboard-{self.port}"
 
     @property
@@ -118,14 +118,14 @@ class Guard:
 
     def refusal(self, environ: WSGIEnvironment) -> tuple[str, Headers, bytes] | None:
         """Return status, headers and body that refuse a request by its headers alone; None where it passes."""
-        told: list[tuple[str, Headers]] = []
+        responses: list[tuple[str, Headers]] = []
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            told.append((status, headers))
+            responses.append((status, headers))
             return lambda data: None
 
         answer = self._answer(environ, _Reply(environ, _hardening(start)))
-        return None if answer is None else (*told[0], b"".join(answer))
+        return None if answer is None else (*responses[0], b"".join(answer))
 
     def _answer(self, environ: WSGIEnvironment, reply: "_Reply") -> Iterable[bytes] | None:
         """Answer a request that does not come through; None for one that does."""
@@ -158,7 +158,7 @@ class Guard:
         return reply.send("303 See Other", "", [("Location", _without_token(environ)), ("Set-Cookie", cookie)])
 
     def _visitor(self, environ: WSGIEnvironment) -> str | None:
-        """Say by what a visitor is known: bearer, cookie, or anyone where no token is set; None for a stranger."""
+        """Return how a visitor is known: bearer, cookie, or anyone where no token is set; None for a stranger."""
         token = self._rules.token
         if token is None:
             return "anyone"
@@ -177,8 +177,8 @@ def _derive(token: str) -> str:
     return hmac.new(token.encode(), b"the cookie of lmsearch dashboard", hashlib.sha256).hexdigest()
 
 
-def _equal(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode(), expected.encode())
+def _equal(received: str, expected: str) -> bool:
+    return hmac.compare_digest(received.encode(), expected.encode())
 
 
 def _offered_token(environ: WSGIEnvironment) -> str | None:

@@ -22,7 +22,7 @@ REMOVING = frozenset({("DELETE", "/api/studies/<study_id:int>"), ("POST", "/api/
 
 
 def count_leases(storage: FencedStorage, study_id: int) -> int:
-    """Count the trials of a study that a worker is on now."""
+    """Return the number of trials of a study that a worker is on now."""
 
     query = sa.select(sa.func.count()).where(TICKET.c.study_id == study_id, live_lease(storage))
     return storage.do(lambda session: int(session.execute(query).scalar_one()))

@@ -53,14 +53,14 @@ class Prefixed:
             environ["PATH_INFO"] = path.removeprefix(self._prefix) or "/"
         path = environ["PATH_INFO"].rstrip("/")
         environ["HTTP_ACCEPT_ENCODING"] = "identity"  # the page's files are changed on their way
-        told: list[Any] = []
+        response: list[Any] = []
 
         def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            told[:] = [status, [(name, self._place(name, value)) for name, value in headers], exc_info]
+            response[:] = [status, [(name, self._below_prefix(name, value)) for name, value in headers], exc_info]
             return lambda data: None
 
         answer = self._application(environ, start)
-        status, headers, exc_info = told
+        status, headers, exc_info = response
         kind = {name.lower(): value for name, value in headers}.get("content-type", "")
         changed = None
         if status.startswith("200") and path == "/static/bundle.js":
@@ -78,8 +78,8 @@ class Prefixed:
         start_response(status, [*kept, ("Content-Length", str(len(changed)))])
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [changed]
 
-    def _place(self, name: str, value: str) -> str:
-        """Name a place of ours, or a cookie's path, below the prefix."""
+    def _below_prefix(self, name: str, value: str) -> str:
+        """Put a location of ours, or a cookie's path, below the prefix."""
         if name.lower() == "location":
             return re.sub(r"^(https?://[^/]+)?/", lambda found: f"{found[1] or ''}{self._prefix}/", value)
         return value.replace("Path=/", f"Path={self._prefix}/") if name.lower() == "set-cookie" else value
@@ -87,8 +87,8 @@ class Prefixed:
 
 def _below(name: str, changes: tuple[tuple[bytes, bytes], ...], prefix: str) -> bytes:
     content = (Path(str(optuna_dashboard.__file__)).parent / name).read_bytes()
-    for place, below in changes:
-        if place not in content:
+    for url_path, below in changes:
+        if url_path not in content:
             raise LmsearchError("this version of optuna-dashboard cannot be served below a --prefix")
-        content = content.replace(place, below % prefix.encode())
+        content = content.replace(url_path, below % prefix.encode())
     return content

@@ -29,28 +29,30 @@ def with_weights(
         return files
     extra = {"event": "retrained", "trial": winner.number}
     _log.info("the weights of trial %d are missing; it is trained again", winner.number, extra=extra)
-    place = folder / "models" / name_of_retraining(results.record.info, winner)
-    make_folder(place.parent)
-    words = python("-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(place), "--resume")
+    model_folder = folder / "models" / name_of_retraining(results.record.info, winner)
+    make_folder(model_folder.parent)
+    words = python(
+        "-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(model_folder), "--resume"
+    )
     words += ["--device", device, "--json"] + (["--allow-pickle"] if allow_pickle else [])
     trained = subprocess.run(words, capture_output=True, text=True, check=False)
     if trained.returncode != 0:
         message = "the winner's weights are missing and training it again failed: %s"
         _log.warning(message, trained.stderr.strip(), extra=extra)
         return files
-    told = json.loads(trained.stdout)
-    if abs(told["perplexity"] / winner.perplexity - 1) > _SAME:
+    result = json.loads(trained.stdout)
+    if abs(result["perplexity"] / winner.perplexity - 1) > _SAME:
         _log.warning(
             "trained again, trial %d has perplexity %.2f instead of %.2f, as can happen on another device; the model "
             "is in %s",
             winner.number,
-            told["perplexity"],
+            result["perplexity"],
             winner.perplexity,
-            place,
+            model_folder,
             extra=extra,
         )
         return files
-    copy_model(results.record.info, winner, place, target)
-    remove_tree(place)
-    place.with_name(f"{place.name}.training").unlink(missing_ok=True)
+    copy_model(results.record.info, winner, model_folder, target)
+    remove_tree(model_folder)
+    model_folder.with_name(f"{model_folder.name}.training").unlink(missing_ok=True)
     return dataclasses.replace(files, best_model=target)

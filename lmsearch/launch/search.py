@@ -27,7 +27,7 @@ def supervisor(prepared: Prepared, signals: Signals) -> Supervisor:
     def command(name: str, device: str, pipe: int) -> list[str]:
         return python("-m", "lmsearch.cli.main", "worker", *worker_words(prepared, name, device, pipe))
 
-    work, environment = prepared.work, worker_environment(os.environ, prepared.storage.place)
+    work, environment = prepared.work, worker_environment(os.environ, prepared.storage.store_url)
     return Supervisor(
         prepared.storage,
         prepared.info,

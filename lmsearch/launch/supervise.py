@@ -144,7 +144,7 @@ class Supervisor:
         return record
 
     def _last_record(self, record: StudyRecord) -> StudyRecord:
-        """Read how the search ended; an interrupted one is told by what was known, where the store is away."""
+        """Read how the search ended; an interrupted one by what was known, where the store is away."""
         try:
             return self._read()
         except StoreGoneError:
@@ -181,14 +181,14 @@ class Supervisor:
         if (exit := self.launcher.look(slot.worker)) is None:
             return
         worker, slot.worker = slot.worker, None
-        asked = bool(self.signals.received) or self._error is not None
+        stopping = bool(self.signals.received) or self._error is not None
         end = None if exit.code < 0 else self._end_of(worker)
-        trouble = None if asked or end is not None or exit.code == 0 else _trouble(exit)
+        trouble = None if stopping or end is not None or exit.code == 0 else _trouble(exit)
         had_trial = exit.code == STALLED  # and has released it
         with contextlib.suppress(StoreGoneError):  # the lease then runs out by itself
             peak = exit.peak_memory if trouble else None
             had_trial |= release_worker(self.storage, self.info.ref, worker.name, trouble, peak)
-        if exit.code == 0 or asked:
+        if exit.code == 0 or stopping:
             slot.left = True
         elif end is not None and (error := _error_of(end)) is not None:
             self._stop_with(error)

@@ -78,7 +78,7 @@ class EvaluationBlocks:
 
     @property
     def context_blocks(self) -> int:
-        """Count the blocks in which nothing is predicted; the first column begins after them."""
+        """Return the number of blocks in which nothing is predicted; the first column begins after them."""
         return _parts(self.context, self.bptt)
 
     def block(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +118,7 @@ def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int, context: int
 
 
 def _parts(rows: int, size: int) -> int:
-    """Count the parts of at most `size` rows."""
+    """Return the number of parts of at most `size` rows."""
     return -(-rows // size)
 
 

@@ -76,11 +76,11 @@ def evaluate_blocks(
 
 def _first_begins(states: States) -> States:
     """Return the states with those of the first column, which has nothing before it, at zero."""
-    begun = [(hidden.clone(), cell.clone()) for hidden, cell in states]
-    for hidden, cell in begun:
+    started = [(hidden.clone(), cell.clone()) for hidden, cell in states]
+    for hidden, cell in started:
         hidden[..., 0, :] = 0
         cell[..., 0, :] = 0
-    return begun
+    return started
 
 
 def evaluate(

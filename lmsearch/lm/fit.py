@@ -33,8 +33,8 @@ class TrainingStoppedError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a training keeps what it makes."""
+class TrainingFiles:
+    """The files that a training makes."""
 
     folder: Path  # of the model of the best epoch so far
 
@@ -48,13 +48,13 @@ def fit(
     config: RunConfig,
     corpus: Corpus,
     device: torch.device,
-    place: Place,
+    files: TrainingFiles,
     tables: dict[str, Any],
     state: TrainState | None = None,
     stopped: Callable[[], bool] = lambda: False,
     tell: Callable[[Step], None] = lambda step: None,
 ) -> Iterator[Epoch]:
-    """Train a model, giving each epoch; `place` then holds the model of the best so far, and the state.
+    """Train a model, giving each epoch; `files` then hold the model of the best so far, and the state.
 
     `tables` is the config as the folder shall have it, its corpus named from there. Where `stopped` says so, the
     state is saved at the next step and `TrainingStoppedError` raised; `tell` is called with each step.
@@ -63,7 +63,7 @@ def fit(
     began = __version__ if state is None else writer_of(state)
     origin = {"config": comparable(config), "corpus": corpus.fingerprint, "defaults": began}
     changes = [] if state is None else state.progress.get("changes", [])
-    changed = {"changes": changes} if changes else {}  # of settings, when the training was gone on with
+    changed = {"changes": changes} if changes else {}  # of settings, when the training was resumed
     for event in train(config, corpus, device, state):
         if isinstance(event, Epoch):
             if improves(losses, event.valid_loss):
@@ -76,12 +76,12 @@ def fit(
                     "digest": config.digest(corpus.fingerprint),
                 }
                 weights = safetensors.torch.save(event.weights())
-                save_model(place.folder, weights, tables, corpus.vocabulary, metrics | changed)
+                save_model(files.folder, weights, tables, corpus.vocabulary, metrics | changed)
             losses.append(event.valid_loss)
-            _save(place, event.state(), origin | changed)
+            _save(files, event.state(), origin | changed)
             yield event
         elif stopped():
-            _save(place, event.state(), origin | changed)
+            _save(files, event.state(), origin | changed)
             raise TrainingStoppedError
         else:
             tell(event)
@@ -90,13 +90,13 @@ def fit(
 
 
 @contextlib.contextmanager
-def alone(place: Place) -> Iterator[None]:
-    """Let no other process train in a place; raises `ConfigError` where one does."""
-    lock = filelock.FileLock(place.folder.with_name(f".{place.folder.name}.lock"))
+def alone(files: TrainingFiles) -> Iterator[None]:
+    """Let no other process train in this folder; raises `ConfigError` where one does."""
+    lock = filelock.FileLock(files.folder.with_name(f".{files.folder.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise ConfigError(f"another process trains in {place.folder}; give this training another --name") from error
+        raise ConfigError(f"another process trains in {files.folder}; give this training another --name") from error
     try:
         yield
     finally:
@@ -104,34 +104,36 @@ def alone(place: Place) -> Iterator[None]:
         lock.release()
 
 
-def _save(place: Place, state: TrainState, told: dict[str, Any]) -> None:
-    content = TrainState(state.progress | told, state.tensors).to_bytes()
-    replace_file(place.state, seal("training state", content))
+def _save(files: TrainingFiles, state: TrainState, provenance: dict[str, Any]) -> None:
+    content = TrainState(state.progress | provenance, state.tensors).to_bytes()
+    replace_file(files.state, seal("training state", content))
 
 
-def read_state(place: Place, config: RunConfig, corpus: Corpus, may_change: tuple[str, ...] = MAY_CHANGE) -> TrainState:
+def read_state(
+    files: TrainingFiles, config: RunConfig, corpus: Corpus, may_change: tuple[str, ...] = MAY_CHANGE
+) -> TrainState:
     """Read how far a training is, to resume it with `config`; raises `ConfigError` where that is another training's."""
     try:
-        state = _unsealed(place.state)
+        state = _unsealed(files.state)
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no training to resume in {place.folder}; leave --resume out") from error
+        raise ConfigError(f"there is no training to resume in {files.folder}; leave --resume out") from error
     except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{place.state} is damaged ({error}); start a new one under another --name") from error
+        raise ConfigError(f"{files.state} is damaged ({error}); start a new one under another --name") from error
     # What a training of an earlier lmsearch does not name was as that version had it.
     old, new = defaults_of(writer_of(state)) | state.progress["config"], comparable(config)
     old = json.loads(json.dumps(old))
     if state.progress["corpus"] != corpus.fingerprint:
         raise ConfigError(
-            f"the training in {place.folder} was started on a text with the fingerprint {state.progress['corpus']}, "
+            f"the training in {files.folder} was started on a text with the fingerprint {state.progress['corpus']}, "
             f"here is {corpus.description} with {corpus.fingerprint}"
         )
     for path in sorted(new):
         if path not in may_change and old.get(path) != new[path]:
             may = f"; only {', '.join(may_change)} may change when it is resumed" if may_change else ""
-            go_on = "resume it with --resume, or " if path in MAY_CHANGE and not may_change else ""
+            remedy = "resume it with --resume, or " if path in MAY_CHANGE and not may_change else ""
             raise ConfigError(
-                f"the training in {place.folder} was started with {path} = {old.get(path)}, now it is {new[path]}: "
-                f"{go_on}give it another --name{may}"
+                f"the training in {files.folder} was started with {path} = {old.get(path)}, now it is {new[path]}: "
+                f"{remedy}give it another --name{may}"
             )
     changed = {path: [old[path], new[path]] for path in MAY_CHANGE if old[path] != new[path]}
     if not changed:
@@ -159,12 +161,12 @@ def writer_of(state: TrainState) -> str:
     return known_version(state.progress.get("defaults"))
 
 
-def begun_with(place: Place) -> str:
+def started_with(files: TrainingFiles) -> str:
     """Return the version whose defaults hold in a training that is there, today's where none can be read."""
     try:
-        return writer_of(_unsealed(place.state))
+        return writer_of(_unsealed(files.state))
     except (OSError, ValueError, KeyError, TypeError, DamagedError, safetensors.SafetensorError):
-        return __version__  # whoever goes on with it says what is wrong
+        return __version__  # whoever resumes it says what is wrong
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.files import draft_folder, replace_file
-from lmsearch.folders import LOOKS, check_replaceable
+from lmsearch.folders import EVALUATIONS, check_replaceable
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text
 from lmsearch.text.vocabulary import Vocabulary
@@ -30,5 +30,5 @@ def save_model(
         replace_file(draft / "config.json", json_text(stamp("config") | config, indent=2) + "\n")
         replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
         replace_file(draft / "metrics.json", json_text(stamp("model") | metrics, indent=2) + "\n")
-        if (folder / LOOKS).exists():  # these stay, whatever is trained
-            shutil.copyfile(folder / LOOKS, draft / LOOKS)
+        if (folder / EVALUATIONS).exists():  # these stay, whatever is trained
+            shutil.copyfile(folder / EVALUATIONS, draft / EVALUATIONS)

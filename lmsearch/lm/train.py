@@ -67,7 +67,7 @@ class _Run:
         self.rate = PlateauRate(config.train)
         self.average: WeightAverage | None = None
         self.valid_losses: list[float] = []
-        self.finetune_from: int | None = None  # epochs before the second stage, once that has begun
+        self.finetune_from: int | None = None  # epochs before the second stage, once that has started
         self.steps = 0
         self.seconds = 0.0
         self.train_seconds = 0.0
@@ -117,8 +117,8 @@ class _Run:
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
         tokens_N = self._train_tokens
-        told = self.config.data.shuffle_articles
-        if self.corpus.shuffle_articles if told is None else told:
+        setting = self.config.data.shuffle_articles
+        if self.corpus.shuffle_articles if setting is None else setting:
             tokens_N = to_device(shuffled_articles(self.corpus.train, rng), self.device)
         return batchify(tokens_N, self.config.train.batch_size)
 
@@ -240,7 +240,7 @@ class _Run:
     def _event(self) -> Step:
         return Step(epoch=self.epoch, step=self.steps, tokens=self.tokens, state=self.state)
 
-    # Saving and going on.
+    # Saving and resuming.
 
     def state(self) -> TrainState:
         """Copy everything that the rest of the run depends on to the CPU."""
@@ -276,7 +276,7 @@ class _Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Take the place at which `state` was saved, and leave `state` as it is."""
+        """Take the step at which `state` was saved, and leave `state` as it is."""
         progress = state.progress
         tensors = {
             name: tensor if name == "generator" else tensor.to(self.device, copy=True)
@@ -316,7 +316,7 @@ class _Run:
     def _restore_generator(self, generator: torch.Generator, state: Tensor) -> None:
         if len(state) == len(generator.get_state()):
             generator.set_state(state)
-        else:  # another kind of device drew the masks so far, and cannot be gone on with: others follow, ever the same
+        else:  # another kind of device drew the masks so far: those that follow come from a seed of the step
             mixed = np.random.SeedSequence([self.config.train.seed, self.steps]).generate_state(1, np.uint64)
             generator.manual_seed(int(mixed[0] >> np.uint64(1)))
 

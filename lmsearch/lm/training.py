@@ -15,7 +15,7 @@ from lmsearch.errors import ConfigError, SearchFailedError
 from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Step, TrainState
-from lmsearch.lm.fit import Place, alone, begun_with, comparable, fit, read_state
+from lmsearch.lm.fit import TrainingFiles, alone, comparable, fit, read_state, started_with
 from lmsearch.losses import perplexity
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import config_tables
@@ -62,8 +62,8 @@ class TrainResult:
 
     def document(self) -> dict[str, Any]:
         """Return it as plain values."""
-        told = {"seed": self.seed, "perplexity": self.perplexity, "epoch": self.epoch, "model": str(self.model)}
-        return told | ({} if self.known_perplexity is None else {"known_perplexity": self.known_perplexity})
+        fields = {"seed": self.seed, "perplexity": self.perplexity, "epoch": self.epoch, "model": str(self.model)}
+        return fields | ({} if self.known_perplexity is None else {"known_perplexity": self.known_perplexity})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,35 +73,35 @@ class Training:
     config: RunConfig
     corpus: Corpus
     device: torch.device
-    place: Place
+    files: TrainingFiles
     state: TrainState | None  # what it resumes from; None: it starts
     losses: list[float] = field(default_factory=list)  # validation losses, nats per token, by epoch
 
     def run(self, stopped: Callable[[], bool], tell: Callable[[Step], None]) -> Iterator[Epoch]:
         """Train, giving each epoch; raises `TrainingStoppedError` where `stopped` said so, once it is saved."""
-        make_folder(self.place.folder.parent)
-        tables = config_tables(self.config, self.place.folder)
-        with alone(self.place):
-            for epoch in fit(self.config, self.corpus, self.device, self.place, tables, self.state, stopped, tell):
+        make_folder(self.files.folder.parent)
+        tables = config_tables(self.config, self.files.folder)
+        with alone(self.files):
+            for epoch in fit(self.config, self.corpus, self.device, self.files, tables, self.state, stopped, tell):
                 self.losses.append(epoch.valid_loss)
                 yield epoch
 
     def result(self) -> TrainResult:
         """Return what an ended training reached; raises `SearchFailedError` where it diverged."""
         losses, size = self.losses, len(self.corpus.vocabulary)
-        number = min(range(len(losses)), key=lambda place: (math.isnan(losses[place]), losses[place])) + 1
+        number = min(range(len(losses)), key=lambda index: (math.isnan(losses[index]), losses[index])) + 1
         if not (best := perplexity(losses[number - 1])) < size:
             raise SearchFailedError(
-                f"the training in {self.place.folder} diverged: no epoch is better than a guess among {size:,} words "
+                f"the training in {self.files.folder} diverged: no epoch is better than a guess among {size:,} words "
                 f"(perplexity {size:,}); lower train.learning_rate"
             )
-        known = (read_document(self.place.folder / "metrics.json") or {}).get("valid_known_loss")
+        known = (read_document(self.files.folder / "metrics.json") or {}).get("valid_known_loss")
         has_known = isinstance(known, float) and unknown_share(self.corpus, self.corpus.valid)
         return TrainResult(
             seed=self.config.train.seed,
             perplexity=best,
             epoch=number,
-            model=self.place.folder,
+            model=self.files.folder,
             known_perplexity=perplexity(known) if has_known and isinstance(known, float) else None,
         )
 
@@ -114,17 +114,17 @@ class Prepared:
     device: torch.device
     trainings: tuple[Training, ...]
     remarks: tuple[str, ...]  # what a person should know of the text
-    told_perplexity: float | None  # what a best-config.json says that it reached
+    recorded_perplexity: float | None  # what a best-config.json says that it reached
 
 
 def prepare_training(request: TrainRequest, progress: Progress | None = None) -> Prepared:
     """Check a request and open its corpus; raises `LmsearchError`, also before an earlier model is overwritten."""
-    first, told = load_config(request.config), _told_result(request.config)
-    name = request.name or told.get("study") or request.config.stem
+    first, recorded = load_config(request.config), _recorded_result(request.config)
+    name = request.name or recorded.get("study") or request.config.stem
     check_new_name(name)
     closed = _changed(first, request)
     if request.resume:  # what its file does not give is as it was when the training began
-        began = begun_with(_place(name, request, closed.train.seed))
+        began = started_with(_files(name, request, closed.train.seed))
         closed = _changed(load_config(request.config, began), request)
     device = open_device(request.device)
     corpus = open_corpus(closed.data, cache_folder(), allow_pickle=request.allow_pickle, progress=progress)
@@ -132,16 +132,16 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
     trainings = []
     for number in range(request.seeds):
         config = replace(closed, train=replace(closed.train, seed=closed.train.seed + number))
-        place = _place(name, request, config.train.seed)
-        state = _state(place, config, corpus, request.resume)
+        files = _files(name, request, config.train.seed)
+        state = _state(files, config, corpus, request.resume)
         losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
-        trainings.append(Training(config=config, corpus=corpus, device=device, place=place, state=state, losses=losses))
+        trainings.append(Training(config=config, corpus=corpus, device=device, files=files, state=state, losses=losses))
     return Prepared(
         corpus=corpus,
         device=device,
         trainings=tuple(trainings),
-        remarks=(*_another_text(told, corpus), *judge(corpus)),
-        told_perplexity=told.get("perplexity"),
+        remarks=(*_another_text(recorded, corpus), *judge(corpus)),
+        recorded_perplexity=recorded.get("perplexity"),
     )
 
 
@@ -156,8 +156,8 @@ def summary(results: list[TrainResult]) -> dict[str, Any]:
     return (documents[0] if len(results) == 1 else {}) | found | {"seeds": documents}
 
 
-def _place(name: str, request: TrainRequest, seed: int) -> Place:
-    return Place(folder=request.folder or study_folder(name) / f"seed-{seed}")
+def _files(name: str, request: TrainRequest, seed: int) -> TrainingFiles:
+    return TrainingFiles(folder=request.folder or study_folder(name) / f"seed-{seed}")
 
 
 def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
@@ -172,39 +172,39 @@ def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
     return RunConfig.from_paths(values)
 
 
-def _state(place: Place, config: RunConfig, corpus: Corpus, resume: bool) -> TrainState | None:
+def _state(files: TrainingFiles, config: RunConfig, corpus: Corpus, resume: bool) -> TrainState | None:
     """Return the state that a training resumes from, None where it starts; refuse to overwrite another one."""
     if resume:
-        return read_state(place, config, corpus) if place.state.exists() else None
-    if place.state.exists():
-        done = len(read_state(place, config, corpus, may_change=()).progress["valid_losses"])
+        return read_state(files, config, corpus) if files.state.exists() else None
+    if files.state.exists():
+        done = len(read_state(files, config, corpus, may_change=()).progress["valid_losses"])
         if done < config.train.epochs:
             raise ConfigError(
-                f"the training in {place.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
+                f"the training in {files.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
                 "with --resume, or start a new one under another --name"
             )
-    elif place.folder.exists() and comparable(load_config(place.folder / "config.json")) != comparable(config):
-        raise ConfigError(f"{place.folder} has a model of another config; use another --name")
+    elif files.folder.exists() and comparable(load_config(files.folder / "config.json")) != comparable(config):
+        raise ConfigError(f"{files.folder} has a model of another config; use another --name")
     return None
 
 
-def _told_result(config: Path) -> dict[str, Any]:
+def _recorded_result(config: Path) -> dict[str, Any]:
     """Return what a best-config.json says about itself; nothing for other files."""
     if config.suffix != ".json":
         return {}
     tables = json.loads(config.read_text(encoding="utf-8-sig"))
     result, provenance = tables.get("result"), tables.get("provenance")
-    told: dict[str, Any] = {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
+    recorded: dict[str, Any] = {"corpus": provenance.get("corpus") if isinstance(provenance, dict) else None}
     if isinstance(result, dict):
         if isinstance(result.get("study"), str):
-            told["study"] = result["study"]
+            recorded["study"] = result["study"]
         if isinstance(result.get("perplexity"), int | float):
-            told["perplexity"] = result["perplexity"]
-    return told
+            recorded["perplexity"] = result["perplexity"]
+    return recorded
 
 
-def _another_text(told: dict[str, Any], corpus: Corpus) -> Iterator[str]:
-    found = told.get("corpus")
+def _another_text(recorded: dict[str, Any], corpus: Corpus) -> Iterator[str]:
+    found = recorded.get("corpus")
     if isinstance(found, dict) and found and found.get("fingerprint") != corpus.fingerprint:
         yield (
             f"this config was found on {found.get('description')} (fingerprint {found.get('fingerprint')}), here is "

@@ -79,7 +79,7 @@ def _check_comparable(one: StudyRecord, other: StudyRecord) -> None:
 
 
 def _other_words(one: StudyInfo, other: StudyInfo) -> str:
-    """Say where one text is read with two vocabularies, which the fingerprints alone do not tell."""
+    """Return where one text is read with two vocabularies, which the fingerprints alone do not tell."""
     if one.corpus != other.corpus or one.vocabulary_size == other.vocabulary_size:
         return ""
     return f": their vocabularies differ, {one.vocabulary_size:,} and {other.vocabulary_size:,} words"
@@ -94,7 +94,7 @@ def budgets(groups: Sequence[Group]) -> list[int]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Say what some repetitions found: mean and standard deviation, or the one value."""
+    """Return what some repetitions found: mean and standard deviation, or the one value."""
     if not all(math.isfinite(value) for value in values):
         return "none complete" if not any(math.isfinite(value) for value in values) else "some none complete"
     return f"{values[0]:.2f}" if len(values) == 1 else f"{mean(values):.2f} ± {stdev(values):.2f}"

@@ -38,17 +38,17 @@ class Keeper:
         """Write what has changed, if it is time."""
         if time.monotonic() >= self._next:
             began = time.monotonic()
-            with self._bearing():
+            with self._tolerating_failure():
                 self._write(complete(self._storage, record), plots=True)
             self._next = time.monotonic() + max(_PUBLISH_SECONDS, 30 * (time.monotonic() - began))
 
     def end(self, results: Results, interrupted: bool) -> None:
         """Write how it ended; plots only where somebody may have looked at them, and nobody waits for the end."""
-        with self._bearing():
+        with self._tolerating_failure():
             self._write(results, plots=not interrupted and time.monotonic() - self._began > _SHORT_SECONDS)
 
     @contextlib.contextmanager
-    def _bearing(self) -> Iterator[None]:
+    def _tolerating_failure(self) -> Iterator[None]:
         """Leave what the dashboard shows as it is where it cannot be written: that costs no search its life.
 
         Where the store is gone, the supervisor finds out, and says so.

@@ -69,7 +69,7 @@ def sample(trials: Sequence[TrialRecord], most: int = MOST_DRAWN) -> list[TrialR
     chosen = {trial.number for trial in best}
     left = [trial for trial in trials if trial.number not in chosen]
     count = most - len(best)
-    chosen |= {left[place * len(left) // count].number for place in range(count)}
+    chosen |= {left[index * len(left) // count].number for index in range(count)}
     return [trial for trial in trials if trial.number in chosen]
 
 
@@ -140,14 +140,14 @@ def shade(rank: int) -> str:
     return "#" + "".join(f"{part:02x}" for part in parts)
 
 
-def steps(places: Sequence[float], values: Sequence[float]) -> dict[str, list[float]]:
-    """Return the places at which a falling line steps, and its end."""
+def steps(positions: Sequence[float], values: Sequence[float]) -> dict[str, list[float]]:
+    """Return the positions at which a falling line steps, and its end."""
     kept = [
-        (place, value)
-        for number, (place, value) in enumerate(zip(places, values, strict=True))
+        (position, value)
+        for number, (position, value) in enumerate(zip(positions, values, strict=True))
         if math.isfinite(value) and (number in (0, len(values) - 1) or value != values[number - 1])
     ]
-    return {"x": [place for place, _ in kept], "y": [value for _, value in kept]}
+    return {"x": [position for position, _ in kept], "y": [value for _, value in kept]}
 
 
 def need(there: object, reason: str) -> None:

@@ -21,9 +21,9 @@ from lmsearch.errors import ResultsError, StudyError
 from lmsearch.escapes import cell
 from lmsearch.files import draft_folder, remove_tree, replace_file
 from lmsearch.folders import (
+    EVALUATIONS,
     KEY,
     LOCK,
-    LOOKS,
     MODEL,
     MODEL_FILES,
     POINTER,
@@ -91,7 +91,7 @@ def write_files(results: Results, folder: Path, made_with: str, command: Command
 
 
 def file_lines(files: ResultFiles) -> list[str]:
-    """Say where the results are, and which command makes what is missing here."""
+    """Return where the results are, and which command makes what is missing here."""
     lines = [f"  {path}" for path in (files.best_config, files.best_model, files.trials) if path is not None]
     if files.best_config is not None and files.best_model is None:
         where = f"the best model's weights are on {files.model_host}" if files.model_host else "no weights are kept"
@@ -131,12 +131,12 @@ def _take(folder: Path, results: Results) -> str:
 def _set_aside(model: Path) -> Path | None:
     """Keep a model with test evaluations or a pointer under another name; return that name, None for other models."""
     metrics = read_document(model / "metrics.json") or {}
-    if not is_model(model) or not any((model / name).exists() for name in (LOOKS, POINTER)):
+    if not is_model(model) or not any((model / name).exists() for name in (EVALUATIONS, POINTER)):
         return None
     key = str(metrics.get("study_key", ""))[:SHORT]
     stem = f"{model.name}.{key if key.isalnum() else 'earlier'}-trial-{int(metrics.get('trial') or 0)}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    kept = next(place for name in names if not (place := model.with_name(name)).exists())
+    kept = next(target for name in names if not (target := model.with_name(name)).exists())
     return model.rename(kept)
 
 
@@ -250,10 +250,10 @@ def source_commit() -> str | None:
         return None
     words = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(words, capture_output=True, text=True, check=False)
+        process = subprocess.run(words, capture_output=True, text=True, check=False)
     except OSError:  # git is not installed
         return None
-    return asked.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def is_best_model(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
@@ -327,8 +327,10 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
 
 def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, str]:
     """Return the files that people's commands have put beside this very trial's weights, by name."""
-    places = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
-    found = next((place for place in places if is_best_model(place, info, trial)), None)
+    candidates = [folder, *sorted(folder.parent.glob(f"{folder.name}.*"))]  # beside it, what was set aside
+    found = next((candidate for candidate in candidates if is_best_model(candidate, info, trial)), None)
     if found is None:
         return {}
-    return {name: (found / name).read_text(encoding="utf-8") for name in (LOOKS, POINTER) if (found / name).is_file()}
+    return {
+        name: (found / name).read_text(encoding="utf-8") for name in (EVALUATIONS, POINTER) if (found / name).is_file()
+    }

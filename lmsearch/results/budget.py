@@ -17,7 +17,7 @@ _SEED_NOISE = 0.01  # of a perplexity: about what one configuration differs by f
 class Half:
     """The second half of a search's trials."""
 
-    first: int  # place of its first trial among those that have ended, from 1
+    first: int  # position of its first trial among those that have ended, from 1
     last: int
     gain: float  # in perplexity, of the best trial
 

@@ -34,7 +34,7 @@ def confirm_next(results: Results) -> list[str] | None:
     again = results.confirmation
     if again is None:
         return confirm_words(results.name)
-    top, seeds = again.top, again.asked
+    top, seeds = again.top, again.requested_seeds
     if again.done == again.total:
         if again.verdict not in ("tie", "none"):
             return None

@@ -41,7 +41,7 @@ class Confirmation:
     compared: int  # leaders
     seeds: int  # over which they are compared
     top: int  # leaders that were asked for
-    asked: int  # seeds that were asked for, of the leader with the most
+    requested_seeds: int  # seeds that were asked for, of the leader with the most
     total: int  # pairs of leader and seed
     done: int
     is_answered: bool  # all that was asked for at first has ended
@@ -103,14 +103,14 @@ def confirm(record: StudyRecord, again: StudyRecord) -> Confirmation:
     table = [[leader.perplexities[seed] for seed in seeds] for leader in compared]
     order = sorted(range(len(compared)), key=lambda row: mean(table[row]) if seeds else 0.0)
     rest = [leader for leader in leaders if leader not in compared]
-    owed = Counter(without_seed(ticket.fixed) for ticket in again.tickets)
+    requested = Counter(without_seed(ticket.fixed) for ticket in again.tickets)
     return Confirmation(
         name=again.info.ref.name,
         leaders=(*(compared[row] for row in order), *sorted(rest, key=lambda one: (bool(one.lost), one.trial.number))),
         compared=len(compared),
         seeds=len(seeds),
-        top=len(owed),
-        asked=max(owed.values(), default=0),
+        top=len(requested),
+        requested_seeds=max(requested.values(), default=0),
         total=again.total,
         done=again.done,
         is_answered=bool(answered),
@@ -169,51 +169,53 @@ def confirm_words(study: str) -> list[str]:
 
 
 def confirmation_sentence(confirmation: Confirmation) -> str:
-    """Say in words whether the winner is real."""
+    """Return in words whether the winner is real."""
     more = ""
     if confirmation.done < confirmation.total:
         more = f"{confirmation.done} of {confirmation.total} trainings are done"
     if confirmation.verdict == "open":
         return f"The confirmation is not finished: {more}. Until then the best trial may only be the luckiest."
-    told = _told_of_leaders(confirmation)
-    return f"{told} More trainings were requested since: {more}; they count once all have ended." if more else told
+    sentence = _leaders_sentence(confirmation)
+    return (
+        f"{sentence} More trainings were requested since: {more}; they count once all have ended." if more else sentence
+    )
 
 
-def _told_of_leaders(confirmation: Confirmation) -> str:
+def _leaders_sentence(confirmation: Confirmation) -> str:
     leaders, winner, comparison = confirmation.leaders, confirmation.winner, confirmation.comparison
     if winner is None:
         return "No leader completed with every fresh seed: the best result of the search does not hold."
     count = len(winner.perplexities)
     seeds = "one fresh seed" if count == 1 else f"{count} fresh seeds"
-    told = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
+    sentence = f"Trial {winner.trial.number} has a mean perplexity of {winner.mean:.2f} over {seeds}"
     if winner.interval is not None:
-        told += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
+        sentence += f" (95 % interval {winner.interval.low:.2f} to {winner.interval.high:.2f})"
     tail = "".join(_left_out(leader, confirmation) for leader in leaders[confirmation.compared :])
     if confirmation.verdict == "alone":
-        return f"{told}; no other leader {'completed' if tail else 'was run'}.{tail}"
+        return f"{sentence}; no other leader {'completed' if tail else 'was run'}.{tail}"
     if comparison is None:
-        return f"{told}. One seed says nothing about the spread: treat it as a tie.{tail}"
+        return f"{sentence}. One seed says nothing about the spread: treat it as a tie.{tail}"
     gap = comparison.differences[0]
     second = leaders[1].trial.number
     paired = "paired by seed" + (f", over the {confirmation.seeds} that all have" if confirmation.seeds < count else "")
     interval = f"(between {gap.low:.2f} and {gap.high:.2f}, {paired})"
     if confirmation.verdict == "winner":
-        return f"{told} and is the winner: {gap.mean:.2f} better than the next, trial {second} {interval}.{tail}"
+        return f"{sentence} and is the winner: {gap.mean:.2f} better than the next, trial {second} {interval}.{tail}"
     tied = [
         str(leader.trial.number)
         for leader, difference in zip(leaders[1:], comparison.differences, strict=False)
         if difference.low <= 0
     ]
     if not tied:  # it is called among those that have as many seeds
-        return f"{told}, {gap.mean:.2f} better than the next, trial {second} {interval}; treat it as a tie.{tail}"
+        return f"{sentence}, {gap.mean:.2f} better than the next, trial {second} {interval}; treat it as a tie.{tail}"
     return (
-        f"{told}. No clear winner: it is tied with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}. "
+        f"{sentence}. No clear winner: it is tied with {'trial' if len(tied) == 1 else 'trials'} {', '.join(tied)}. "
         f"The difference to trial {second} is {gap.mean:.2f} {interval}.{tail}"
     )
 
 
 def _left_out(leader: Leader, confirmation: Confirmation) -> str:
-    """Say why a leader is not compared."""
+    """Return why a leader is not compared."""
     if leader.lost:
         seed, outcome = next(iter(leader.lost.items()))
         return f" Trial {leader.trial.number} did not complete with seed {seed} ({outcome}) and is not compared."

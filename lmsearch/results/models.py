@@ -34,17 +34,18 @@ def find_model(text: str, open_store: OpenStore, command: Command) -> tuple[Path
 
 
 def _models_hint(text: str) -> str:
-    """Say which models lie in the folder of that name."""
+    """Return which models lie in the folder of that name."""
     try:
         folder = study_folder(text)
     except StudyError:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
-    found = [str(place) for place in there if (place / "model.safetensors").is_file()]
-    begun = sorted(path for path in folder.glob("seed-*.training"))
-    if begun and not found:
+    found = [str(candidate) for candidate in there if (candidate / "model.safetensors").is_file()]
+    unfinished = sorted(path for path in folder.glob("seed-*.training"))
+    if unfinished and not found:
         return (
-            f"; a training there has not finished its first epoch ({begun[0]}): resume it with lmsearch train --resume"
+            f"; a training there has not finished its first epoch ({unfinished[0]}): "
+            "resume it with lmsearch train --resume"
         )
     return f"; to use a model in that folder, name its own folder: {', '.join(found)}" if found else ""
 

@@ -21,7 +21,7 @@ def status_document(record: StudyRecord, now: tuple[float, str], workers: Sequen
         "done": record.done,
         "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
         "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
-        "at_work": [holding(ticket, now) for ticket in record.tickets if is_begun(ticket)],
+        "at_work": [holding(ticket, now) for ticket in record.tickets if is_started(ticket)],
         "workers": [dataclasses.asdict(worker) for worker in workers],
     }
 
@@ -33,13 +33,13 @@ def idle_workers(record: StudyRecord, workers: Sequence[WorkerRow]) -> list[Work
     return [one for one in workers if one.ended is None and one.seen > lately and one.name not in busy]
 
 
-def is_begun(ticket: Ticket) -> bool:
+def is_started(ticket: Ticket) -> bool:
     """Whether a ticket's trial runs, or waits to be resumed."""
     return ticket.is_running or (ticket.state == OPEN and ticket.trial_number is not None)
 
 
 def holding(ticket: Ticket, now: tuple[float, str]) -> dict[str, Any]:
-    """Return who works on a begun ticket, and how far it is, as plain values."""
+    """Return who works on a started ticket, and how far it is, as plain values."""
     running = ticket.is_running
     return {
         "trial": ticket.trial_number,
@@ -65,7 +65,7 @@ def _silence(ticket: Ticket, now: tuple[float, str]) -> float | None:
 
 
 def count_line(record: StudyRecord) -> str:
-    """Say in one line how far a study is."""
+    """Return in one line how far a study is."""
     if record.info.is_plain:
         parts = [f"{record.info.ref.name} (of another program): {len(record.trials)} trials"]
     else:

@@ -12,7 +12,7 @@ from lmsearch.space import Choice, FloatRange, IntRange
 from lmsearch.spelling import spell_value
 from lmsearch.store.records import SEED, StudyRecord
 
-_BEST = 5  # trials whose place in a range is looked at
+_BEST = 5  # trials whose position in a range is looked at
 _CROWD = 4  # of these near one end are a crowd
 _NEAR = 0.1  # of the searched scale
 _DIVERGED_NEAR = 0.2  # the same, for trials that diverged
@@ -61,10 +61,12 @@ def edges(record: StudyRecord) -> list[Edge]:
             continue
         if value.step and (value.high - value.low) / value.step < _LEAST_POINTS - 1:
             continue
-        places = [place(value, trial.params[path]) for trial in complete[:_BEST] if path in trial.params]
-        diverged = [place(value, t.params[path]) for t in record.trials if t.outcome == "diverged" and path in t.params]
+        positions = [position(value, trial.params[path]) for trial in complete[:_BEST] if path in trial.params]
+        diverged = [
+            position(value, t.params[path]) for t in record.trials if t.outcome == "diverged" and path in t.params
+        ]
         for end, flipped in (("low", False), ("high", True)):
-            crowd = sum(_distance(one, flipped) <= _NEAR for one in places)
+            crowd = sum(_distance(one, flipped) <= _NEAR for one in positions)
             wider = _wider(path, value, end)
             if crowd >= _CROWD and wider is not None:
                 beside = sum(_distance(one, flipped) <= _DIVERGED_NEAR for one in diverged)
@@ -75,7 +77,7 @@ def edges(record: StudyRecord) -> list[Edge]:
                         value=getattr(value, end),
                         log=value.log,
                         crowd=crowd,
-                        best=len(places),
+                        best=len(positions),
                         diverged=beside,
                         wider=None if beside else wider,
                     )
@@ -83,7 +85,7 @@ def edges(record: StudyRecord) -> list[Edge]:
     return found
 
 
-def place(value: FloatRange | IntRange, number: Value) -> float:
+def position(value: FloatRange | IntRange, number: Value) -> float:
     """Return where a number lies between the ends of its range, from 0 to 1 in the scale that is searched."""
     low, high, at = float(value.low), float(value.high), float(number)
     if value.log:
@@ -137,7 +139,7 @@ def edge_line(record: StudyRecord, edge: Edge) -> str:
 
 
 def edge_sentence(edge: Edge) -> str:
-    """Say what a crowded end means."""
+    """Return what a crowded end means."""
     if edge.diverged:
         beside = "a trial" if edge.diverged == 1 else f"{edge.diverged} trials"
         return (

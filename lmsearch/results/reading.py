@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from lmsearch.results.confirmation import Confirmation, confirm
+from lmsearch.results.evaluations import study_evaluations
 from lmsearch.results.importance import importances
-from lmsearch.results.looks import study_looks
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import (
     StudyRecord,
@@ -28,7 +28,7 @@ class Results:
     record: StudyRecord  # with the epochs of each trial
     confirmation: Confirmation | None = None
     importances: dict[str, float]  # the most important first; empty where too few trials are complete
-    looks: tuple[dict[str, Any], ...] = ()
+    evaluations: tuple[dict[str, Any], ...] = ()
     figures: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made so far
 
     @property
@@ -64,7 +64,7 @@ def complete(storage: FencedStorage, record: StudyRecord) -> Results:
         record=record,
         confirmation=read_confirmation(storage, record),
         importances=importances(record),
-        looks=tuple(study_looks(storage, record.info.ref.id)),
+        evaluations=tuple(study_evaluations(storage, record.info.ref.id)),
     )
 
 

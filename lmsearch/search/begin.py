@@ -40,13 +40,13 @@ def begin(
     check_request(spec, request)
     check_space(spec, corpus)
     remarks = tuple(judge(corpus))
-    begun_from = source or spec.settings.source
-    before, info = _find_or_create(storage, name, spec, folder, corpus, request, begun_from, remarks)
+    started_from = source or spec.settings.source
+    before, info = _find_or_create(storage, name, spec, folder, corpus, request, started_from, remarks)
     stored = before.spec if before else None
     open_budget(storage, info.ref, lambda tickets: decide_tickets(spec, request, stored, tickets))
-    asked = info.source if source is None else Source(name=source, key="", taken=False)
-    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, asked, remarks):
-        info = replace(info, spec=spec, folder=folder, source=asked, remarks=remarks)
+    requested = info.source if source is None else Source(name=source, key="", taken=False)
+    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, requested, remarks):
+        info = replace(info, spec=spec, folder=folder, source=requested, remarks=remarks)
         store_info(storage, info)
     return info
 

@@ -7,7 +7,7 @@ from typing import Any
 from lmsearch.errors import StudyError
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import StudyRef, Ticket
-from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_strays
+from lmsearch.store.tickets import Changes, NewTicket, ask_to_stop, change_tickets, close_ended, purge_leftovers
 from lmsearch.study.spec import StudySpec
 
 
@@ -39,7 +39,7 @@ def filling_sampler(spec: StudySpec) -> str:
 
 def open_budget(storage: FencedStorage, study: StudyRef, decide: Callable[[Sequence[Ticket]], Changes]) -> None:
     """Let workers work on a study, with the tickets that `decide` adds to those that it has or takes from them."""
-    purge_strays(storage, study)
+    purge_leftovers(storage, study)
     ask_to_stop(storage, study, stopped=False)
     change_tickets(storage, study, decide)
     close_ended(storage, study)
@@ -53,10 +53,10 @@ def decide_tickets(spec: StudySpec, request: Request, stored: StudySpec | None, 
     sampler = request.sampler or spec.settings.sampler
     pruner = request.pruner or spec.settings.pruner
     fill = filling_sampler(spec)
-    points = _not_owed(tickets, "manual", spec.manual)
+    points = _not_queued(tickets, "manual", spec.manual)
     add = [NewTicket(origin="manual", sampler=fill, pruner=pruner, fixed=point) for point in points]
     if sampler == "grid":
-        grid = _not_owed(tickets, "grid", spec.grid_points())
+        grid = _not_queued(tickets, "grid", spec.grid_points())
         add += [NewTicket(origin="grid", sampler=fill, pruner=pruner, fixed=point) for point in grid]
     have = len(tickets) + len(add)
     if sampler in ("grid", "manual"):
@@ -80,9 +80,9 @@ def _wanted_total(spec: StudySpec, request: Request, stored: StudySpec | None, h
     return have
 
 
-def _not_owed(tickets: Sequence[Ticket], origin: str, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    owed = [ticket.fixed for ticket in tickets if ticket.origin == origin]
-    return [point for point in points if dict(point) not in owed]
+def _not_queued(tickets: Sequence[Ticket], origin: str, points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    queued = [ticket.fixed for ticket in tickets if ticket.origin == origin]
+    return [point for point in points if dict(point) not in queued]
 
 
 def _check_points_total(request: Request, sampler: str, have: int) -> None:

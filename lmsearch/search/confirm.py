@@ -105,9 +105,9 @@ def confirmation_spec(info: StudyInfo) -> StudySpec:
 
 
 def _missing(tickets: Sequence[Ticket], fixed: Sequence[dict[str, Value]]) -> list[NewTicket]:
-    owed = [ticket.fixed for ticket in tickets]
+    queued = [ticket.fixed for ticket in tickets]
     return [
         NewTicket(origin="enqueued", sampler="random", pruner="none", fixed=point)
         for point in fixed
-        if point not in owed
+        if point not in queued
     ]

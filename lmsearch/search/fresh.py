@@ -42,7 +42,7 @@ class FreshPoints(BaseSampler):
             point = self._draw(study, trial)
             if self._key(point) not in seen:
                 return point
-        left = [place for place in itertools.product(*self._values.values()) if place not in seen]
+        left = [values for values in itertools.product(*self._values.values()) if values not in seen]
         if not left:
             return point
         return dict(zip(self._values, left[int(self._rng.integers(len(left)))], strict=True))

@@ -12,7 +12,7 @@ from typing import IO
 
 from lmsearch.errors import STALLED
 from lmsearch.lm.events import Epoch, Event
-from lmsearch.search.trial import GiveBackError
+from lmsearch.search.trial import ReleasedError
 from lmsearch.store import tickets, workers
 from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import HeldTicket, Progress, StudyRef
@@ -23,7 +23,7 @@ _FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
 class Lease:
     """Keeps the lease on one ticket: a thread renews it, the trial asks whether it may continue.
 
-    A worker has one for each trial in hand. `hear` is told how often the study's workers were asked to stop.
+    A worker has one for each trial in hand. `note_request` receives how often the study's workers were asked to stop.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Lease:
         ticket: HeldTicket,
         stall: float,
         stop_requested: Callable[[], bool],
-        hear: Callable[[int], None],
+        note_request: Callable[[int], None],
         stacks: Path | None = None,
     ) -> None:
         self.ticket = ticket
@@ -41,7 +41,7 @@ class Lease:
         self._study = study
         self._stall = stall  # seconds without a step
         self._stop_requested = stop_requested
-        self._hear = hear
+        self._note_request = note_request
         self._stacks = stacks  # the file for the stacks of a process that the C runtime ends; None: standard error
         self._lost = threading.Event()
         self._progress = Progress(epoch=ticket.epoch, step=ticket.step, tokens_per_second=None)
@@ -61,11 +61,11 @@ class Lease:
         return self._progress
 
     def check(self) -> None:
-        """Raise `LeaseLostError` if another worker holds the ticket, `GiveBackError` if the worker is to stop."""
+        """Raise `LeaseLostError` if another worker holds the ticket, `ReleasedError` if the worker is to stop."""
         if self._lost.is_set():
             raise LeaseLostError("the ticket was ended, or is with another worker now")
         if self._stop_requested():
-            raise GiveBackError
+            raise ReleasedError
 
     @contextlib.contextmanager
     def renewing(self) -> Iterator[None]:
@@ -99,11 +99,11 @@ class Lease:
             if now - self._moved > self._stall:
                 self._end_stalled()
             try:
-                held, asked = tickets.sign_of_life(self._storage, self._study, self.ticket, self._progress)
+                held, stop_requests = tickets.send_heartbeat(self._storage, self._study, self.ticket, self._progress)
                 workers.beat(self._storage, self._study, self.ticket.worker)
             except Exception:
                 continue  # the store is away; the next fenced write finds out how that ended
-            self._hear(asked)
+            self._note_request(stop_requests)
             if not held and not ended.is_set():
                 self._lost.set()
 
@@ -118,5 +118,5 @@ class Lease:
         print(f"no step for {self._stall:.0f} s; the stack of each thread:", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         with contextlib.suppress(Exception):
-            self._storage.give_back(self.ticket, None, None, "stall")
+            self._storage.release(self.ticket, None, None, "stall")
         os._exit(STALLED)

@@ -126,19 +126,19 @@ def delete(storage: FencedStorage, name: str, folder: Path | None, shared: Path 
     from its results.
     """
     info = check_idle(storage, name)
-    folders = [place for place in (folder, shared) if place is not None]
-    for place in folders:
-        _delete_files(storage, info, place)
+    folders = [parent for parent in (folder, shared) if parent is not None]
+    for parent in folders:
+        _delete_files(storage, info, parent)
     if folder is not None:
         _delete_results(info, folder)
-    for place in folders:
-        for draft in (path for inner in (place, place / "checkpoints", place / "models") for path in drafts(inner)):
+    for parent in folders:
+        for draft in (path for inner in (parent, parent / "checkpoints", parent / "models") for path in drafts(inner)):
             if draft.name.startswith(f".{info.ref.key[:SHORT]}-") or not _OF_A_STUDY.match(draft.name):
                 _remove_draft(draft)
-        for inner in (place / "checkpoints", place / "models", place / LOGS, place):
+        for inner in (parent / "checkpoints", parent / "models", parent / LOGS, parent):
             _remove_empty(inner)
     delete_study(storage, info.ref)
-    return [path for place in folders if place.is_dir() for path in sorted(place.iterdir()) if path.name != MARK]
+    return [path for parent in folders if parent.is_dir() for path in sorted(parent.iterdir()) if path.name != MARK]
 
 
 def _delete_files(storage: FencedStorage, info: StudyInfo, folder: Path) -> None:

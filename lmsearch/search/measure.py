@@ -89,10 +89,10 @@ def _wait(device: torch.device) -> None:
 
 def main() -> None:
     """Measure what is asked for on the standard input."""
-    asked = json.load(sys.stdin)
-    config = RunConfig.from_paths(asked["config"])
-    corpus = open_corpus(config.data, Path(asked["cache"]), allow_pickle=asked["allow_pickle"])
-    device = open_device(asked["device"])
+    request = json.load(sys.stdin)
+    config = RunConfig.from_paths(request["config"])
+    corpus = open_corpus(config.data, Path(request["cache"]), allow_pickle=request["allow_pickle"])
+    device = open_device(request["device"])
     torch.set_num_threads(config.train.threads)
     try:
         found = measure(config, corpus, device)

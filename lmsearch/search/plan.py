@@ -78,13 +78,13 @@ class Plan:
 
 
 def points_remark(spec: StudySpec, trials: int) -> str:
-    """Say how many points a space has where a search may go through all of them; "" where it may not."""
+    """Return how many points a space has where a search may go through all of them; "" where it may not."""
     points = spec.count_points()
     if points is None or points > 10 * trials:
         return ""
-    told = f"points       the space has {points:,}; none is tried twice while others are left"
+    text = f"points       the space has {points:,}; none is tried twice while others are left"
     more = trials - points
-    return told + (f", and {more:,} of {trials:,} trials will repeat one, bit for bit" if more > 0 else "")
+    return text + (f", and {more:,} of {trials:,} trials will repeat one, bit for bit" if more > 0 else "")
 
 
 def space_points(spec: StudySpec, vocabulary_size: int) -> list[Point]:
@@ -175,21 +175,21 @@ def _check_memory(plan: Plan) -> None:
     largest = max(plan.points, key=lambda point: point.memory or 0)
     if plan.free is not None and plan.memory > plan.free:
         raise ConfigError(
-            f"{plan.sharing} workers at the point {_told(largest)} take {spell_bytes(plan.memory)} of memory, and "
+            f"{plan.sharing} workers at the point {_spelled(largest)} take {spell_bytes(plan.memory)} of memory, and "
             f"{spell_bytes(plan.free)} are free: take fewer --workers, or make the space smaller there"
         )
 
 
 def _ask(config: RunConfig, devices: Sequence[str], cache: Path, allow_pickle: bool) -> list[dict[str, Any]]:
     """Measure a configuration on several devices at once, each in a process of its own."""
-    asked = {"config": config.by_path(), "cache": str(cache), "allow_pickle": allow_pickle}
+    request = {"config": config.by_path(), "cache": str(cache), "allow_pickle": allow_pickle}
     words = python("-m", "lmsearch.search.measure")
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     children = [subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) for _ in devices]
     try:
         for child, device in zip(children, devices, strict=True):
             assert child.stdin is not None
-            child.stdin.write(json.dumps(asked | {"device": device}))
+            child.stdin.write(json.dumps(request | {"device": device}))
             child.stdin.close()
             child.stdin = None
         return [_answer(config, child) for child in children]
@@ -232,12 +232,12 @@ def _with(point: Point, found: Mapping[str, Any]) -> Point:
     )
 
 
-def _told(point: Point) -> str:
+def _spelled(point: Point) -> str:
     return ", ".join(f"{path} = {spell_value(value)}" for path, value in point.params.items())
 
 
 def connections_sentence(url: URL, open_store: Callable[[], FencedStorage], workers: int) -> str:
-    """Say how many connections a search takes, and whether the database has them."""
+    """Return how many connections a search takes, and whether the database has them."""
     if url.get_backend_name() == "sqlite":
         return "none: SQLite is a file, for workers on this host"
     wanted = workers + 1
@@ -246,5 +246,5 @@ def connections_sentence(url: URL, open_store: Callable[[], FencedStorage], work
     except LmsearchError as error:
         return f"{wanted}; whether the database has them is not known: {error}"
     room = min((limit.allowed - limit.used for limit in limits), default=0)
-    told = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
-    return told + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")
+    text = f"{wanted} to PostgreSQL (one a worker, one for `lmsearch run`), {max(0, room)} are free"
+    return text + ("" if room >= wanted else f": TOO FEW, {limits[0].name} is {limits[0].allowed}")

@@ -41,11 +41,11 @@ _MOST_STALLS = 2
 _MOST_MEMORY_FAILURES = 2  # the second time it was alone
 
 
-class GiveBackError(Exception):
+class ReleasedError(Exception):
     """The worker should stop: the trial is saved and requeued."""
 
 
-class OutOfMemoryError(GiveBackError):
+class OutOfMemoryError(ReleasedError):
     """Out of memory: the trial is requeued, to run alone."""
 
 
@@ -61,7 +61,7 @@ class Control(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise `GiveBackError` if the worker is to stop, `LeaseLostError` if another holds the ticket."""
+        """Raise `ReleasedError` if the worker is to stop, `LeaseLostError` if another holds the ticket."""
         ...
 
 
@@ -154,7 +154,7 @@ class TrialRunner:
 
 
 def _verdict(ticket: HeldTicket) -> str:
-    """Say why a ticket's trial is not to be tried again, "" where it is."""
+    """Return why a ticket's trial is not to be tried again, "" where it is."""
     if ticket.memory_failures >= _MOST_MEMORY_FAILURES:
         return "infeasible"
     if ticket.stalls >= _MOST_STALLS:
@@ -197,7 +197,7 @@ class Trial:
         self.ticket = ticket
         self.saved = found.checkpoint
         self.verdict = verdict  # why it is not to be tried again; "": it is
-        self.config: RunConfig | None = None  # closed once it has begun
+        self.config: RunConfig | None = None  # closed once it has started
         self.digest = ""  # of its closed config and the text
         self.rows: list[EpochRow] = list(self.saved.epochs) if self.saved else []
         self.best_model = self._best_of(found)
@@ -210,8 +210,8 @@ class Trial:
         said = read_name(WEIGHTS, name) if name else None
         if name is None or said is None or (said.key, said.number) != (self._stem, self.trial.number):
             return None
-        places = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
-        return next((place for place in places if place.is_dir() and not place.is_symlink()), None)
+        paths = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
+        return next((path for path in paths if path.is_dir() and not path.is_symlink()), None)
 
     @property
     def _stem(self) -> str:
@@ -221,7 +221,7 @@ class Trial:
     def begin(self) -> str | None:
         """Draw its values, and report what its checkpoint knows; the outcome where that ends it already."""
         if self.verdict:
-            return self._give_up(self.verdict)
+            return self._abandon(self.verdict)
         self.runner.trainer.begin_measuring()
         self.config = self._closed()
         return self._catch_up()
@@ -234,15 +234,15 @@ class Trial:
     def take(self, event: Event, control: Control) -> str | None:
         """Take note of an event, saving and reporting an epoch; the outcome where the trial ends with it.
 
-        Raises `GiveBackError` once it is saved and requeued, and `LeaseLostError`.
+        Raises `ReleasedError` once it is saved and requeued, and `LeaseLostError`.
         """
         if isinstance(event, Epoch):
             return self._epoch(event, control)
         control.progress(event)
         try:
             control.check()
-        except GiveBackError:
-            self._give_back(event)
+        except ReleasedError:
+            self._release(event)
             raise
         return None
 
@@ -258,13 +258,13 @@ class Trial:
         """Requeue the trial to run alone on its device; the second time it is infeasible."""
         if self.ticket.memory_failures + 1 >= _MOST_MEMORY_FAILURES:
             return self._infeasible(peak)
-        self.runner.storage.give_back(self.ticket, None, None, "memory", peak)
+        self.runner.storage.release(self.ticket, None, None, "memory", peak)
         raise OutOfMemoryError(
             f"trial {self.trial.number} ran out of memory at {peak / 1e6:,.0f} MB; "
             f"it is retried alone on {self.runner.trainer.name}"
         )
 
-    def _give_up(self, verdict: str) -> str:
+    def _abandon(self, verdict: str) -> str:
         """End the trial without trying again, for what happened to its earlier attempts."""
         if verdict == "infeasible":
             self._closed()  # the sampler learns from its values
@@ -294,11 +294,11 @@ class Trial:
         # Its owner may have died between an epoch's report and what followed from it.
         return self._decide(self.rows[-1]) if self.saved and self.saved.at_epoch_end else None
 
-    def _give_back(self, event: Step) -> None:
-        """Save in mid-epoch and put the ticket back, with the key of the file."""
+    def _release(self, event: Step) -> None:
+        """Save in mid-epoch and release the ticket, with the key of the file."""
         progress = Progress(epoch=len(self.rows), step=event.step, tokens_per_second=None)
         key = self._save(event.epoch, event)
-        self.runner.storage.give_back(self.ticket, key, progress)
+        self.runner.storage.release(self.ticket, key, progress)
 
     def _epoch(self, event: Epoch, control: Control) -> str | None:
         """Save and report one epoch: first the files, then one transaction; return the outcome if it is the end."""
@@ -411,16 +411,16 @@ class Trial:
                     self.trial.set_user_attr("known_perplexity", perplexity(known))
         return self._end("complete", value=final_value(row.valid_loss for row in self.rows))
 
-    def _failed(self, reason: str, told: str) -> str:
+    def _failed(self, reason: str, traceback_text: str) -> str:
         self.trial.set_user_attr("reason", reason[:500])
-        self.trial.set_user_attr("traceback", told[-20_000:])
+        self.trial.set_user_attr("traceback", traceback_text[-20_000:])
         return self._end("failed", state=TrialState.FAIL)
 
-    def _end(self, outcome: str, **told: Any) -> str:
-        self.study.tell(self.trial, told.get("value"), told.get("state"), skip_if_finished=True)
+    def _end(self, outcome: str, **result: Any) -> str:
+        self.study.tell(self.trial, result.get("value"), result.get("state"), skip_if_finished=True)
         if self.digest:
             self.runner.checkpoints.remove(self.ticket, self.digest, self.rows)
-        else:  # it was given up before its values were looked at
+        else:  # it was abandoned before its values were read
             self.runner.remove_checkpoints(self.ticket)
         if outcome != "complete" and self.best_model is not None:
             remove_weights(self.best_model)

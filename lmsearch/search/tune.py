@@ -11,7 +11,7 @@ from lmsearch.lm.use.cache import CacheConstants, ReadText, best_weight, cache_p
 from lmsearch.losses import perplexity
 
 _THETAS = (1e-2, 10.0)
-_SHORTEST = 20  # places
+_SHORTEST = 20  # positions
 _LONGEST = 4_000
 
 

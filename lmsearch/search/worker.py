@@ -22,7 +22,7 @@ from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
 from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
-from lmsearch.search.trial import Control, DroppedError, GiveBackError, OutOfMemoryError, TrialRunner
+from lmsearch.search.trial import Control, DroppedError, OutOfMemoryError, ReleasedError, TrialRunner
 from lmsearch.search.work import WorkOptions
 from lmsearch.spelling import nearest
 from lmsearch.store import tickets, workers
@@ -64,7 +64,7 @@ class Stop:
 
     def __init__(self, seconds: float | None) -> None:
         self.exit_code: int | None = None
-        self.asked = 0  # how often the study's workers had been asked to stop when this one joined
+        self.requests = 0  # how often the study's workers had been asked to stop when this one joined
         # The clock of the wall may jump.
         self._until = None if seconds is None else time.monotonic() + seconds
 
@@ -73,9 +73,9 @@ class Stop:
         if self.exit_code is None:
             self.exit_code = exit_code
 
-    def hear(self, asked: int) -> None:
+    def note_request(self, requests: int) -> None:
         """Stop, with exit code 0, where the study's workers were asked to since this one joined."""
-        if asked > self.asked:
+        if requests > self.requests:
             self.request(0)
 
     def requested(self) -> bool:
@@ -86,13 +86,13 @@ class Stop:
 
     def listen(self) -> None:
         """Stop on the signals that ask for it; at once on a second one that a person or a system sends."""
-        heard: list[int] = []
+        received: list[int] = []
 
         def act(number: int) -> None:
             # The parent passes on what it got, also what Slurm has sent to each process by itself.
             if number != stopping.SLURMS:
-                heard.append(number)
-            if len(heard) > 1:
+                received.append(number)
+            if len(received) > 1:
                 os._exit(128 + number)
             self.request(128 + number)
 
@@ -150,7 +150,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
     storage.lease_seconds = options.work.lease_seconds
     info = open_own_study(storage, options.study)
-    asked, stopped = tickets.read_stop(storage, info.ref)
+    requests, stopped = tickets.read_stop(storage, info.ref)
     if stopped:
         _log.info("%s was stopped with `lmsearch stop`; `lmsearch run` resumes it", options.study)
         return 0
@@ -168,7 +168,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
         models=files / "models",
     )
-    with contextlib.suppress(OSError):  # a full disk is told of when there is something to write
+    with contextlib.suppress(OSError):  # a full disk is reported when there is something to write
         make_folder(files)
     if options.parent_pipe is None:  # else the parent has said it
         runner.tell_of_others()
@@ -182,7 +182,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         trainer.name,
         extra={"event": "joined", "worker": options.name, "study": options.study, "device": trainer.name},
     )
-    stop.asked = asked
+    stop.requests = requests
     return _work(runner, holder, stop, options)
 
 
@@ -214,10 +214,10 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
         ticket = tickets.claim(storage, study, holder)
         if ticket is None:
             tickets.close_ended(storage, study)
-            if not tickets.owes(storage, study):
+            if not tickets.has_unfinished(storage, study):
                 runner.sweep()
                 return 0
-            stop.hear(tickets.read_stop(storage, study)[0])
+            stop.note_request(tickets.read_stop(storage, study)[0])
             if time.monotonic() - beaten > storage.lease_seconds / 3:
                 beaten = time.monotonic()
                 with contextlib.suppress(Exception):  # a hint; the next claim finds out what is wrong
@@ -230,7 +230,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             ticket.lease,
             extra={"event": "claimed", "ticket": ticket.number, "lease": ticket.lease},
         )
-        lease = Lease(storage, study, ticket, options.work.stall, stop.requested, stop.hear, stacks)
+        lease = Lease(storage, study, ticket, options.work.stall, stop.requested, stop.note_request, stacks)
         outcome = _run_ticket(runner, lease)
         if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
@@ -248,7 +248,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
             return run_trial(runner, ticket, lease)
         except OutOfMemoryError as error:
             _log.warning("%s", error, extra={"event": "out_of_memory", "ticket": ticket.number})
-        except GiveBackError:
+        except ReleasedError:
             message = "ticket %d is saved and requeued"
             _log.info(message, ticket.number, extra={"event": "requeued", "ticket": ticket.number})
         except LeaseLostError as error:
@@ -258,8 +258,8 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)
             _log.warning("%s", error, extra={"event": "dropped", "ticket": ticket.number})
-        except NewerFormatError:  # its checkpoint is a later lmsearch's, which goes on with it
-            runner.storage.give_back(ticket, None, None)
+        except NewerFormatError:  # its checkpoint is a later lmsearch's, which resumes it
+            runner.storage.release(ticket, None, None)
             raise
         except KeyError:  # what Optuna raises where the study is gone
             tickets.check_study(runner.storage, runner.info.ref)
@@ -270,7 +270,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
 def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
     """Run a ticket's trial to its end, and return its outcome; an error that is nobody's input ends it as failed.
 
-    Raises `GiveBackError` once it is saved and requeued, `LeaseLostError` where another worker has it now, and
+    Raises `ReleasedError` once it is saved and requeued, `LeaseLostError` where another worker has it now, and
     `DroppedError` where it was ended from outside.
     """
     trial = runner.open(ticket)
@@ -282,7 +282,7 @@ def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
                 if (outcome := trial.take(event, control)) is not None:
                     return outcome
             return trial.complete()
-        except (GiveBackError, LmsearchError, OptunaError):
+        except (ReleasedError, LmsearchError, OptunaError):
             raise
         except Exception as error:
             return trial.fail(error)
@@ -290,8 +290,8 @@ def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
 
 def _traceback_of(runner: TrialRunner, ticket: HeldTicket) -> str:
     failed = runner.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-    told = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
-    return str(told[-1].get("traceback", "")) if told else ""
+    attributes = [trial.user_attrs for trial in failed if trial.user_attrs.get("ticket") == ticket.number]
+    return str(attributes[-1].get("traceback", "")) if attributes else ""
 
 
 def _patience(options: WorkerOptions, stop: Stop) -> Patience:
@@ -301,14 +301,14 @@ def _patience(options: WorkerOptions, stop: Stop) -> Patience:
     """
     limit = options.work.patience
     crowded_limit = limit if options.parent_pipe is None else math.inf
-    told: list[bool] = []
+    logged: list[bool] = []
 
     def wait_on(outage: Outage) -> bool:
         if outage.attempts == 1:
-            told.clear()
-        if told[-1:] != [outage.is_crowded]:
+            logged.clear()
+        if logged[-1:] != [outage.is_crowded]:
             _log.warning("waiting for the store: %s", outage.reason, extra={"event": "waiting_for_store"})
-            told.append(outage.is_crowded)
+            logged.append(outage.is_crowded)
         return outage.gone < limit and outage.crowded < crowded_limit and not stop.requested()
 
     return wait_on

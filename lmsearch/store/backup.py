@@ -39,7 +39,7 @@ def back_up(url: URL, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source, copy = urls.connect_sqlite(Path(str(url.database))), sqlite3.connect(draft)
         with contextlib.closing(source), contextlib.closing(copy):
-            # In one step, which beside a write-ahead log holds up no writer: in several each write would begin it anew.
+            # In one step, which beside a write-ahead log holds up no writer: in several each write would restart it.
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file is all
             found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -117,7 +117,7 @@ def others_in(storage: FencedStorage, info: StudyInfo, folder: Path) -> list[Pat
 
 
 def others_sentence(paths: Sequence[Path]) -> str:
-    """Say what files that no trial of the store belongs to mean."""
+    """Return what files that no trial of the store belongs to mean."""
     first = sorted(paths)[0]
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
     return (

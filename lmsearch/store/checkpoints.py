@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class _Place:
+class _File:
     epoch: int
     step: int
     lease: int
@@ -51,7 +51,7 @@ class Checkpoints:
 
     A file's name says the study, the ticket and, by a digest, the values and the text that it is for, so that what a
     restored or copied store wrote under the same numbers is another file. These few methods are all that a trial
-    knows of them, so that another place can stand behind them.
+    knows of them, so that another store of files can stand behind them.
     """
 
     def __init__(self, folder: Path, host: str, quota: float = math.inf) -> None:
@@ -78,13 +78,13 @@ class Checkpoints:
         self._make_room(ticket, checkpoint.digest, len(content))
         replace_file(path, content)
         # By lease first: a file of an earlier lease may be of a later epoch, where the trial had to start again.
-        places = sorted(
-            self._places(ticket, self.folder, checkpoint.digest),
-            key=lambda place: (place.lease, place.epoch, place.step),
+        files = sorted(
+            self._files_of(ticket, self.folder, checkpoint.digest),
+            key=lambda file: (file.lease, file.epoch, file.step),
         )
-        for place in places[:-2]:
-            if place.lease <= ticket.lease and place.path != path:
-                remove_checkpoint(place.path)
+        for file in files[:-2]:
+            if file.lease <= ticket.lease and file.path != path:
+                remove_checkpoint(file.path)
         return str(HostPath(self.host, path))
 
     def _make_room(self, ticket: Ticket, digest: str, size: int) -> None:
@@ -95,10 +95,10 @@ class Checkpoints:
         for path in self.of_study(ticket.study_key):
             with contextlib.suppress(FileNotFoundError):  # another worker has just removed it
                 used[path] = path.stat().st_size
-        for place in self._places(ticket, self.folder, digest)[:-1]:
+        for file in self._files_of(ticket, self.folder, digest)[:-1]:
             if sum(used.values()) + size > self.quota:
-                remove_checkpoint(place.path)
-                used.pop(place.path, None)
+                remove_checkpoint(file.path)
+                used.pop(file.path, None)
         if sum(used.values()) + size > self.quota:
             raise OSError(errno.EDQUOT, f"the quota of {self.quota:,.0f} bytes for checkpoints is reached")
 
@@ -115,20 +115,20 @@ class Checkpoints:
         others: list[str] = []
         # The file may lie in another folder of this host: that of a worker started elsewhere.
         folders = {self.folder} | ({named.path.parent} if named else set())
-        places = {place for folder in folders for text in ("", digest) for place in self._places(ticket, folder, text)}
-        for place in sorted(places, reverse=True):
-            just_before = place.lease == ticket.lease - 1
+        files = {file for folder in folders for text in ("", digest) for file in self._files_of(ticket, folder, text)}
+        for file in sorted(files, reverse=True):
+            just_before = file.lease == ticket.lease - 1
             if named is None and not just_before:
                 continue
-            if named is not None and (place.epoch, place.step) > (named.epoch, named.step) and not just_before:
+            if named is not None and (file.epoch, file.step) > (named.epoch, named.step) and not just_before:
                 continue
-            if (checkpoint := read_checkpoint(place.path)) is None:
-                damaged.append(place.path.name)
-            elif is_for(checkpoint, digest, reported, place.path.name == named_in(CHECKPOINT, ticket.checkpoint)):
-                models = place.path.parent.parent / "models"
+            if (checkpoint := read_checkpoint(file.path)) is None:
+                damaged.append(file.path.name)
+            elif is_for(checkpoint, digest, reported, file.path.name == named_in(CHECKPOINT, ticket.checkpoint)):
+                models = file.path.parent.parent / "models"
                 return Found(replace(checkpoint, digest=digest), _remark(damaged, others), models)
             else:
-                others.append(place.path.name)
+                others.append(file.path.name)
         where = HostPath.parse(ticket.checkpoint).host
         if not damaged and not others and where and where != self.host:
             return Found(
@@ -141,30 +141,30 @@ class Checkpoints:
 
         What was written for other values stays, and what a lease that this store has not given wrote.
         """
-        for place in self._places(ticket, self.folder, digest) if digest else []:
-            if place.lease <= ticket.lease:
-                remove_checkpoint(place.path)
-        for place in self._places(ticket, self.folder, ""):
+        for file in self._files_of(ticket, self.folder, digest) if digest else []:
+            if file.lease <= ticket.lease:
+                remove_checkpoint(file.path)
+        for file in self._files_of(ticket, self.folder, ""):
             with contextlib.suppress(NewerFormatError):
-                checkpoint = read_checkpoint(place.path)
-                is_named = place.path.name == named_in(CHECKPOINT, ticket.checkpoint)
+                checkpoint = read_checkpoint(file.path)
+                is_named = file.path.name == named_in(CHECKPOINT, ticket.checkpoint)
                 if checkpoint is not None and is_for(checkpoint, digest, reported, is_named):
-                    remove_checkpoint(place.path)
+                    remove_checkpoint(file.path)
 
     def remove_unreported(self, ticket: Ticket, digest: str, named: str | None) -> None:
         """Remove what was written under the ticket's lease after the file that the ticket, as it is now, names."""
-        found = _place(HostPath.parse(named).path)
+        found = _file_of(HostPath.parse(named).path)
         last = (found.epoch, found.step) if found else (0, 0)
-        for place in self._places(ticket, self.folder, digest):
-            if place.lease == ticket.lease and (place.epoch, place.step) > last:
-                remove_checkpoint(place.path)
+        for file in self._files_of(ticket, self.folder, digest):
+            if file.lease == ticket.lease and (file.epoch, file.step) > last:
+                remove_checkpoint(file.path)
 
     def of_study(self, study_key: str) -> list[Path]:
         """List a study's checkpoints, of a copy of the store too."""
         found = [path for path in self.folder.glob(f"{study_key[:SHORT]}-*.checkpoint") if not path.is_symlink()]
         return sorted(path for path in found if CHECKPOINT.fullmatch(path.name))
 
-    def _named(self, ticket: Ticket) -> _Place | None:
+    def _named(self, ticket: Ticket) -> _File | None:
         """Find the file that the ticket names, by its name: in this folder, or in another of ours on this host."""
         kept = HostPath.parse(ticket.checkpoint)
         path = kept.path
@@ -172,14 +172,14 @@ class Checkpoints:
         if name is None or (name.key, name.number) != (ticket.study_key[:SHORT], ticket.number) or "\0" in str(path):
             return None
         if (self.folder / path.name).is_file():
-            return _place(self.folder / path.name)
-        return _place(path) if kept.host == self.host and kept.can_be and is_ours(path.parent) else None
+            return _file_of(self.folder / path.name)
+        return _file_of(path) if kept.host == self.host and kept.can_be and is_ours(path.parent) else None
 
-    def _places(self, ticket: Ticket, folder: Path, digest: str) -> list[_Place]:
+    def _files_of(self, ticket: Ticket, folder: Path, digest: str) -> list[_File]:
         """List the checkpoints of a ticket for one digest; for "" those that do not say what they are for."""
         stem = f"{ticket.study_key[:SHORT]}-{ticket.number}-" + (f"{digest[:SHORT]}-" if digest else "")
-        found = [place for path in folder.glob(f"{stem}e*.checkpoint") if (place := _place(path))]
-        return sorted(place for place in found if place.digest == digest[:SHORT])
+        found = [file for path in folder.glob(f"{stem}e*.checkpoint") if (file := _file_of(path))]
+        return sorted(file for file in found if file.digest == digest[:SHORT])
 
 
 def is_for(checkpoint: Checkpoint, digest: str, reported: Sequence[EpochRow], is_named: bool) -> bool:
@@ -216,13 +216,13 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _remark(damaged: Sequence[str], others: Sequence[str]) -> str:
-    told = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
+    remarks = [f"the checksum of {' and of '.join(damaged)} fails, so it is not used"] if damaged else []
     if others:
-        told.append(
+        remarks.append(
             f"{' and '.join(others)} is of another training (the store was restored or copied), so it is not used and "
             "stays where it is"
         )
-    return "; ".join(told)
+    return "; ".join(remarks)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -263,8 +263,8 @@ def _rows(rows: Sequence[dict[str, Any]]) -> tuple[EpochRow, ...]:
     return tuple(map(row, rows))
 
 
-def _place(path: Path) -> _Place | None:
+def _file_of(path: Path) -> _File | None:
     name = read_name(CHECKPOINT, path.name)
     if name is None or path.is_symlink() or (path.exists() and not path.is_file()):
         return None
-    return _Place(epoch=name.epoch, step=name.step, lease=name.lease, path=path, digest=name.digest)
+    return _File(epoch=name.epoch, step=name.step, lease=name.lease, path=path, digest=name.digest)

@@ -68,7 +68,7 @@ def adopt_copy(storage: FencedStorage, info: StudyInfo) -> tuple[StudyInfo, bool
         _copy_epochs(session, info.ref.key, adopted, {trial.number: trial._trial_id for trial in trials})
 
     storage.do(work)
-    store_info(storage, adopted)  # last: until it is written, the copy is adopted anew
+    store_info(storage, adopted)  # last: until it is written, the copy is adopted again
     return adopted, bool(original)
 
 

@@ -28,7 +28,7 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adrift:
+class OrphanedTrial:
     """A trial that is RUNNING for Optuna and on no open or running ticket."""
 
     number: int
@@ -37,7 +37,7 @@ class Adrift:
 
 
 def server(storage: FencedStorage) -> str:
-    """Name the database and its version."""
+    """Return the name of the database and its version."""
     if storage.engine.name == "sqlite":
         return f"SQLite {sqlite3.sqlite_version}"
     return f"PostgreSQL {_scalar(storage, 'SHOW server_version').split()[0]}"
@@ -110,7 +110,7 @@ def connection_limits(storage: FencedStorage) -> list[Limit]:
     return sorted(storage.do(work), key=lambda limit: limit.allowed - limit.used)
 
 
-def give_back_silent(storage: FencedStorage, ticket: Ticket) -> bool:
+def release_silent(storage: FencedStorage, ticket: Ticket) -> bool:
     """Release a ticket whose worker died; false where its holder sent a heartbeat after `ticket` was read."""
     mine = (
         TICKET.c.study_key == ticket.study_key,
@@ -122,7 +122,7 @@ def give_back_silent(storage: FencedStorage, ticket: Ticket) -> bool:
 
     def work(session: Session) -> bool:
         session.execute(sa.update(TICKET).where(*mine, TICKET.c.state == RUNNING).values(values))
-        # Whoever else gave it back meanwhile did the same.
+        # Whoever else released it meanwhile did the same.
         return session.execute(sa.select(TICKET.c.state).where(*mine)).scalar_one_or_none() == OPEN
 
     return storage.do(work)
@@ -141,10 +141,10 @@ def ended_from_outside(storage: FencedStorage, study: StudyRef) -> list[int]:
     return [row[0] for row in _rows(storage, query)]
 
 
-def adrift(storage: FencedStorage, study: StudyRef) -> list[Adrift]:
+def orphaned_trials(storage: FencedStorage, study: StudyRef) -> list[OrphanedTrial]:
     """List the trials that are RUNNING for Optuna though no open or running ticket has them."""
     trial, attribute = models.TrialModel, models.TrialUserAttributeModel
-    # One statement, so that a worker that creates or ends a trial is seen before or after it, never amid.
+    # One statement, so that a worker that creates or ends a trial is seen before or after it, never between.
     query = (
         sa.select(trial.number, TICKET.c.number, attribute.key)
         .outerjoin(TICKET, sa.and_(TICKET.c.trial_id == trial.trial_id, of_study(study)))
@@ -154,19 +154,19 @@ def adrift(storage: FencedStorage, study: StudyRef) -> list[Adrift]:
         .order_by(trial.number)
     )
     return [
-        Adrift(number=number, has_ticket=ticket is not None, is_ours=key is not None)
+        OrphanedTrial(number=number, has_ticket=ticket is not None, is_ours=key is not None)
         for number, ticket, key in _rows(storage, query)
     ]
 
 
-def count_strays(storage: FencedStorage, keys: Collection[str]) -> int:
-    """Count the rows of our tables that belong to no study; `keys` are those of all studies in the store."""
+def count_leftovers(storage: FencedStorage, keys: Collection[str]) -> int:
+    """Return the number of rows of our tables that belong to no study; `keys` are those of all studies in the store."""
     counts = [sa.select(sa.func.count()).where(table.c.study_key.not_in(list(keys))) for table in (TICKET, EPOCH)]
     return sum(row[0] for count in counts for row in _rows(storage, count))
 
 
-def remove_strays(storage: FencedStorage, keys: Collection[str]) -> None:
-    """Remove the rows that `count_strays` counts.
+def remove_leftovers(storage: FencedStorage, keys: Collection[str]) -> None:
+    """Remove the rows that `count_leftovers` counts.
 
     The caller holds the creation lock since before it read the keys: a copy that is being adopted has tickets before
     its key is stored.

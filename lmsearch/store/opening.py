@@ -34,7 +34,7 @@ def open_storage(
     while True:
         try:
             if create:
-                urls.check_place(url, create)
+                urls.check_location(url, create)
                 with urls.creation_lock(url, patience):
                     if _format_of(url, schema.check_own) is None:
                         # Optuna's checks open a second connection inside the first.
@@ -57,12 +57,12 @@ def creating(storage: FencedStorage) -> Iterator[None]:
     """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
     with contextlib.ExitStack() as held:
         # A connection of its own: the lock of PostgreSQL ends with it, whatever becomes of this process.
-        storage.repeat(lambda: held.enter_context(urls.creation_lock(storage.place, storage.patience)))
+        storage.repeat(lambda: held.enter_context(urls.creation_lock(storage.store_url, storage.patience)))
         yield
 
 
 def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
-    urls.check_place(url, create=False, write=write)
+    urls.check_location(url, create=False, write=write)
     found = _format_of(url)
     if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
@@ -107,7 +107,7 @@ def _look(storage: FencedStorage) -> None:
 
 
 def _other_version(url: URL, error: RuntimeError) -> str:
-    """Name the upgrade: of Optuna where the store is newer, of the store where it is older."""
+    """Return which upgrade is needed: of Optuna where the store is newer, of the store where it is older."""
     mine = f"made by another Optuna than the {optuna.__version__} here ({error})"
     if "storage upgrade" in str(error):
         return f"{mine}; upgrade it with: optuna storage upgrade --storage {urls.redact(url)}"

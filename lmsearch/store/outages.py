@@ -36,7 +36,7 @@ _SQLITE_PASSING = (
     "SQLITE_CANTOPEN",
     "SQLITE_PROTOCOL",
 )
-_LONGEST_PAUSE = 2.0  # seconds between two attempts; a stop is heard between them
+_LONGEST_PAUSE = 2.0  # seconds between two attempts; a stop takes effect between them
 
 
 class Outage:

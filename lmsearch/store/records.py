@@ -50,7 +50,7 @@ class Source:
 
     name: str
     key: str  # "" before the study was first found
-    taken: bool  # all that there was is taken over; until then each `lmsearch run` goes on with it
+    taken: bool  # all that there was is taken over; until then each `lmsearch run` continues it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ class TrialRecord:
 
     @property
     def by(self) -> str:
-        """Name what proposed it: a person, the grid, or a sampler."""
+        """Return what proposed it: a person, the grid, or a sampler."""
         return self.sampler if self.origin == "search" else self.origin
 
 
@@ -162,16 +162,16 @@ class StudyRecord:
 
     @property
     def total(self) -> int:
-        """Count the trials that the study owes altogether."""
+        """Return the number of trials in the budget of the study."""
         return len(self.tickets)
 
     @functools.cached_property
     def done(self) -> int:
-        """Count the tickets that are answered."""
+        """Return the number of tickets that are answered."""
         return sum(ticket.is_done for ticket in self.tickets)
 
     def count(self, outcome: str) -> int:
-        """Count the trials with an outcome."""
+        """Return the number of trials with an outcome."""
         return self._counts[outcome]
 
     @functools.cached_property

@@ -41,13 +41,13 @@ class RepeatingStorage(RDBStorage):
     def __init__(
         self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
     ) -> None:
-        self.place = url
+        self.store_url = url
         self.patience: Patience = patience or WaitUpTo(10.0)
         self.connected_since: float | None = None  # monotonic; None while the store does not answer
         self.waiting = False  # a call that failed is being repeated
         self.format = FORMATS["store"]  # of the store; lower where an older one is only looked at
         self.ticket_columns = ticket_columns()  # as they are read; a store of an earlier format may lack some
-        urls.check_place(url, create)
+        urls.check_location(url, create)
         super().__init__(
             urls.full_text(url),
             urls.engine_options(url, connections),
@@ -65,7 +65,7 @@ class RepeatingStorage(RDBStorage):
     # One call, one transaction, repeated until it is done.
 
     def repeat(self, call: Callable[[], R]) -> R:
-        """Make a call in which each attempt begins anew, as often as the store is away; twice is as once.
+        """Make a call in which each attempt starts from the beginning, while the store is away; twice is as once.
 
         Raises `StoreGoneError` when the patience is over, and `StoreError` for a store that cannot be used.
         """
@@ -106,7 +106,7 @@ class RepeatingStorage(RDBStorage):
         return self._repeat(attempt)
 
     def _repeat(self, call: Callable[[bool], R]) -> R:
-        """Call until the store answers; `call` is told whether an attempt came before."""
+        """Call until the store answers; `call` receives whether an attempt came before."""
         outage = Outage()
         while True:
             try:
@@ -118,7 +118,7 @@ class RepeatingStorage(RDBStorage):
                     raise
                 self.connected_since = None
                 self.waiting = True
-                outage.note(error, urls.explain(self.place, error))
+                outage.note(error, urls.explain(self.store_url, error))
                 if not self.patience(outage):
                     raise StoreGoneError(outage.reason) from error
                 extra = {"event": "repeated", "attempts": outage.attempts}
@@ -132,7 +132,7 @@ class RepeatingStorage(RDBStorage):
     @property
     def is_read_only(self) -> bool:
         """Whether nothing can be written to the store from here."""
-        return self.engine.name == "sqlite" and urls.is_read_only(Path(str(self.place.database)))
+        return self.engine.name == "sqlite" and urls.is_read_only(Path(str(self.store_url.database)))
 
     def note_connected(self) -> None:
         """Take note that the store has answered."""
@@ -145,7 +145,7 @@ class RepeatingStorage(RDBStorage):
         name = getattr(cause, "sqlite_errorname", "") or ""
         state = getattr(cause, "sqlstate", None) or ""
         if name.startswith(unusable) or state.startswith(("28", "3D", "42501")):
-            raise StoreError(urls.explain(self.place, error)) from error
+            raise StoreError(urls.explain(self.store_url, error)) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -169,7 +169,7 @@ class RepeatingStorage(RDBStorage):
         return sa.cast(sa.func.extract("epoch", sa.func.clock_timestamp()), sa.Float(53))
 
     def boot(self) -> str:
-        """Name the boot that the clock counts from."""
+        """Return the name of the boot that the clock counts from."""
         return _boot_id() if self.engine.name == "sqlite" else "server"
 
     # Everything else of Optuna's: the same, repeated over outages.
@@ -218,7 +218,7 @@ class RepeatingStorage(RDBStorage):
         return self.repeat(lambda: super(RepeatingStorage, self).get_study_id_from_name(study_name))
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """Name a study."""
+        """Return the name of a study."""
         return self.repeat(lambda: super(RepeatingStorage, self).get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
@@ -277,7 +277,7 @@ _boot: list[str] = []
 
 
 def _boot_id() -> str:
-    """Name this host's boot, so that a monotonic clock of an earlier one is never compared with."""
+    """Return the name of this host's boot, so that a monotonic clock of an earlier one is never compared with."""
     with _boot_lock:
         if not _boot:
             path = Path("/proc/sys/kernel/random/boot_id")
@@ -286,5 +286,5 @@ def _boot_id() -> str:
 
 
 def _mac_boot_id() -> str:
-    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    process = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
+    return process.stdout.strip() or "unknown"

@@ -48,7 +48,7 @@ def read_format(connection: sa.Connection) -> StoreFormat | None:
     return StoreFormat(number=int(found), version=str(version))
 
 
-def check_own(connection: sa.Connection, place: str) -> None:
+def check_own(connection: sa.Connection, store_url: str) -> None:
     """Raise `StoreError` for a database that belongs to another program: what stands in it is looked at, not changed.
 
     Optuna's tables may be there without ours, from a study of Optuna's own or from a creation that was cut short.
@@ -65,8 +65,8 @@ def check_own(connection: sa.Connection, place: str) -> None:
     if foreign:
         schema = ", or a schema: ?options=-csearch_path%3DNAME" if connection.engine.name == "postgresql" else ""
         raise StoreError(
-            f"the database {place} belongs to another program (its table {foreign[0]} is not Optuna's); give lmsearch "
-            f"one of its own{schema}"
+            f"the database {store_url} belongs to another program (its table {foreign[0]} is not Optuna's); give "
+            f"lmsearch one of its own{schema}"
         )
 
 
@@ -96,7 +96,7 @@ def create_tables(engine: sa.Engine) -> None:
             connection.execute(sa.insert(FORMAT).values(format=FORMATS["store"], lmsearch=__version__))
 
 
-def migrate(engine: sa.Engine, place: str, live: Callable[[], sa.ColumnElement[bool]]) -> None:
+def migrate(engine: sa.Engine, store_url: str, live: Callable[[], sa.ColumnElement[bool]]) -> None:
     """Bring a store to today's format, in one transaction: wholly or not at all.
 
     `live` gives the condition that a ticket is under a lease that has not run out. Workers of the first version do not
@@ -110,8 +110,8 @@ def migrate(engine: sa.Engine, place: str, live: Callable[[], sa.ColumnElement[b
             return  # somebody else has done it
         if found.number == 1 and (hosts := _at_work(connection, live())):
             raise StoreError(
-                f"the store {place} is of format 1 (lmsearch {found.version}), and workers of that version are at work "
-                f"on {', '.join(hosts)}; stop them first, then this lmsearch {__version__} brings it to format "
+                f"the store {store_url} is of format 1 (lmsearch {found.version}), and workers of that version are at "
+                f"work on {', '.join(hosts)}; stop them first, then this lmsearch {__version__} brings it to format "
                 f"{FORMATS['store']}"
             )
         config = _config(connection)
@@ -121,9 +121,9 @@ def migrate(engine: sa.Engine, place: str, live: Callable[[], sa.ColumnElement[b
         connection.execute(sa.insert(FORMAT).values(format=FORMATS["store"], lmsearch=__version__))
 
 
-def check_format(place: str, found: StoreFormat) -> None:
+def check_format(store_url: str, found: StoreFormat) -> None:
     """Raise `NewerFormatError` for a store of a later format."""
-    check_number("store", f"the store {place}", found.number, found.version)
+    check_number("store", f"the store {store_url}", found.number, found.version)
 
 
 def _at_work(connection: sa.Connection, live: sa.ColumnElement[bool]) -> list[str]:

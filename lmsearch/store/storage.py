@@ -300,7 +300,7 @@ class FencedStorage(RepeatingStorage):
 
         self.do(work)
 
-    def give_back(
+    def release(
         self,
         ticket: HeldTicket,
         checkpoint: str | None,
@@ -308,7 +308,7 @@ class FencedStorage(RepeatingStorage):
         trouble: str | None = None,
         peak_memory: int | None = None,
     ) -> None:
-        """Requeue a ticket, so that any worker can resume it; raises `LeaseLostError`.
+        """Release a ticket, so that any worker can resume it; raises `LeaseLostError`.
 
         `trouble` (a key of `TROUBLES`) says that its holder did not do so of its own will; `peak_memory` is in bytes.
         """

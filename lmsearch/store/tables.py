@@ -42,7 +42,7 @@ TICKET = sa.Table(
     sa.Column("device", sa.String(32)),
     sa.Column("boot", sa.String(64)),
     sa.Column("expires", sa.Float(53)),
-    sa.Column("seen", sa.Float(53)),  # when its holder last gave a sign of life, by the clock of leases
+    sa.Column("seen", sa.Float(53)),  # when its holder last sent a heartbeat, by the clock of leases
     sa.Column("epoch", sa.Integer, nullable=False, default=0),
     sa.Column("step", sa.Integer, nullable=False, default=0),
     sa.Column("tokens_per_second", sa.Float(53)),

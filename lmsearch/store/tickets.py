@@ -107,26 +107,26 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket
     """
 
     def call() -> tuple[HeldTicket | None, bool]:
-        given = _given(storage, study, holder)
+        parameters = _claim_parameters(storage, study, holder)
         with storage.engine.begin() as connection:
             _begin_claim(connection, storage, study)
             if storage.engine.name == "postgresql":
-                row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], given).mappings().first()
+                row = connection.execute(_TAKE_BESIDE_OTHERS[_takes_over(storage)], parameters).mappings().first()
                 if row is not None:
                     return HeldTicket(**row), True
-            left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], given).one()
+            left, alone = connection.execute(_WHAT_IS_LEFT[storage.engine.name, _takes_over(storage)], parameters).one()
             if not left:
                 check_there(connection, study)
             return None, not left or (storage.engine.name == "postgresql" and not alone)
 
     def call_alone() -> HeldTicket | None:
-        given = _given(storage, study, holder)
+        parameters = _claim_parameters(storage, study, holder)
         with storage.engine.begin() as connection:
             # One after the other, so that two cannot both find a device empty.
             lock_study(connection, study)
-            if (room := _room(connection, given)) is None:
+            if (room := _room(connection, parameters)) is None:
                 return None
-            taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], given)
+            taken = connection.execute(_TAKE[storage.engine.name, _takes_over(storage), room], parameters)
             row = taken.mappings().first()
         return None if row is None else HeldTicket(**row)
 
@@ -137,7 +137,7 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket
     return ticket if settled else storage.once(call_alone, done)
 
 
-def _given(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
+def _claim_parameters(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
     """Return the parameters of the statements of a claim."""
     return {
         "the_study": study.key,
@@ -205,8 +205,8 @@ def _free(dialect: str, takes_over: bool) -> sa.ColumnElement[bool]:
 def _next(free: sa.ColumnElement[bool]) -> sa.Select[Any]:
     columns = TICKET.c
     alone_first = sa.case((_ALONE, 0), else_=1)
-    begun_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
-    return sa.select(columns.number).where(free).order_by(alone_first, begun_first, columns.number).limit(1)
+    started_first = sa.case((columns.trial_id.is_not(None), 0), (columns.origin == "enqueued", 1), else_=2)
+    return sa.select(columns.number).where(free).order_by(alone_first, started_first, columns.number).limit(1)
 
 
 def _taking(dialect: str) -> Any:
@@ -237,9 +237,9 @@ def _taking(dialect: str) -> Any:
 def _take_beside_others(takes_over: bool) -> Any:
     """Return the claim of a study in which nothing must run alone: rows that others are taking are passed over."""
     pick = _next(_free("postgresql", takes_over)).with_for_update(skip_locked=True).cte("pick")
-    owed_alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
+    alone_unfinished = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
     taking = _taking("postgresql").add_cte(pick)
-    return taking.where(TICKET.c.number == sa.select(pick.c.number).scalar_subquery(), sa.not_(owed_alone))
+    return taking.where(TICKET.c.number == sa.select(pick.c.number).scalar_subquery(), sa.not_(alone_unfinished))
 
 
 def _take(dialect: str, takes_over: bool, room: str) -> Any:
@@ -294,15 +294,15 @@ def live_lease(storage: FencedStorage) -> sa.ColumnElement[bool]:
     return sa.and_(TICKET.c.state == RUNNING, TICKET.c.expires >= storage.clock(), TICKET.c.boot == storage.boot())
 
 
-def _room(connection: sa.Connection, given: Mapping[str, Any]) -> str | None:
+def _room(connection: sa.Connection, parameters: Mapping[str, Any]) -> str | None:
     """Return which tickets there is room for on the holder's device: `any`, those `beside` others, or none."""
-    others = connection.execute(_OTHERS_HERE[connection.engine.name], given).scalars().all()
-    if 1 in others or (others and connection.execute(_WAITS_HERE, given).scalar()):
+    others = connection.execute(_OTHERS_HERE[connection.engine.name], parameters).scalars().all()
+    if 1 in others or (others and connection.execute(_WAITS_HERE, parameters).scalar()):
         return None
     return "beside" if others else "any"
 
 
-def owes(storage: FencedStorage, study: StudyRef) -> bool:
+def has_unfinished(storage: FencedStorage, study: StudyRef) -> bool:
     """Whether a study has trials left."""
 
     def work(session: Session) -> bool:
@@ -326,12 +326,12 @@ def release_worker(
     values = {} if trouble is None else trouble_values(trouble, peak_memory)
 
     def work(session: Session) -> bool:
-        given: Any = session.execute(
+        released: Any = session.execute(
             sa.update(TICKET)
             .where(TICKET.c.study_key == study.key, TICKET.c.worker == worker, TICKET.c.state == RUNNING)
             .values({"state": OPEN, "expires": None} | values)
         )
-        return bool(given.rowcount)
+        return bool(released.rowcount)
 
     return storage.do(work)
 
@@ -357,10 +357,10 @@ def present(storage: FencedStorage) -> tuple[float, str]:
 
 def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
     """Ask all workers of a study, everywhere, to save and leave; or, with false, let new ones work again."""
-    asked, was = read_stop(storage, study)
+    requests, was = read_stop(storage, study)
     if was == stopped:
         return
-    storage.set_study_system_attr(study.id, _STOP, {"asked": asked + stopped, "stopped": stopped})
+    storage.set_study_system_attr(study.id, _STOP, {"asked": requests + stopped, "stopped": stopped})
 
 
 def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
@@ -372,7 +372,7 @@ def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
     return storage.do(work)
 
 
-def sign_of_life(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
+def send_heartbeat(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
     """Renew a lease once, without waiting for a store that is away.
 
     Returns whether it is still held, and how often the study's workers were asked to stop.
@@ -412,7 +412,7 @@ def close_ended(storage: FencedStorage, study: StudyRef) -> None:
     storage.do(work)
 
 
-def purge_strays(storage: FencedStorage, study: StudyRef) -> None:
+def purge_leftovers(storage: FencedStorage, study: StudyRef) -> None:
     """Remove rows left by a deleted study whose id this study has been given."""
 
     def work(session: Session) -> None:

@@ -135,7 +135,7 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
 
 
 def count_trials(storage: FencedStorage, study: StudyRef) -> int:
-    """Count a study's trials."""
+    """Return the number of trials of a study."""
 
     def work(session: Session) -> int:
         query = sa.select(sa.func.count()).select_from(_TABLES["trials"]).where(_TRIAL.study_id == study.id)
@@ -184,7 +184,7 @@ def _read_trials(
         return {}
     params = _read_params(session, part)
     curves = _read_curves(session, part)
-    if not study.key:  # another program's: what it told at the end is its value, whatever it reported before
+    if not study.key:  # another program's: what it reported at the end is its value, whatever came before
         for id, value in session.execute(sa.select(_VALUE.trial_id, _VALUE.value).where(part(_VALUE.trial_id))).all():
             curves[id] = {max(curves.get(id, ()), default=1): math.inf if value is None else value}
     attributes = _read_attributes(session, part)

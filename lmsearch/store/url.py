@@ -24,7 +24,7 @@ from lmsearch.spelling import nearest
 from lmsearch.store.outages import Outage, Patience, is_crowded
 from lmsearch.store.watchdog import WatchedConnection
 
-_LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is heard between
+_LOCK_SECONDS = 5.0  # how long SQLite waits for another writer before it is asked again; a signal is handled between
 _POOL_SECONDS = 120.0  # how long a thread waits for the connection that another one of its process uses
 _PARENT_LOCK = 0x6C6D73  # the number of the advisory lock under which schema and studies are created
 _LOCK_LOOK_SECONDS = 0.2  # between attempts to have it
@@ -146,7 +146,7 @@ def connect_sqlite(path: Path) -> sqlite3.Connection:
         return _look_at_sqlite(path)
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
     connection.execute("PRAGMA journal_mode=WAL")  # readers and the writer do not wait for each other
-    # What is told as done outlives a power cut: a trial's checkpoints are removed as soon as its end is committed.
+    # What is reported as done outlives a power cut: a trial's checkpoints are removed as soon as its end is committed.
     connection.execute("PRAGMA synchronous=FULL")
     return connection
 
@@ -158,8 +158,8 @@ def is_read_only(path: Path) -> bool:
 
 def _look_at_sqlite(path: Path) -> sqlite3.Connection:
     """Open a file for reading alone; what stands in a log beside it, SQLite reads where it can map the log's index."""
-    place = f"file:{quote(str(path))}?mode=ro"
-    connection = sqlite3.connect(place, timeout=_LOCK_SECONDS, check_same_thread=False, uri=True)
+    uri = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.connect(uri, timeout=_LOCK_SECONDS, check_same_thread=False, uri=True)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
     except sqlite3.OperationalError as error:
@@ -171,11 +171,11 @@ def _look_at_sqlite(path: Path) -> sqlite3.Connection:
                 f"{log.name}; copy both files to a folder of yours, or ask its owner for: lmsearch backup FILE"
             ) from error
         # Nobody is at work on it, and nothing is in its log: it can be read as it is.
-        connection = sqlite3.connect(f"{place}&immutable=1", check_same_thread=False, uri=True)
+        connection = sqlite3.connect(f"{uri}&immutable=1", check_same_thread=False, uri=True)
     return connection
 
 
-def check_place(url: URL, create: bool, write: bool = False) -> None:
+def check_location(url: URL, create: bool, write: bool = False) -> None:
     """Refuse a SQLite file that is not there, or, to `write`, not ours to write; make its folder to `create` it."""
     if url.get_backend_name() != "sqlite":
         return
@@ -190,9 +190,9 @@ def check_place(url: URL, create: bool, write: bool = False) -> None:
         raise StoreError(f"there is no store {path}; start a search with: lmsearch run, or name --storage")
     if path.is_dir():
         raise StoreError(f"the store {path} is a folder; name a file")
-    for place in (path.parent, path):  # SQLite writes beside the file, also to read it
-        if (create or write) and place.exists() and not os.access(place, os.W_OK):
-            raise StoreError(f"the store {path} cannot be used: {place} is read-only, or not yours to write")
+    for needed in (path.parent, path):  # SQLite writes beside the file, also to read it
+        if (create or write) and needed.exists() and not os.access(needed, os.W_OK):
+            raise StoreError(f"the store {path} cannot be used: {needed} is read-only, or not yours to write")
 
 
 @contextlib.contextmanager
@@ -204,12 +204,12 @@ def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
     """
     waits = _Waits(url, patience)
     if url.get_backend_name() == "sqlite":
-        place = Path(f"{url.database}.lock")
+        lock_path = Path(f"{url.database}.lock")
         try:
-            place.touch()  # filelock would ask again for ever
+            lock_path.touch()  # filelock would ask again for ever
         except OSError as error:
-            raise StoreError(f"the store {redact(url)} cannot be used: {place}: {error.strerror}") from error
-        lock = filelock.FileLock(place)
+            raise StoreError(f"the store {redact(url)} cannot be used: {lock_path}: {error.strerror}") from error
+        lock = filelock.FileLock(lock_path)
         while True:
             try:
                 lock.acquire(timeout=_LOCK_LOOK_SECONDS)
@@ -226,7 +226,7 @@ def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
     try:
         with engine.connect() as connection:
             # A lock of the transaction: one of the session would stay with a pooler's connection. Asked again and
-            # again: a call that waits for the lock cannot be told from one that gets no answer.
+            # again: a call that waits for the lock cannot be distinguished from one that gets no answer.
             while True:
                 connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
                 if connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(_PARENT_LOCK))).scalar_one():
@@ -255,7 +255,7 @@ class _Waits:
 
 
 def explain(url: URL, error: BaseException) -> str:
-    """Say in one line which store failed and why, without its password."""
+    """Return in one line which store failed and why, without its password."""
     cause = getattr(error, "orig", None) or error.__cause__ or error
     cause = getattr(cause, "orig", None) or cause
     line = str(cause).strip().splitlines()

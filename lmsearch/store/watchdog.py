@@ -24,10 +24,10 @@ class WatchedConnection(psycopg.Connection[Any]):
     Making the connection has a limit of its own, psycopg's `connect_timeout`.
     """
 
-    def wait(self, *given: Any, **named: Any) -> Any:
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the server: all that is sent on an open connection, by whatever library, comes through here."""
         with _watchdog.watching(self):
-            return super().wait(*given, **named)
+            return super().wait(*args, **kwargs)
 
 
 class _Watchdog:

@@ -132,7 +132,7 @@ def read_end(storage: FencedStorage, study: StudyRef, name: str, logs: Path) -> 
 
 
 def write_end(logs: Path, name: str, end: WorkerEnd) -> None:
-    """Write a worker's end beside its log, where the store cannot be told."""
+    """Write a worker's end beside its log, where the store takes no write."""
     replace_file(end_file(logs, name), json.dumps(asdict(end)))
 
 

@@ -63,8 +63,8 @@ def _writer(tables: Mapping[str, Any]) -> str:
     """Return the version that wrote a config; the first one wrote it among the versions that a result depends on."""
     provenance = tables.get("provenance")
     versions = provenance.get("versions") if isinstance(provenance, dict) else None
-    told = versions.get("lmsearch") if isinstance(versions, dict) else None
-    return known_version(tables.get("lmsearch"), known_version(told))
+    recorded = versions.get("lmsearch") if isinstance(versions, dict) else None
+    return known_version(tables.get("lmsearch"), known_version(recorded))
 
 
 def parse_study(text: str, folder: Path, source: str = "the study file", defaults: str = __version__) -> StudySpec:
@@ -149,11 +149,11 @@ def _build(text: str, tables: dict[str, Any], folder: Path, defaults: str = __ve
                 opened[path] = _open_value(path, raw)
         else:
             fixed[path] = coerce(path, raw)
-    given = {*fixed, *opened, *same_as}
-    implied = {path: value for path, value in earlier_defaults(defaults).items() if path not in given}
+    named = {*fixed, *opened, *same_as}
+    implied = {path: value for path, value in earlier_defaults(defaults).items() if path not in named}
     fixed |= implied
     _check_same_as(same_as)
-    _check_budget(budget, given, same_as)
+    _check_budget(budget, named, same_as)
     fixed["data.corpus"] = _resolve_corpus(fixed, folder)
     spec = StudySpec(
         text=text,
@@ -253,10 +253,10 @@ def _check_same_as(same_as: dict[str, str]) -> None:
             raise ConfigError(f"{path} is the same as {source}, which follows another itself; name that one")
 
 
-def _check_budget(budget: object, given: set[str], same_as: dict[str, str]) -> None:
+def _check_budget(budget: object, named: set[str], same_as: dict[str, str]) -> None:
     if budget is None:
         return
-    if "model.hidden_size" in given:
+    if "model.hidden_size" in named:
         raise ConfigError("model.parameters solves model.hidden_size; give one of the two")
     if "model.embedding_size" in same_as or "model.hidden_size" in same_as.values():
         raise ConfigError("model.parameters solves the sizes; no same_as may follow or give one")
@@ -268,8 +268,8 @@ def _resolve_corpus(fixed: dict[str, Value], folder: Path) -> str:
     corpus = str(fixed["data.corpus"])
     if corpus in BUILT_IN_CORPORA:
         return corpus
-    place = corpus if corpus.startswith("~") else folder / corpus
-    return str(absolute(place, "data.corpus ="))
+    location = corpus if corpus.startswith("~") else folder / corpus
+    return str(absolute(location, "data.corpus ="))
 
 
 def _manual(spec: StudySpec, number: int, table: dict[str, Any]) -> dict[str, Value]:

@@ -143,7 +143,7 @@ class StudySpec:
         return [dict(zip(self.open, point, strict=True)) for point in itertools.product(*axes)]
 
     def count_points(self) -> int | None:
-        """Count the points of the space, None where a range has no steps."""
+        """Return the number of points of the space, None where a range has no steps."""
         counts = [value.count() for value in self.open.values()]
         return None if None in counts else math.prod(count for count in counts if count is not None)
 

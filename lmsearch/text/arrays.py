@@ -38,7 +38,7 @@ class ArrayFolder:
         return found[0] if found else None
 
     def describe(self) -> str:
-        """Name the folder."""
+        """Return the name of the folder."""
         return str(self.folder)
 
     def digest(self) -> str:
@@ -102,8 +102,8 @@ class ArrayFolder:
         fits = starts.ndim == 1 and starts.dtype.kind in "iu" and len(starts)
         if not fits or starts[0] != 0 or starts[-1] >= tokens or (np.diff(starts.astype(np.int64)) <= 0).any():
             raise CorpusError(f"{beside} must hold rising numbers from 0 to less than {tokens}, where articles begin")
-        begun: npt.NDArray[np.int64] = starts.astype(np.int64)
-        return begun
+        article_starts: npt.NDArray[np.int64] = starts.astype(np.int64)
+        return article_starts
 
 
 def _articles_file(path: Path) -> Path:
@@ -133,10 +133,10 @@ def read_words(path: Path, allow_pickle: bool = False) -> tuple[str, ...]:
     if words.dtype.kind == "S":
         words = np.char.decode(words, "utf-8")
     listed = tuple(map(str, words))
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for number, word in enumerate(listed):
-        if places.setdefault(word, number) != number:
-            raise CorpusError(f"{path} has the word {word!r} twice, at {places[word]} and at {number}")
+        if indices.setdefault(word, number) != number:
+            raise CorpusError(f"{path} has the word {word!r} twice, at {indices[word]} and at {number}")
     return listed
 
 

@@ -24,7 +24,7 @@ from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.readers import PythonDocs, Reader, TextFile, open_reader
 from lmsearch.text.vocabulary import EOS, UNK, Vocabulary, build_vocabulary
 
-_TOLD_EACH = 1 << 20  # tokens between two notes of progress, and held at once
+_BLOCK_TOKENS = 1 << 20  # tokens between two notes of progress, and held at once
 _HEADER_BYTES = 128  # of a NumPy file with one dimension
 
 Progress = Callable[[str, int, int | None], None]
@@ -62,7 +62,7 @@ class Corpus:
     facts: TextFacts = TextFacts()
 
 
-def _untold(what: str, done: int, total: int | None) -> None:
+def _no_progress(what: str, done: int, total: int | None) -> None:
     """Report nothing."""
 
 
@@ -72,10 +72,10 @@ def cache_folder() -> Path:
     if named:
         return absolute(named, "LMSEARCH_CACHE =")
     try:
-        place = Path(platformdirs.user_cache_dir("lmsearch")).expanduser()
+        folder = Path(platformdirs.user_cache_dir("lmsearch")).expanduser()
     except RuntimeError as error:  # a user without a home
         raise CorpusError("there is no home folder to keep encoded texts in; name one in LMSEARCH_CACHE") from error
-    return place
+    return folder
 
 
 def open_corpus(
@@ -97,7 +97,7 @@ def open_corpus(
     try:
         make_folder(folder.parent)
     except OSError as error:
-        if not folder.parent.is_dir():  # else a full disk is told of when there is a corpus to keep
+        if not folder.parent.is_dir():  # else a full disk is reported when there is a corpus to keep
             raise CorpusError(
                 f"the cache folder {cache} cannot be made ({error.strerror}); name another in LMSEARCH_CACHE"
             ) from error
@@ -109,8 +109,8 @@ def open_corpus(
         opened = load_cached(folder, reader.describe())
         if opened is None:
             try:
-                _encode(reader, config, folder, progress or _untold)
-            except OSError as error:  # the reader tells of its own as CorpusError
+                _encode(reader, config, folder, progress or _no_progress)
+            except OSError as error:  # the reader raises its own as CorpusError
                 raise CorpusError(
                     f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
                     "folder in LMSEARCH_CACHE"
@@ -172,16 +172,16 @@ def _copy_arrays(reader: ArrayFolder, draft: Path) -> Vocabulary:
 
 def _count(reader: Reader, progress: Progress) -> tuple[Counter[str], TextFacts]:
     counts: Counter[str] = Counter()
-    done = told = lines = lost = characters = 0
+    done = reported = lines = lost = characters = 0
     for line in reader.lines("train"):
         counts.update(line.words)
         done += len(line.words)
         lines += line.ends
         lost += line.lost
         characters += line.characters
-        if done - told >= _TOLD_EACH:
+        if done - reported >= _BLOCK_TOKENS:
             progress("counting words", done, None)
-            told = done
+            reported = done
     return counts, TextFacts(lost=lost, characters=characters, own_eos=counts[EOS] - lines)
 
 
@@ -190,13 +190,13 @@ def _check_words(reader: Reader, counts: Counter[str], vocabulary: Vocabulary) -
     if len(set(vocabulary.words) - {EOS, UNK}) > 1:
         return
     different = len(counts.keys() - {EOS, UNK})
-    told = f"the train split of {reader.describe()} has fewer than two words"
+    message = f"the train split of {reader.describe()} has fewer than two words"
     if different > 1:
-        told += (
+        message += (
             f" that occur often enough: of {different:,} different ones all but {len(vocabulary) - 2} are <unk> by "
             "data.min_count. Words are what stands between spaces: put spaces between them, or lower data.min_count"
         )
-    raise CorpusError(told)
+    raise CorpusError(message)
 
 
 def _check_tokens(reader: Reader | ArrayFolder, split: str, tokens: int) -> None:
@@ -220,7 +220,7 @@ def _encode_split(
             if line.begins:
                 starts.append(done + len(piece))
             piece.extend(vocabulary.encode(line.words))
-            if len(piece) >= _TOLD_EACH:
+            if len(piece) >= _BLOCK_TOKENS:
                 piece.tofile(file)
                 done, piece = done + len(piece), array("i")
                 progress(f"encoding {split}", done, total)

@@ -130,10 +130,10 @@ def _fetch(name: str, dataset: Dataset, folder: Path, progress: bool) -> None:
             archive = _retrieve(name, dataset.archive_mirrors, dataset.archive_hash, draft, folder, progress)
             _extract(name, archive, dataset, draft)
         for file in dataset.files.values():
-            place = draft / Path(file.name).name
+            path = draft / Path(file.name).name
             if file.mirrors:
-                _retrieve(name, file.mirrors, file.hash, draft, folder, progress).rename(place)
-            _verify(name, file, place)
+                _retrieve(name, file.mirrors, file.hash, draft, folder, progress).rename(path)
+            _verify(name, file, path)
         for file in dataset.files.values():
             (draft / Path(file.name).name).replace(folder / Path(file.name).name)
         (folder / _VERIFIED).touch()
@@ -185,13 +185,13 @@ def _extract(name: str, archive: Path, dataset: Dataset, draft: Path) -> None:
         raise CorpusError(f"the archive of {name} is not what it should be: {error}") from error
 
 
-def _verify(name: str, file: File, place: Path) -> None:
+def _verify(name: str, file: File, path: Path) -> None:
     kind, _, wanted = file.hash.partition(":")
-    with place.open("rb") as content:
+    with path.open("rb") as content:
         found = hashlib.file_digest(content, kind).hexdigest()
         content.seek(0)
         tokens = sum(len(line.split()) + 1 for line in content)
     if found != wanted:
-        raise CorpusError(f"{place} is not the file of {name}: it has the {kind} {found}, and should have {wanted}")
+        raise CorpusError(f"{path} is not the file of {name}: it has the {kind} {found}, and should have {wanted}")
     if tokens != file.tokens:
-        raise CorpusError(f"{place} is not the file of {name}: it has {tokens} tokens, and should have {file.tokens}")
+        raise CorpusError(f"{path} is not the file of {name}: it has {tokens} tokens, and should have {file.tokens}")

@@ -21,8 +21,8 @@ def judge(corpus: Corpus) -> list[str]:
 
 def unknown_share(corpus: Corpus, text: Text) -> float:
     """Return the share of a text's tokens that are `<unk>`."""
-    place = corpus.vocabulary.index.get(UNK)
-    return 0.0 if place is None else float((np.asarray(text.tokens) == place).mean())
+    index = corpus.vocabulary.index.get(UNK)
+    return 0.0 if index is None else float((np.asarray(text.tokens) == index).mean())
 
 
 def _unknown(corpus: Corpus) -> list[str]:

@@ -48,7 +48,7 @@ class Reader(Protocol):
     """Something that gives the lines of each split, as often as it is asked."""
 
     def describe(self) -> str:
-        """Name the text for a person."""
+        """Return the name of the text for a person."""
         ...
 
     def digest(self) -> str:
@@ -101,8 +101,8 @@ def _refuse(data: DataConfig, what: str, *names: str) -> None:
     """Refuse settings that would do nothing to this text."""
     usual = DataConfig(corpus=data.corpus)
     for name in names:
-        given = getattr(data, name)
-        if given != getattr(usual, name) and (name, given) != ("min_count", 1):  # 1 does nothing to any text
+        value = getattr(data, name)
+        if value != getattr(usual, name) and (name, value) != ("min_count", 1):  # 1 does nothing to any text
             raise ConfigError(f"data.{name} does nothing to {what}; leave it out")
 
 
@@ -117,7 +117,7 @@ class PythonDocs:
         self._splits: dict[str, list[Line]] | None = None
 
     def describe(self) -> str:
-        """Name the text and the Python that it belongs to."""
+        """Return the name of the text and the Python that it belongs to."""
         return f"python-docs of Python {platform.python_version()}"
 
     def digest(self) -> str:
@@ -186,7 +186,7 @@ class TextFolder:
                 raise CorpusError(self._without(split))
 
     def _without(self, split: str) -> str:
-        """Say which file is missing, and which ones there are."""
+        """Return which file is missing, and which ones there are."""
         names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
         meant = [name for name in names if name.lower().split(".")[0] in (*_OTHER_NAMES[split], split)]
         hint = f"; rename {meant[0]} to {split}.txt" if meant else ""
@@ -208,7 +208,7 @@ class TextFolder:
         return found[0] if found else None
 
     def describe(self) -> str:
-        """Name the folder."""
+        """Return the name of the folder."""
         return self._name
 
     def digest(self) -> str:
@@ -238,7 +238,7 @@ class TextFile:
         self._starts: list[int] | None = None  # the byte at which each split begins
 
     def describe(self) -> str:
-        """Name the file."""
+        """Return the name of the file."""
         return str(self.path)
 
     def digest(self) -> str:
@@ -328,17 +328,17 @@ def _read(
     offset, ended = 0, True
     with _readable(path), _open(path) as file:
         for raw, ends in _pieces(path, file):
-            start, offset, begun, ended = offset, offset + len(raw), ended, ends
+            start, offset, starts_line, ended = offset, offset + len(raw), ended, ends
             if end is not None and start >= end:
                 return
             if start < first:
                 continue
             if not words and headings is None:
-                if begun:
+                if starts_line:
                     yield start, Line(False, [])
                 continue
             text = _decode(path, raw, start)
-            titled = headings is not None and begun and ends and headings.begins(text)
+            titled = headings is not None and starts_line and ends and headings.begins(text)
             begins = start == 0 or titled
             if not words:
                 yield start, Line(begins, [])
@@ -383,7 +383,7 @@ def _iconv(encoding: str, path: Path) -> str:
 
 
 def _why_zeros(path: Path, position: int) -> str:
-    """Say what a file that is no text probably is."""
+    """Return what a file that is no text probably is."""
     with _readable(path), _open(path) as file:
         first = file.read(512)
     if first[257:262] == b"ustar":

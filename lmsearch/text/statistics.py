@@ -46,7 +46,7 @@ def most_frequent(corpus: Corpus, count: int) -> list[tuple[str, int]]:
     """Return the most frequent words of the train split, with how often each occurs."""
     counts = word_counts(corpus, corpus.train)
     order = np.argsort(-counts, kind="stable")[:count]
-    return [(corpus.vocabulary.words[place], int(counts[place])) for place in order]
+    return [(corpus.vocabulary.words[index], int(counts[index])) for index in order]
 
 
 def first_lines(corpus: Corpus, text: Text, count: int, longest: int = 60) -> list[str]:

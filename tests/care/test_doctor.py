@@ -1,4 +1,4 @@
-"""The doctor: damage is told, repaired where that loses nothing, and what is alive is left alone."""
+"""The doctor: damage is reported, repaired where that loses nothing, and what is alive is left alone."""
 
 import dataclasses
 import importlib.metadata
@@ -55,13 +55,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def doctor(folder: Path, url: str, repair: bool = True, **options: Any) -> list[Finding]:
     """Look at everything but the machine, which takes seconds and is the same each time."""
-    given: dict[str, Any] = {"patience": WaitUpTo(5), "expected": True, "command": " ".join}
-    given |= {"runs": folder / "runs", "cache": Path(os.environ[CACHE])} | options
-    findings = examine(Options(storage=parse_url(url), repair=repair, **given))
+    fields: dict[str, Any] = {"patience": WaitUpTo(5), "expected": True, "command": " ".join}
+    fields |= {"runs": folder / "runs", "cache": Path(os.environ[CACHE])} | options
+    findings = examine(Options(storage=parse_url(url), repair=repair, **fields))
     return list(itertools.takewhile(lambda finding: finding.check != "devices", findings))
 
 
-def told(findings: list[Finding], *states: str) -> list[str]:
+def texts(findings: list[Finding], *states: str) -> list[str]:
     return [finding.text for finding in findings if finding.state in (states or (PROBLEM, REPAIRED))]
 
 
@@ -103,7 +103,7 @@ def test_a_sound_store_has_nothing_to_repair_and_a_second_look_finds_the_same(bu
     before = rows(bureau)
     findings = examined(bureau)
     assert {finding.state for finding in findings} == {OK}
-    assert "tiny: 0 of 6 trials are done; no worker is running" in told(findings, OK)
+    assert "tiny: 0 of 6 trials are done; no worker is running" in texts(findings, OK)
     assert [f.check for f in findings] == [f.check for f in examined(bureau)]
     assert rows(bureau) == before
 
@@ -120,43 +120,43 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
     assert claim(bureau.storage, bureau.info.ref, holder) is not None
     change_ticket(bureau, 0, seen=0.0)
     monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", "pid:[1]")
-    assert told(examined(bureau)) == [] and lease_of(bureau).worker == "w"
+    assert texts(examined(bureau)) == [] and lease_of(bureau).worker == "w"
     monkeypatch.setattr("lmsearch.care.doctor._FIRST_NAMESPACE", Path("/proc/self/ns/pid").readlink().name)
-    assert any("is gone: released" in text or "released" in text for text in told(examined(bureau), REPAIRED))
+    assert any("is gone: released" in text or "released" in text for text in texts(examined(bureau), REPAIRED))
     assert {ticket.state for ticket in bureau.tickets()} == {OPEN}
 
 
 @pytest.mark.slow
-def test_the_lease_of_a_live_worker_is_told_and_left_alone(bureau: Bureau) -> None:
+def test_the_lease_of_a_live_worker_is_reported_and_left_alone(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
     findings = examined(bureau)
-    assert told(findings) == []
-    (line,) = [text for text in told(findings, OK) if "running: " in text]
+    assert texts(findings) == []
+    (line,) = [text for text in texts(findings, OK) if "running: " in text]
     assert f"trial {before.trial_number} ({before.host}, process {worker.pid}, cpu, last seen 0 s ago)" in line
     assert worker.wait(timeout=60) == 0
     check_whole(bureau.record())
-    assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to begin anything anew
+    assert {ticket.attempts for ticket in bureau.tickets()} == {1}  # nobody had to start anything again
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 
-def test_what_a_killed_worker_held_is_given_back_and_goes_on_from_its_checkpoint(bureau: Bureau) -> None:
+def test_what_a_killed_worker_held_is_released_and_resumes_from_its_checkpoint(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau)
     worker.kill()
     worker.wait()
     held = lease_of(bureau)
-    wait_for(lambda: "not long since" not in "".join(told(examined(bureau, repair=False))))
-    (problem,) = told(examined(bureau, repair=False))
+    wait_for(lambda: "not long since" not in "".join(texts(examined(bureau, repair=False))))
+    (problem,) = texts(examined(bureau, repair=False))
     assert problem == (
         f"tiny: process {worker.pid} of this host, which held trial {held.trial_number}, is gone; "
         "with --repair: released, to resume from its last checkpoint"
     )
     assert lease_of(bureau) == held  # a dry run changes nothing
-    (repaired,) = told(examined(bureau))
+    (repaired,) = texts(examined(bureau))
     assert repaired.endswith("is gone; released, to resume from its last checkpoint")
     (ticket,) = [ticket for ticket in bureau.tickets() if ticket.number == held.number]
     assert ticket == dataclasses.replace(held, state=OPEN, expires=None, deaths=held.deaths + 1)
-    assert told(examined(bureau)) == []
+    assert texts(examined(bureau)) == []
     list(bureau.search(2))
     check_whole(bureau.record())  # lost: nothing but the epoch in progress
     again = [steps for steps in bureau.steps() if steps != list(range(1, 16))]
@@ -170,7 +170,7 @@ def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite
     worker.kill()
     worker.wait()
     held = lease_of(bureau)
-    (problem,) = told(examined(bureau))
+    (problem,) = texts(examined(bureau))
     assert "is gone, not long since; run this again in" in problem
     assert lease_of(bureau) == held
 
@@ -180,10 +180,10 @@ def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> No
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     worker.send_signal(signal.SIGSTOP)
     held = lease_of(bureau)
-    wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
+    wait_for(lambda: "ran out" in "".join(texts(examined(bureau), NOTE)))
     findings = examined(bureau)
-    assert told(findings) == [] and lease_of(bureau) == held
-    assert "the next free worker resumes it: lmsearch worker tiny" in told(findings, NOTE)[0]
+    assert texts(findings) == [] and lease_of(bureau) == held
+    assert "the next free worker resumes it: lmsearch worker tiny" in texts(findings, NOTE)[0]
     worker.send_signal(signal.SIGCONT)
     assert worker.wait(timeout=60) == 0
     check_whole(bureau.record())
@@ -198,8 +198,8 @@ def test_a_lease_whose_process_might_be_another_one_is_left_to_the_next_worker(b
     for changed in ({"process": os.getpid()}, {"host": "elsewhere"}, {"boot": "an earlier one"}):
         change_ticket(bureau, first.number, **changed)
         held = lease_of(bureau)
-        wait_for(lambda: "ran out" in "".join(told(examined(bureau), NOTE)))
-        assert told(examined(bureau)) == [] and lease_of(bureau) == held
+        wait_for(lambda: "ran out" in "".join(texts(examined(bureau), NOTE)))
+        assert texts(examined(bureau)) == [] and lease_of(bureau) == held
         change_ticket(bureau, first.number, process=first.process, host=first.host, boot=first.boot)
     list(bureau.search(2))
     check_whole(bureau.record())
@@ -214,21 +214,23 @@ def test_the_ticket_of_a_trial_that_was_ended_from_outside_is_closed(bureau: Bur
     plain = RDBStorage(bureau.url.replace("postgresql://", "postgresql+psycopg://"))
     plain.set_trial_state_values(waiting.trial_id, TrialState.FAIL)
     wrong = f"tiny: trial {waiting.trial_number} is ended from outside, with the ticket still open"
-    assert told(examined(bureau, repair=False), PROBLEM) == [f"{wrong}; with --repair: closed"]
+    assert texts(examined(bureau, repair=False), PROBLEM) == [f"{wrong}; with --repair: closed"]
     findings = examined(bureau)
-    assert told(findings)[0] == f"{wrong}; closed"
-    assert " of ended trials take" in told(findings)[1]
+    assert texts(findings)[0] == f"{wrong}; closed"
+    assert " of ended trials take" in texts(findings)[1]
     list(bureau.search(2))
     record = bureau.record()
     assert (record.done, record.count("failed"), record.count("complete")) == (6, 1, 5)
 
 
-def test_running_trials_of_other_programs_are_told_and_ours_without_a_ticket_are_ended_by_hand(bureau: Bureau) -> None:
+def test_running_trials_of_other_programs_are_reported_and_ours_without_a_ticket_are_ended_by_hand(
+    bureau: Bureau,
+) -> None:
     plain = optuna.load_study(study_name="tiny", storage=bureau.storage)
     plain.ask()
     findings = examined(bureau)
-    assert told(findings) == []
-    assert told(findings, NOTE) == [
+    assert texts(findings) == []
+    assert texts(findings, NOTE) == [
         "tiny: trial 0 is RUNNING without a ticket, for another program, which must end them itself"
     ]
     worker = start_and_wait_for_an_epoch(bureau)
@@ -236,13 +238,13 @@ def test_running_trials_of_other_programs_are_told_and_ours_without_a_ticket_are
     worker.wait()
     (waiting,) = [ticket for ticket in bureau.tickets() if ticket.state == OPEN and ticket.trial_id is not None]
     change_ticket(bureau, waiting.number, state=DONE)
-    (problem,) = [text for text in told(examined(bureau, repair=False)) if "RUNNING" in text]
+    (problem,) = [text for text in texts(examined(bureau, repair=False)) if "RUNNING" in text]
     number = waiting.trial_number
     assert problem == (
         f"tiny: trial {number} is RUNNING though its ticket is done; end it with: lmsearch fail tiny {number}"
     )
     fail(bureau.storage, "tiny", number or -1)
-    assert [text for text in told(examined(bureau)) if "RUNNING" in text] == []
+    assert [text for text in texts(examined(bureau)) if "RUNNING" in text] == []
 
 
 # Rows of studies that are gone.
@@ -254,25 +256,25 @@ def test_rows_of_a_deleted_study_are_removed_and_those_of_others_stay(bureau: Bu
     optuna.delete_study(study_name="tiny", storage=bureau.storage)
     before = rows(bureau)
     wrong = "24 rows of tickets and epochs whose studies are gone"
-    assert told(examined(bureau, repair=False)) == [f"{wrong}; with --repair: removed"]
+    assert texts(examined(bureau, repair=False)) == [f"{wrong}; with --repair: removed"]
     assert rows(bureau) == before
-    assert told(examined(bureau)) == [f"{wrong}; removed"]
+    assert texts(examined(bureau)) == [f"{wrong}; removed"]
     kept = [row for row in before["lmsearch_ticket"] if other.ref.key in row]
     assert rows(bureau) == {"lmsearch_ticket": kept, "lmsearch_epoch": []} and len(kept) == 4
-    assert told(examined(bureau)) == []
+    assert texts(examined(bureau)) == []
 
 
-def test_a_renamed_study_still_knows_what_it_owed(bureau: Bureau) -> None:
-    """A rename copies and deletes: the rows of the deleted one are all that tells what the copy owes."""
+def test_a_renamed_study_still_knows_what_it_has_left(bureau: Bureau) -> None:
+    """A rename copies and deletes: the rows of the deleted one are all that tells which trials the copy has left."""
     storage = bureau.storage
     optuna.copy_study(from_study_name="tiny", from_storage=storage, to_storage=storage, to_study_name="renamed")
     optuna.delete_study(study_name="tiny", storage=storage)
     before = rows(bureau)
     findings = examined(bureau)
-    assert told(findings) == [] and rows(bureau) == before
-    assert told(findings, NOTE)[0].startswith("renamed was copied or renamed by another program")
+    assert texts(findings) == [] and rows(bureau) == before
+    assert texts(findings, NOTE)[0].startswith("renamed was copied or renamed by another program")
     info = begin(storage, "renamed", bureau.info.spec, bureau.info.folder, bureau.corpus, Request())
-    assert told(examined(bureau)) == ["6 rows of tickets and epochs whose studies are gone; removed"]
+    assert texts(examined(bureau)) == ["6 rows of tickets and epochs whose studies are gone; removed"]
     bureau.info = info
     assert len(bureau.tickets()) == 6
 
@@ -281,8 +283,8 @@ def test_a_renamed_study_still_knows_what_it_owed(bureau: Bureau) -> None:
 
 
 def age(path: Path, seconds: float = 7_200) -> None:
-    for place in (path, *path.rglob("*")):
-        os.utime(place, (time.time() - seconds,) * 2)
+    for inner in (path, *path.rglob("*")):
+        os.utime(inner, (time.time() - seconds,) * 2)
 
 
 def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: Bureau) -> None:
@@ -311,10 +313,10 @@ def test_drafts_that_nobody_has_touched_for_an_hour_are_removed(sqlite_bureau: B
     half_new.mkdir()
     age(half_new)
     (half_new / "model.safetensors").write_bytes(b"being written")
-    assert len(told(examined(sqlite_bureau, repair=False))) == 1 and old.exists()
+    assert len(texts(examined(sqlite_bureau, repair=False))) == 1 and old.exists()
     findings = examined(sqlite_bureau)
-    assert told(findings) == ["2 drafts never finished; removed"]
-    announced = [text for text in told(findings, NOTE) if text.startswith("to be removed: ")]
+    assert texts(findings) == ["2 drafts never finished; removed"]
+    announced = [text for text in texts(findings, NOTE) if text.startswith("to be removed: ")]
     assert announced == [f"to be removed: {old}", f"to be removed: {models}"]
     assert all(path.exists() for path in theirs)
     assert (old.exists(), models.exists(), young.exists(), half_new.exists()) == (False, False, True, True)
@@ -333,7 +335,7 @@ def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path, before
     assert disk.forgotten_drafts(cache / "corpora") == [draft]
 
 
-def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sqlite_bureau: Bureau) -> None:
+def test_checkpoints_of_ended_trials_are_removed_and_those_to_resume_stay(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
     wait_for(lambda: any(ticket.state == DONE for ticket in bureau.tickets()) and is_amid_a_trial(bureau))
@@ -347,19 +349,19 @@ def test_checkpoints_of_ended_trials_are_removed_and_those_to_go_on_with_stay(sq
     of_done = dataclasses.replace(make_checkpoint(), digest=config_digest(bureau.info, params))
     left = Path(Checkpoints(folder, "here").save(done, 3, 15, of_done).partition(":")[2])
     foreign = Path(Checkpoints(folder, "here").save(make_ticket(), 3, 15, make_checkpoint()).partition(":")[2])
-    assert [text for text in told(examined(bureau, repair=False)) if "1 checkpoint of ended trials" in text]
+    assert [text for text in texts(examined(bureau, repair=False)) if "1 checkpoint of ended trials" in text]
     assert left.exists()
-    (repaired,) = told(findings := examined(bureau))
+    (repaired,) = texts(findings := examined(bureau))
     assert repaired.startswith("tiny: 1 checkpoint of ended trials take") and repaired.endswith("; removed")
     assert sorted(folder.glob("*.checkpoint")) == sorted([*needed, foreign])
-    notes = told(findings, NOTE)
+    notes = texts(findings, NOTE)
     assert notes[0] == f"to be removed: {left}"
     assert "of no study in this store; remove them if no other store has it" in notes[1]
     list(bureau.search(2))
     check_whole(bureau.record())
 
 
-def test_a_damaged_checkpoint_is_named_and_the_trial_goes_on_without_it(sqlite_bureau: Bureau) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_trial_continues_without_it(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
     worker.terminate()
@@ -368,11 +370,11 @@ def test_a_damaged_checkpoint_is_named_and_the_trial_goes_on_without_it(sqlite_b
     content = bytearray(newest.read_bytes())
     content[-2] ^= 1
     newest.write_bytes(content)
-    (problem,) = told(examined(bureau))
+    (problem,) = texts(examined(bureau))
     assert f"the checksum of {newest} fails; it is never used" in problem
     list(bureau.search(2))
     check_whole(bureau.record())
-    assert told(examined(bureau)) == []
+    assert texts(examined(bureau)) == []
 
 
 def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau: Bureau) -> None:
@@ -381,7 +383,7 @@ def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau
     wait_for(lambda: is_amid_a_trial(sqlite_bureau))
     worker.terminate()
     worker.wait()
-    said = " ".join(told(examined(sqlite_bureau), OK))
+    said = " ".join(texts(examined(sqlite_bureau), OK))
     assert f"{shared / 'tiny/checkpoints'} can be written to" in said and "of resumable trials" in said
 
 
@@ -399,40 +401,42 @@ def test_a_folder_without_room_or_without_permission_is_a_problem(tmp_path: Path
 # Corpora.
 
 
-def test_a_damaged_corpus_is_removed_and_encoded_anew(sqlite_bureau: Bureau, cache: Path) -> None:
+def test_a_damaged_corpus_is_removed_and_encoded_again(sqlite_bureau: Bureau, cache: Path) -> None:
     (folder,) = [path for path in (cache / "corpora").iterdir() if path.is_dir()]
     whole = (folder / "train.npy").read_bytes()
     (folder / "train.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     dry = examined(sqlite_bureau, repair=False)
-    assert told(dry) == [
+    assert texts(dry) == [
         f"the checksum fails of {folder}; with --repair: removed, and encoded again from the text if it is here"
     ]
-    assert len(told(dry, UNCHECKED)) == 1 and (folder / "train.npy").read_bytes() != whole
+    assert len(texts(dry, UNCHECKED)) == 1 and (folder / "train.npy").read_bytes() != whole
     findings = examined(sqlite_bureau)
-    assert told(findings) == [f"the checksum fails of {folder}; removed, and encoded again from the text if it is here"]
+    assert texts(findings) == [
+        f"the checksum fails of {folder}; removed, and encoded again from the text if it is here"
+    ]
     assert (folder / "train.npy").read_bytes() == whole
-    assert any("corpus is here, fingerprint" in text for text in told(findings, OK))
+    assert any("corpus is here, fingerprint" in text for text in texts(findings, OK))
 
 
-def test_a_text_that_is_another_or_missing_is_a_problem_while_something_is_owed(sqlite_bureau: Bureau) -> None:
+def test_a_text_that_is_another_or_missing_is_a_problem_while_trials_are_left(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     write_corpus(bureau.folder / "corpus", seed=1)
-    (problem,) = told(examined(bureau))
+    (problem,) = texts(examined(bureau))
     assert f"fingerprint {bureau.info.fingerprint}; give the path of that text with: lmsearch worker tiny" in problem
     shutil.rmtree(bureau.folder / "corpus")
-    (problem,) = told(examined(bureau))
+    (problem,) = texts(examined(bureau))
     assert problem.startswith("tiny: there is no corpus 'corpus'")
     change = sa.update(TICKET).values(state=DONE)
     with bureau.storage.engine.begin() as connection:
         connection.execute(change)
     findings = examined(bureau)
-    assert told(findings) == [] and "no trial is left, so no worker needs it" in told(findings, NOTE)[0]
+    assert texts(findings) == [] and "no trial is left, so no worker needs it" in texts(findings, NOTE)[0]
 
 
 # The store.
 
 
-def test_a_store_that_is_not_there_is_told_with_how_to_begin(tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_reported_with_how_to_begin(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runs/none.db"
     for expected, state in ((True, PROBLEM), (False, NOTE)):
         first, *rest = doctor(tmp_path, url, expected=expected)
@@ -446,13 +450,13 @@ def test_a_store_that_is_not_there_is_told_with_how_to_begin(tmp_path: Path) -> 
 
 def test_a_file_that_is_no_store_and_one_of_another_program_are_problems(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"this is no database" * 100)
-    assert "file is not a database" in told(doctor(tmp_path, f"sqlite:///{tmp_path}/x.db"))[0]
+    assert "file is not a database" in texts(doctor(tmp_path, f"sqlite:///{tmp_path}/x.db"))[0]
     RDBStorage(f"sqlite:///{tmp_path}/plain.db")
-    (problem,) = told(doctor(tmp_path, f"sqlite:///{tmp_path}/plain.db"))
+    (problem,) = texts(doctor(tmp_path, f"sqlite:///{tmp_path}/plain.db"))
     assert "was not made by lmsearch; `lmsearch run` adds what is missing" in problem
 
 
-def test_a_damaged_sqlite_file_is_told_and_nothing_in_it_is_repaired(sqlite_bureau: Bureau) -> None:
+def test_a_damaged_sqlite_file_is_reported_and_nothing_in_it_is_repaired(sqlite_bureau: Bureau) -> None:
     list(sqlite_bureau.search(2))
     sqlite_bureau.storage.engine.dispose()
     path = sqlite_bureau.folder / "store.db"
@@ -464,7 +468,7 @@ def test_a_damaged_sqlite_file_is_told_and_nothing_in_it_is_repaired(sqlite_bure
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(bytes(size))
-    (problem, *_) = told(doctor(sqlite_bureau.folder, sqlite_bureau.url))
+    (problem, *_) = texts(doctor(sqlite_bureau.folder, sqlite_bureau.url))
     assert f"sqlite3 {path} .recover | sqlite3 recovered.db" in problem
 
 
@@ -488,7 +492,7 @@ def test_connections_are_counted_against_the_server_and_the_role(postgres: str, 
     worker.engine.dispose()
 
 
-def test_a_server_without_a_free_connection_is_told_with_what_to_raise(
+def test_a_server_without_a_free_connection_is_reported_with_what_to_raise(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     server = start_server(max_connections=6, superuser_reserved_connections=1)
@@ -500,22 +504,22 @@ def test_a_server_without_a_free_connection_is_told_with_what_to_raise(
     )
     held.append(psycopg.connect(server.url))
     findings = doctor(tmp_path, server.url, patience=WaitUpTo(0.5))
-    assert "raise the server's max_connections, or start fewer workers" in told(findings)[0]
+    assert "raise the server's max_connections, or start fewer workers" in texts(findings)[0]
     for connection in held:
         connection.close()
     server.stop()
-    assert told(doctor(tmp_path, server.url, patience=WaitUpTo(0.5)))[0].startswith("the store postgresql://postgres@")
+    assert texts(doctor(tmp_path, server.url, patience=WaitUpTo(0.5)))[0].startswith("the store postgresql://postgres@")
 
 
-def test_a_study_that_cannot_be_read_is_told_and_the_others_are_looked_at(sqlite_bureau: Bureau) -> None:
+def test_a_study_that_cannot_be_read_is_reported_and_the_others_are_looked_at(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     begin(bureau.storage, "other", bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=4))
     stored = bureau.storage.get_study_user_attrs(bureau.info.ref.id)["lmsearch"]
     changed = stored | {"text": stored["text"].replace("format = 1", "format = 99")}
     bureau.storage.set_study_user_attr(bureau.info.ref.id, "lmsearch", changed)
     findings = examined(bureau)
-    assert told(findings)[0].startswith("tiny cannot be read, and its rows and files are left alone: ")
-    assert "other: 0 of 4 trials are done; no worker is running" in told(findings, OK)
+    assert texts(findings)[0].startswith("tiny cannot be read, and its rows and files are left alone: ")
+    assert "other: 0 of 4 trials are done; no worker is running" in texts(findings, OK)
     assert len(bureau.tickets()) == 6 and open_study(bureau.storage, "other").ref.name == "other"
 
 
@@ -535,18 +539,18 @@ def test_limits_of_a_control_group_are_found_in_both_versions(tmp_path: Path) ->
     (second / "memory.max").write_text("max\n")
     assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (None, None)
     control.write_text("4:memory:/mine\n1:cpu,cpuacct:/mine\n")
-    for place, text in {
+    for file, text in {
         "cpu/cpu.cfs_quota_us": "200000",
         "cpu/cpu.cfs_period_us": "100000",
         "memory/memory.limit_in_bytes": "9223372036854771712",
         "memory/memory.usage_in_bytes": "1",
     }.items():
-        (root / place).parent.mkdir(exist_ok=True)
-        (root / place).write_text(text + "\n")
+        (root / file).parent.mkdir(exist_ok=True)
+        (root / file).write_text(text + "\n")
     assert (machine.cpu_limit(control, root), machine.memory_left(control, root)) == (2.0, None)
 
 
-def test_devices_are_told_by_a_process_of_their_own() -> None:
+def test_devices_are_reported_by_a_process_of_their_own() -> None:
     findings = list(devices.check_devices())
     assert len(findings) == 3 and findings[2].text.startswith(f"PyTorch {importlib.metadata.version('torch')} ")
 

@@ -53,12 +53,12 @@ def test_a_ticket_that_is_unanswered_or_answered_twice_is_noticed(ended_search: 
     twice = dataclasses.replace(second, trial_number=first.trial_number)
     assert each_answered_once(dataclasses.replace(ended_search, tickets=(waiting, second, *others))).broken == 1
     assert doubled(dataclasses.replace(ended_search, tickets=(first, twice, *others))) == 1
-    stray = dataclasses.replace(ended_search.trials[0], ticket=None)
-    assert doubled(dataclasses.replace(ended_search, trials=(stray, *ended_search.trials[1:]))) == 1
+    ticketless = dataclasses.replace(ended_search.trials[0], ticket=None)
+    assert doubled(dataclasses.replace(ended_search, trials=(ticketless, *ended_search.trials[1:]))) == 1
 
 
 def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_search: StudyRecord) -> None:
-    """The stub's curve is made up, so that every trial of its search is told."""
+    """The stub's curve is made up, so that every trial of its search is reported."""
     found = curves_are_undisturbed(ended_search, 2)
     assert (found.checked, found.broken) == (6, 6) and "6 with another curve" in found.detail
 
@@ -98,10 +98,10 @@ def test_chaos_tells_as_json_what_it_did_and_leaves_nothing_behind(cli: Cli, tmp
     """Its own runs of a minute, on both databases, are in .ci/run."""
     said = cli("chaos", "--minutes", "0.3", "--seed", "3", "--workers", "2", "--json")
     assert said.returncode == 0, said.stdout + said.stderr
-    told = json.loads(said.stdout)
-    assert told["holds"] and sum(told["faults"].values()) > 0
-    assert [invariant["name"] for invariant in told["invariants"]] == ["I1", "I2", "I3", "I4", "I5"]
-    assert all(invariant["checked"] > 0 for invariant in told["invariants"])
+    document = json.loads(said.stdout)
+    assert document["holds"] and sum(document["faults"].values()) > 0
+    assert [invariant["name"] for invariant in document["invariants"]] == ["I1", "I2", "I3", "I4", "I5"]
+    assert all(invariant["checked"] > 0 for invariant in document["invariants"])
     assert not (tmp_path / "runs").exists()
 
 

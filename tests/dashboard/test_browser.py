@@ -21,7 +21,7 @@ def bench(prepared_sqlite: Path, tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def server(bench: Bench, tmp_path: Path) -> Iterator[Served]:
-    with served(str(bench.storage.place), tmp_path / "log", LMSEARCH_DASHBOARD_TOKEN=TOKEN) as server:
+    with served(str(bench.storage.store_url), tmp_path / "log", LMSEARCH_DASHBOARD_TOKEN=TOKEN) as server:
         yield server
 
 
@@ -46,7 +46,7 @@ def test_the_list_of_studies_comes_up_whole_and_the_token_stays_nowhere(browser:
     assert troubles == []
 
 
-def test_a_token_that_is_typed_opens_the_page_and_a_wrong_one_is_told(browser: Browser, server: Served) -> None:
+def test_a_token_that_is_typed_opens_the_page_and_a_wrong_one_is_reported(browser: Browser, server: Served) -> None:
     page = browser.new_page()
     page.goto(f"{server.origin}/dashboard")
     expect(page.get_by_text("This dashboard needs a token.")).to_be_visible()
@@ -65,7 +65,7 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
         visitor.get_by_role("button", name="delete study").click()
         visitor.get_by_role("button", name="Yes").click()
 
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     delete()
     expect(visitor.get_by_text("Failed to delete study")).to_be_visible()
@@ -74,7 +74,7 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
     expect(visitor.get_by_text("bench")).to_be_visible(timeout=30_000)
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["bench"]
 
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     delete()
     expect(visitor.get_by_text("Success to delete a study")).to_be_visible()
     assert bench.storage.get_all_studies() == []
@@ -82,12 +82,12 @@ def test_the_delete_button_deletes_but_not_while_somebody_works_on_the_study(
 
 def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser, bench: Bench, tmp_path: Path) -> None:
     with served(
-        str(bench.storage.place), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
+        str(bench.storage.store_url), tmp_path / "log", "--prefix", "/lm", LMSEARCH_DASHBOARD_TOKEN=TOKEN
     ) as server:
-        asked: list[str] = []
+        urls: list[str] = []
         troubles: list[str] = []
         page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: urls.append(request.url))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(f"{server.origin}/lm/")
         expect(page.get_by_text("This dashboard needs a token.")).to_be_visible()
@@ -97,7 +97,7 @@ def test_below_a_prefix_the_page_asks_for_nothing_outside_of_it(browser: Browser
         page.get_by_text("bench").first.click()
         expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)
         assert page.url.startswith(f"{server.origin}/lm/dashboard/studies/")
-        assert all(url.startswith((f"{server.origin}/lm/", "data:", "blob:")) for url in asked), asked
-        assert [url for url in asked if "/lm/api/studies/" in url] and troubles == []
+        assert all(url.startswith((f"{server.origin}/lm/", "data:", "blob:")) for url in urls), urls
+        assert [url for url in urls if "/lm/api/studies/" in url] and troubles == []
         page.reload()
         expect(page.get_by_text("Hyperparameter Importance").first).to_be_visible(timeout=30_000)

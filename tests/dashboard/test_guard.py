@@ -148,7 +148,7 @@ def test_the_bound_name_is_ours_and_port_80_goes_without_saying() -> None:
         {"cookie": f"token={TOKEN}"},
     ],
 )
-def test_a_stranger_is_told_how_to_become_a_visitor(headers: dict[str, str]) -> None:
+def test_a_stranger_is_shown_how_to_become_a_visitor(headers: dict[str, str]) -> None:
     answer = ask(guarded_rules(), **headers)
     assert answer.status == 401 and answer.headers["www-authenticate"].startswith("Bearer")
     assert b"<form" in answer.body and b"within" not in answer.body
@@ -264,7 +264,7 @@ def test_no_route_of_optuna_dashboards_changes_anything_by_a_get() -> None:
 
 def test_a_lease_counts_while_it_lives(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(2)
+    bench.queue(2)
     assert count_leases(bench.storage, bench.ref.id) == 0
     bench.expire()
     bench.take()
@@ -273,7 +273,7 @@ def test_a_lease_counts_while_it_lives(storage_url: str) -> None:
     ticket = bench.take()
     assert count_leases(bench.storage, bench.ref.id) == 1
     assert count_leases(bench.storage, bench.ref.id + 1) == 0
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     assert count_leases(bench.storage, bench.ref.id) == 0
 
 
@@ -358,7 +358,7 @@ def test_a_change_from_another_site_is_refused_by_the_server(guarded: Served) ->
 def test_a_study_is_neither_deleted_nor_renamed_while_somebody_works_on_it(guarded: Served, bench: Bench) -> None:
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     number = bench.ref.id
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     # Other spellings of the same route reach the same study.
     for path in (f"/api/studies/{number}", f"/api/studies/0{number}", f"/api/studies/{number}//"):
@@ -372,7 +372,7 @@ def test_a_study_is_neither_deleted_nor_renamed_while_somebody_works_on_it(guard
     assert guarded.ask(renaming, "POST", {"study_name": "other"}, **bearer).status == 409
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["bench"]
 
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     renamed = guarded.ask(renaming, "POST", {"study_name": "other"}, **bearer)
     assert renamed.status == 201
     assert [study.study_name for study in bench.storage.get_all_studies()] == ["other"]
@@ -404,7 +404,7 @@ def test_a_token_file_counts_on_loopback_too_and_a_port_in_use_is_named(
     assert said.returncode == 2 and f"127.0.0.1 port {guarded.port} cannot be served: Address already" in said.stderr
 
 
-def test_it_waits_for_a_store_that_is_away_as_long_as_it_was_told_and_outlives_it(
+def test_it_waits_for_a_store_that_is_away_as_long_as_it_was_asked_and_outlives_it(
     start_server: Callable[..., Server], cli: Cli, tmp_path: Path
 ) -> None:
     server = start_server()

@@ -104,16 +104,16 @@ def test_ordinary_requests_still_come_through(guarded: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "prefix"), [("/lm", "/lm"), ("lm/", "/lm"), ("/a/b-c", "/a/b-c"), ("", ""), ("/", "")]
+    ("text", "prefix"), [("/lm", "/lm"), ("lm/", "/lm"), ("/a/b-c", "/a/b-c"), ("", ""), ("/", "")]
 )
-def test_a_prefix_is_a_path(given: str, prefix: str) -> None:
-    assert check_prefix(given) == prefix
+def test_a_prefix_is_a_path(text: str, prefix: str) -> None:
+    assert check_prefix(text) == prefix
 
 
-@pytest.mark.parametrize("given", ["http://x/lm", "/a b", "/../x", '/"', "/%2e"])
-def test_what_is_no_path_is_no_prefix(given: str) -> None:
+@pytest.mark.parametrize("text", ["http://x/lm", "/a b", "/../x", '/"', "/%2e"])
+def test_what_is_no_path_is_no_prefix(text: str) -> None:
     with pytest.raises(LmsearchError, match="--prefix takes a path"):
-        check_prefix(given)
+        check_prefix(text)
 
 
 def test_below_a_prefix_requests_come_through_whether_a_proxy_strips_it_or_not(

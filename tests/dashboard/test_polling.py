@@ -50,7 +50,7 @@ class Polling:
                 self.statuses.append(self._server.ask(path).status)
 
 
-def write_while(bench: Bench, goes_on: Callable[[], bool]) -> list[float]:
+def write_while(bench: Bench, continues: Callable[[], bool]) -> list[float]:
     """Work as a worker does, without a model: claim, ask, report, tell; give how many seconds each write took."""
     taken: list[float] = []
 
@@ -60,8 +60,8 @@ def write_while(bench: Bench, goes_on: Callable[[], bool]) -> list[float]:
         taken.append(time.perf_counter() - began)
         return result
 
-    while goes_on():
-        bench.owe()
+    while continues():
+        bench.queue()
         trial = bench.ask(timed(bench.take))
         for name in ("model.output_dropout", "model.input_dropout", "model.weight_dropout"):
             timed(trial.suggest_float, name, 0.0, 0.7)
@@ -76,7 +76,7 @@ def until(duration: float) -> Callable[[], bool]:
     return lambda: time.monotonic() < end
 
 
-def told(name: str, taken: list[float]) -> str:
+def write_times(name: str, taken: list[float]) -> str:
     middle, longest = 1e3 * statistics.median(taken), 1e3 * max(taken)
     return f"{name}: {len(taken)} writes, median {middle:.1f} ms, max {longest:.0f} ms"
 
@@ -101,7 +101,7 @@ def test_polling_a_big_study_fails_and_delays_no_write(
         with Polling(server, bench.ref.id, threads=2) as polling:
             least, most = until(SECONDS), until(PATIENCE)
             polled = write_while(bench, lambda: most() and (least() or len(polling.statuses) < POLLS))
-    print(told("alone", alone), told("polled", polled), f"{len(polling.statuses)} polls", sep="\n")
+    print(write_times("alone", alone), write_times("polled", polled), f"{len(polling.statuses)} polls", sep="\n")
     assert impatient == []
     assert set(polling.statuses) == {200} and len(polling.statuses) >= POLLS
     assert len(polled) > 200 and max(polled) < LONGEST_WRITE

@@ -57,7 +57,7 @@ def test_a_search_tells_its_plan_what_it_found_and_what_comes_next(searched: Pat
         assert re.search(expected, said), expected
 
 
-def test_best_config_keeps_to_its_schema_and_names_its_corpus_from_its_own_place(searched: Path) -> None:
+def test_best_config_keeps_to_its_schema_and_names_its_corpus_from_its_own_folder(searched: Path) -> None:
     config = best_config(searched)
     schema = json.loads((files("lmsearch") / "best-config.schema.json").read_text())
     jsonschema.validate(config, schema)
@@ -79,8 +79,8 @@ def test_the_best_config_trains_again_to_the_same_perplexity_bit_for_bit(
     found = json.loads(said.stdout)
     assert found["perplexity"] == best_config(searched)["result"]["perplexity"]
     assert found["epoch"] == best_config(searched)["result"]["epoch"]
-    told = cli("train", str(searched / "runs/tiny/best-config.json"), cwd=folder)
-    assert "the same, bit for bit" in told.stdout
+    trained = cli("train", str(searched / "runs/tiny/best-config.json"), cwd=folder)
+    assert "the same, bit for bit" in trained.stdout
     assert (folder / found["model"] / "model.safetensors").exists()
 
 
@@ -165,7 +165,7 @@ def test_plain_optuna_reads_the_study(searched: Path) -> None:
     assert len(json.loads(listed.stdout)) == 3
 
 
-def test_the_weights_are_kept_as_they_were_when_the_results_are_written_anew(searched: Path, cli: Cli) -> None:
+def test_the_weights_are_kept_as_they_were_when_the_results_are_written_again(searched: Path, cli: Cli) -> None:
     before = (searched / "runs/tiny/best-config.json").read_text()
     (searched / "runs/tiny/best-config.json").unlink()
     assert cli("best", "tiny", cwd=searched).returncode == 0
@@ -207,10 +207,10 @@ def test_ctrl_c_saves_prints_the_command_that_goes_on_and_the_curve_is_the_unint
             search.send_signal(signal.SIGINT)
             said, _ = search.communicate(timeout=60)
             assert search.returncode == 130
-            go_on = re.search(r"interrupted; everything is saved; resume with: lmsearch (.*)", said)
-            assert go_on and go_on[1] == "run tiny.toml --workers 2"
+            resuming = re.search(r"interrupted; everything is saved; resume with: lmsearch (.*)", said)
+            assert resuming and resuming[1] == "run tiny.toml --workers 2"
             assert "2 waiting" in cli("status", "tiny", cwd=tmp_path / name).stdout
-            assert cli(*go_on[1].split(), cwd=tmp_path / name).returncode == 0
+            assert cli(*resuming[1].split(), cwd=tmp_path / name).returncode == 0
         else:
             search.communicate(timeout=200)
         with sqlite3.connect(tmp_path / name / "runs/lmsearch.db") as database:
@@ -257,7 +257,7 @@ def test_enqueue_says_how_to_run_what_it_added_and_a_worker_runs_it(searched: Pa
     assert value == 0.4
 
 
-def test_a_diverging_trial_is_told_as_pruned_at_the_vocabularys_size(cli: Cli, tmp_path: Path) -> None:
+def test_a_diverging_trial_is_reported_as_pruned_at_the_vocabularys_size(cli: Cli, tmp_path: Path) -> None:
     text = TINY_STUDY.replace("low = 1e-3, high = 1e-1, log = true, grid = [0.01]", "low = 900.0, high = 1e3")
     write_study(tmp_path, text.replace("bptt = 8", 'bptt = 8\noptimizer = "sgd"\nclip_norm = 0'))
     said = cli("run", "tiny.toml", "--workers", "1")
@@ -424,15 +424,15 @@ def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Pa
 def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
     write_study(tmp_path)
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
-    given = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
-    gone_on = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
+    stopped = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
+    resumed = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
     refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
     broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))
-    assert [said.returncode for said in (given, gone_on, refused, broken)] == [0, 0, 2, 2]
-    assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in given.stdout
-    assert "with LMSEARCH_STORAGE set" in given.stdout
-    assert "tiny: 3 of 3 trials, 3 complete" in gone_on.stdout
-    for said in (given, gone_on, refused, broken):
+    assert [said.returncode for said in (stopped, resumed, refused, broken)] == [0, 0, 2, 2]
+    assert "the time limit is reached; everything is saved; resume with: lmsearch run tiny.toml" in stopped.stdout
+    assert "with LMSEARCH_STORAGE set" in stopped.stdout
+    assert "tiny: 3 of 3 trials, 3 complete" in resumed.stdout
+    for said in (stopped, resumed, refused, broken):
         assert "hunter2" not in said.stdout + said.stderr
     files_written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files_written) > 8

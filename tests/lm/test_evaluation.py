@@ -76,13 +76,13 @@ def test_the_loss_of_known_words_leaves_out_unk_and_nothing_else(learnt: Trained
     with torch.no_grad():
         features = model.features(torch.from_numpy(tokens[:-1].astype(np.int64))[:, None], states)
         losses = -model.decoder(features.raw_TBH[:, 0]).double().log_softmax(1).numpy()
-    by_hand = np.array([losses[place, token] for place, token in enumerate(tokens[1:])])
+    by_hand = np.array([losses[index, token] for index, token in enumerate(tokens[1:])])
     known = np.array([word != "<unk>" for word in words[1:]])
     assert found.loss == pytest.approx(float(by_hand.mean()), rel=1e-6)
     assert found.known_loss == pytest.approx(float(by_hand[known].mean()), rel=1e-6)
     assert found.unknown == words.count("<unk>") > 0
     # The same through text: <unk> in it, and words that the model has never seen, count as unknown alike.
-    lines = " ".join("other" if word == "<unk>" and place % 2 else word for place, word in enumerate(words))
+    lines = " ".join("other" if word == "<unk>" and index % 2 else word for index, word in enumerate(words))
     again = learnt.evaluate(lines.replace(" <eos> ", "\n").split("\n"))
     assert again.unknown == found.unknown
 
@@ -131,13 +131,13 @@ def test_a_loss_becomes_a_perplexity_in_one_way() -> None:
 
 
 def test_json_has_no_infinity_however_deep() -> None:
-    told = json_text({"a": math.inf, "b": [math.nan, {"c": (-math.inf, 1.5)}], "d": "ü\x1b"})
-    assert json.loads(told, parse_constant=pytest.fail) == {
+    text = json_text({"a": math.inf, "b": [math.nan, {"c": (-math.inf, 1.5)}], "d": "ü\x1b"})
+    assert json.loads(text, parse_constant=pytest.fail) == {
         "a": None,
         "b": [None, {"c": [None, 1.5]}],
         "d": "ü\x1b",
     }
-    assert told.isascii() and "\x1b" not in told
+    assert text.isascii() and "\x1b" not in text
 
 
 def test_a_diverged_model_has_an_infinite_perplexity_and_no_traceback(learnt: TrainedModel) -> None:
@@ -172,12 +172,12 @@ def test_a_prompt_of_two_lines_is_read_as_it_is_printed(learnt: TrainedModel) ->
     assert learnt.prompt_words("w1 w2\nw3") == ["w1", "w2", "<eos>", "w3"]
     assert learnt.prompt_words("  ") == []
     chosen = Sampling(temperature=0.0, no_unk=False)
-    told = next(learnt.generate("w1 w2\nw3", 1, 0, chosen))
-    given = [*(learnt.vocabulary.index[word] for word in ("<eos>", "w1", "w2", "<eos>", "w3"))]
+    continuation = next(learnt.generate("w1 w2\nw3", 1, 0, chosen))
+    tokens = [*(learnt.vocabulary.index[word] for word in ("<eos>", "w1", "w2", "<eos>", "w3"))]
     with torch.no_grad():
-        features = learnt.model.features(torch.tensor(given)[:, None], learnt.model.initial_states(1))
+        features = learnt.model.features(torch.tensor(tokens)[:, None], learnt.model.initial_states(1))
         best = int(learnt.model.decoder(features.raw_TBH[-1, 0]).argmax())
-    assert told == learnt.vocabulary.words[best]
+    assert continuation == learnt.vocabulary.words[best]
 
 
 def test_log_probabilities_want_words_and_not_a_text(learnt: TrainedModel) -> None:

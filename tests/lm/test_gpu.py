@@ -85,12 +85,12 @@ def test_a_training_goes_on_from_its_state(cuda: torch.device) -> None:
 def test_a_training_goes_on_on_another_kind_of_device(there: str, cuda: torch.device) -> None:
     """Its masks are other ones from there on, and the rest the same."""
     config = make_run(**REGULARISED, train__epochs=3)
-    begun, other = (CPU, cuda) if there == "cuda" else (cuda, CPU)
-    event = next(itertools.islice(train(config, make_corpus(), begun), 9, None))
+    first_device, other = (CPU, cuda) if there == "cuda" else (cuda, CPU)
+    event = next(itertools.islice(train(config, make_corpus(), first_device), 9, None))
     state = TrainState.from_bytes(event.state().to_bytes())
     found = losses(config, other, state)
     assert len(found) in (2, 3)
-    assert found[-1] == pytest.approx(losses(config, begun)[-1], rel=0.05)
+    assert found[-1] == pytest.approx(losses(config, first_device)[-1], rel=0.05)
 
 
 def test_memory_that_runs_out_is_recognised_and_can_be_used_again(cuda: torch.device) -> None:

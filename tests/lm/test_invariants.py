@@ -154,7 +154,7 @@ def first_step(config: RunConfig, model: LanguageModel) -> FirstStep:
     return FirstStep(after, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
-# I4: AR on the dropped output, TAR on the raw one, neither in the loss that is told.
+# I4: AR on the dropped output, TAR on the raw one, neither in the reported loss.
 
 
 def test_i4_regularisers_enter_the_gradient_and_not_the_reported_loss() -> None:
@@ -245,7 +245,7 @@ def test_i7_ordinary_dropout_draws_for_each_time() -> None:
 
 
 @pytest.mark.parametrize("place", ["input", "hidden", "output"])
-def test_i7_dropout_acts_at_each_of_its_three_places_in_training_only(place: str) -> None:
+def test_i7_dropout_acts_at_each_of_its_three_positions_in_training_only(place: str) -> None:
     changes: dict[str, Any] = {f"model.{place}_dropout": 0.5, "model.num_layers": 2}
     model, plain = make_model(**changes), make_model(model__num_layers=2)
     tokens = torch.randint(0, 12, (5, 3))
@@ -483,11 +483,11 @@ def test_i15_going_on_from_any_step_is_the_uninterrupted_run_bit_for_bit(optimiz
 
 def test_i16_the_rate_is_divided_after_epochs_without_a_new_best() -> None:
     rate = PlateauRate(make_run(train__anneal_factor=4.0, train__anneal_patience=2, train__learning_rate=8.0).train)
-    given = []
+    rates = []
     for improved in (True, False, False, True, False, False, False, False):
         rate.see(improved)
-        given.append(rate.learning_rate)
-    assert given == [8, 8, 2, 2, 2, 0.5, 0.5, 0.125]
+        rates.append(rate.learning_rate)
+    assert rates == [8, 8, 2, 2, 2, 0.5, 0.5, 0.125]
 
 
 def test_i16_the_division_reaches_adam() -> None:
@@ -567,7 +567,7 @@ def test_finetuning_goes_on_from_any_state_as_if_it_had_not_been_stopped(number:
     assert all(torch.equal(tensor, states[-1].tensors[name]) for name, tensor in ends[-1].tensors.items())
 
 
-def test_a_state_of_another_kind_of_device_goes_on_with_masks_of_its_own_ever_the_same() -> None:
+def test_a_state_of_another_kind_of_device_continues_with_masks_of_its_own_always_the_same() -> None:
     """A GPU's generator has 16 bytes of state, which a CPU's cannot take over."""
     config = make_run(model__output_dropout=0.5, train__epochs=2)
     whole = run_epochs(config)

@@ -12,7 +12,7 @@ from lmsearch.lm.batches import to_device
 from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.events import TrainState
-from lmsearch.lm.fit import Place, fit
+from lmsearch.lm.fit import TrainingFiles, fit
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.train import train
 from lmsearch.lm.use.generate import generate, sample_text
@@ -26,7 +26,9 @@ CPU = torch.device("cpu")
 
 def fit_small(folder: Path, **changes: object) -> list[float]:
     config = make_run(**changes)
-    return [epoch.valid_loss for epoch in fit(config, make_corpus(), CPU, Place(folder=folder), config.as_tables())]
+    return [
+        epoch.valid_loss for epoch in fit(config, make_corpus(), CPU, TrainingFiles(folder=folder), config.as_tables())
+    ]
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from lmsearch.cli.main import main
 from lmsearch.errors import ConfigError, LmsearchError
-from lmsearch.lm.fit import Place, alone
+from lmsearch.lm.fit import TrainingFiles, alone
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.saving import save_model
 from lmsearch.lm.use.model_folder import load_model
-from lmsearch.results.looks import read_looks
+from lmsearch.results.evaluations import read_evaluations
 from tests.factories import make_corpus, make_run
 
 
@@ -120,25 +120,27 @@ def test_a_damaged_or_foreign_model_is_refused_in_one_sentence(fault: str, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"null", b"[", b"[" * 200_000, b"\xff"])
-def test_looks_that_cannot_be_read_are_told_of_before_another_is_taken(content: bytes, tmp_path: Path) -> None:
+def test_evaluations_that_cannot_be_read_are_reported_before_another_is_recorded(
+    content: bytes, tmp_path: Path
+) -> None:
     (make_model(tmp_path / "model") / "test-looks.json").write_bytes(content)
     with pytest.raises(ConfigError, match="test-looks.json"):
-        read_looks(tmp_path / "model")
+        read_evaluations(tmp_path / "model")
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["vocabulary.json", "metrics.json", "config.json", "model.safetensors"]),
-    place=st.floats(0, 1),
+    position=st.floats(0, 1),
     new=st.binary(max_size=12),
     cut=st.integers(0, 40),
 )
 def test_mutated_models_are_refused_or_load(
-    name: str, place: float, new: bytes, cut: int, tmp_path_factory: pytest.TempPathFactory
+    name: str, position: float, new: bytes, cut: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = make_model(tmp_path_factory.mktemp("fuzz") / "model")
     content = (folder / name).read_bytes()
-    at = int(place * len(content))
+    at = int(position * len(content))
     (folder / name).write_bytes(content[:at] + new + content[at + cut :])
     try:
         model = load_model(folder)
@@ -162,8 +164,8 @@ def test_the_commands_exit_with_2_in_seconds(tmp_path: Path, capsys: pytest.Capt
 def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path) -> None:
     (tmp_path / "runs/one").mkdir(parents=True)
     code = (
-        "import sys; from pathlib import Path; from lmsearch.lm.fit import Place, alone\n"
-        "with alone(Place(folder=Path('runs/one/seed-1'))):\n    print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from lmsearch.lm.fit import TrainingFiles, alone\n"
+        "with alone(TrainingFiles(folder=Path('runs/one/seed-1'))):\n    print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -171,11 +173,11 @@ def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path) -> None:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with (
             pytest.raises(ConfigError, match="another process trains in"),
-            alone(Place(folder=tmp_path / "runs/one/seed-1")),
+            alone(TrainingFiles(folder=tmp_path / "runs/one/seed-1")),
         ):
             pass
         assert holder.stdin is not None
         holder.stdin.close()
-    with alone(Place(folder=tmp_path / "runs/one/seed-1")):
+    with alone(TrainingFiles(folder=tmp_path / "runs/one/seed-1")):
         pass
     assert list((tmp_path / "runs/one").iterdir()) == []

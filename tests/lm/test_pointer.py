@@ -1,4 +1,4 @@
-"""The continuous cache against its formula, written out for one place after the other."""
+"""The continuous cache against its formula, written out for one position after the other."""
 
 import math
 from collections.abc import Callable
@@ -29,10 +29,10 @@ def trained() -> TrainedModel:
     return TrainedModel(LanguageModel(config.model, 12).eval(), make_corpus().vocabulary, config, {})
 
 
-def by_hand(text: ReadText, place: int, window: int, theta: float) -> list[float]:
-    """Give the cache's distribution at one place, word by word."""
-    behind = range(max(0, place - window), place)
-    scores = [math.exp(theta * float(text.features_NH[place] @ text.features_NH[i])) for i in behind]
+def by_hand(text: ReadText, position: int, window: int, theta: float) -> list[float]:
+    """Give the cache's distribution at one position, word by word."""
+    behind = range(max(0, position - window), position)
+    scores = [math.exp(theta * float(text.features_NH[position] @ text.features_NH[i])) for i in behind]
     shares = [0.0] * 12
     for i, score in zip(behind, scores, strict=True):
         shares[int(text.targets_N[i])] += score / sum(scores)
@@ -44,14 +44,14 @@ def test_the_cache_is_its_formula_and_the_mixture_sums_to_one(trained: TrainedMo
     text = read_text(trained, make_corpus(tokens=600).train.tokens)
     found = cache_probabilities(text, window, theta)
     constants = CacheConstants(window=window, theta=theta, weight=0.3)
-    for place in (0, 1, 2, 50, 255, 256, 257, 598):
-        shares = by_hand(text, place, window, theta) if place else [0.0] * 12
-        target = int(text.targets_N[place])
-        assert float(found[place]) == pytest.approx(shares[target], abs=1e-5)
-        mixture = next_word_with_cache(trained, text, place, constants)
+    for position in (0, 1, 2, 50, 255, 256, 257, 598):
+        shares = by_hand(text, position, window, theta) if position else [0.0] * 12
+        target = int(text.targets_N[position])
+        assert float(found[position]) == pytest.approx(shares[target], abs=1e-5)
+        mixture = next_word_with_cache(trained, text, position, constants)
         assert float(mixture.sum()) == pytest.approx(1.0, abs=1e-5) and float(mixture.min()) >= 0
-        weight = 0.3 if place else 0.0
-        own = math.exp(-float(text.losses_N[place]))
+        weight = 0.3 if position else 0.0
+        own = math.exp(-float(text.losses_N[position]))
         assert float(mixture[target]) == pytest.approx(weight * shares[target] + (1 - weight) * own, abs=1e-5)
 
 
@@ -81,10 +81,10 @@ def repeating(period: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 def test_tuning_finds_a_cache_where_the_text_repeats_itself_and_leaves_it_out_where_it_does_not(
     trained: TrainedModel, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]
 ) -> None:
-    told: list[float] = []
-    tell: Callable[[int, float], None] = lambda number, loss: told.append(loss)  # noqa: E731
+    losses: list[float] = []
+    tell: Callable[[int, float], None] = lambda number, loss: losses.append(loss)  # noqa: E731
     found = tune(read_text(trained, tokens), trials=12, seed=0, tell=tell)
-    assert len(told) == 12 and found.loss == min(told) and found.loss <= found.loss_without + 1e-9
+    assert len(losses) == 12 and found.loss == min(losses) and found.loss <= found.loss_without + 1e-9
     assert 20 <= found.constants.window < len(tokens)
     if len(tokens) == 720:
         assert found.loss < found.loss_without - 0.05 and found.constants.weight > 0.2

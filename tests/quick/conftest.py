@@ -19,7 +19,7 @@ def cli() -> NoReturn:
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse to start a process."""
 
-    def refuse(*given: Any, **named: Any) -> NoReturn:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError(_WHERE)
 
     monkeypatch.setattr(subprocess, "Popen", refuse)

@@ -57,8 +57,8 @@ def test_a_printed_command_carries_the_store_but_never_a_password() -> None:
 
 def test_a_search_is_resumed_by_a_command_line_that_the_request_gives() -> None:
     assert SearchRequest().words() == ["lmsearch", "run"]
-    given = SearchRequest(study_file="x.toml", sampler="tpe", more=5, workers=4, hours=1.5, device="cuda")
-    assert " ".join(given.words()) == "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5"
+    request = SearchRequest(study_file="x.toml", sampler="tpe", more=5, workers=4, hours=1.5, device="cuda")
+    assert " ".join(request.words()) == "lmsearch run x.toml --sampler tpe --workers 4 --device cuda --hours 1.5"
     work = WorkOptions(stall=90.0, store_timeout=30.0, max_failures=5)
     assert " ".join(SearchRequest(study_file="x.toml", source="old", work=work).words()) == (
         "lmsearch run x.toml --from old --store-timeout 30s --stall 90s --max-failures 5"
@@ -194,7 +194,7 @@ def last_failures(ended: list[TrialRecord], limit: int) -> str | None:
     return repeated_failure(tracebacks_of(ended), limit)
 
 
-def test_failures_that_others_told_or_that_are_not_ours_end_no_search() -> None:
+def test_failures_that_others_reported_or_that_are_not_ours_end_no_search() -> None:
     """By hand, by the dashboard, by another program: they have no traceback, or no ticket."""
     ours = [make_trial(n, "failed", seconds=n + 1, traceback="a", ticket=make_ticket()) for n in range(3)]
     by_hand = [make_trial(n, "failed", seconds=n + 1, traceback="", ticket=make_ticket()) for n in range(3, 6)]
@@ -277,7 +277,7 @@ def test_the_live_view_shows_the_best_configuration_and_what_needs_a_look(width:
     assert all(len(line) <= width for line in console.export_text(clear=False).splitlines())
 
 
-def test_lines_for_a_log_tell_each_new_best_and_each_worry_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_for_a_log_report_each_new_best_and_each_note_once(capsys: pytest.CaptureFixture[str]) -> None:
     view = _Lines()
     for seconds in (1.0, 2.0):
         view.show(Snapshot(record=crowded_record(), workers=2, seconds=seconds, seconds_left=None, notices=()))

@@ -41,12 +41,12 @@ class Mirror:
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
         self.cut: set[str] = set()  # pages of which only the first half comes
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                mirror.asked.append(self.path)
+                mirror.requests.append(self.path)
                 content = mirror.pages.get(self.path)
                 if content is None:
                     self.send_error(404)
@@ -56,7 +56,7 @@ class Mirror:
                 self.end_headers()
                 self.wfile.write(content[: len(content) // 2] if self.path in mirror.cut else content)
 
-            def log_message(self, *given: object) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -105,7 +105,7 @@ def test_a_text_is_fetched_once_verified_and_used_without_a_network_afterwards(
     assert corpus.description == "wikitext-2" and len(corpus.train.tokens) == 120 and corpus.test is not None
     mirror.pages.clear()
     assert open_corpus(DataConfig(corpus="wikitext-2"), tmp_path).fingerprint == corpus.fingerprint
-    assert mirror.asked == ["/first.zip"] and is_fetched("wikitext-2", tmp_path)
+    assert mirror.requests == ["/first.zip"] and is_fetched("wikitext-2", tmp_path)
     assert sorted(path.name for path in (tmp_path / "downloads/wikitext-2").iterdir()) == [
         ".verified", "wiki.test.tokens", "wiki.train.tokens", "wiki.valid.tokens",
     ]  # fmt: skip
@@ -120,30 +120,30 @@ def test_where_the_first_mirror_fails_the_second_is_asked(
         mirror.pages["/first.zip"] = GOOD if first == "cut short" else GOOD + b"more"
     mirror.cut = {"/first.zip"} if first == "cut short" else set()
     assert fetched("wikitext-2", tmp_path).is_dir()
-    assert mirror.asked == ["/first.zip", "/second.zip"]
+    assert mirror.requests == ["/first.zip", "/second.zip"]
 
 
 @pytest.mark.parametrize(
-    ("first", "told"),
+    ("first", "reason"),
     [(b"", "404 Client Error"), (GOOD[:50], "what came is not the file: its hash is another")],
     ids=["404", "wrong hash"],
 )
 def test_where_no_mirror_has_it_each_is_named_with_its_reason_and_nothing_is_left(
-    mirror: Mirror, small: Dataset, tmp_path: Path, first: bytes, told: str
+    mirror: Mirror, small: Dataset, tmp_path: Path, first: bytes, reason: str
 ) -> None:
     if first:
         mirror.pages |= {"/first.zip": first, "/second.zip": first}
     with pytest.raises(CorpusError) as error:
         fetched("wikitext-2", tmp_path)
     said = str(error.value)
-    assert said.count(told) == 2 and "/first.zip: " in said and "/second.zip: " in said and "\n" not in said
+    assert said.count(reason) == 2 and "/first.zip: " in said and "/second.zip: " in said and "\n" not in said
     assert list((tmp_path / "downloads/wikitext-2").iterdir()) == []
 
 
 def test_without_a_network_one_sentence_says_where_the_files_go_and_which_they_are(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*given: object, **named: object) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("the network is unreachable")
 
     monkeypatch.setattr(socket, "create_connection", refuse)

@@ -1,4 +1,4 @@
-"""Names from elsewhere never lead outside; folders of ours are told from other people's."""
+"""Names from elsewhere never lead outside; folders of ours are distinguished from other people's."""
 
 import json
 from pathlib import Path

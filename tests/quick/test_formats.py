@@ -1,4 +1,4 @@
-"""Formats: each has a number, a newer one is refused in one sentence, and a damaged one is told from a newer one."""
+"""Formats: each has a number, a newer one is refused in one sentence, and a damaged one is distinguished from a newer one."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_a_changed_format_rises_with_a_version_and_never_falls() -> None:
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "training state"])
-def test_what_is_sealed_comes_back_and_damage_is_told_from_a_newer_format(kind: str) -> None:
+def test_what_is_sealed_comes_back_and_damage_is_distinguished_from_a_newer_format(kind: str) -> None:
     sealed = seal(kind, b"content\n\xff")
     assert unseal(kind, "x", sealed) == (FORMATS[kind], b"content\n\xff")
     assert f" {lmsearch.__version__} ".encode() in sealed.partition(b"\n")[0]
@@ -96,8 +96,8 @@ def test_a_newer_study_file_config_and_model_are_refused_before_their_content(tm
 def test_an_encoded_corpus_of_a_later_version_is_not_damaged(tmp_path: Path) -> None:
     open_corpus(DataConfig(corpus=str(write_corpus(tmp_path / "text"))), tmp_path / "cache")
     (meta,) = (tmp_path / "cache/corpora").glob("*/meta.json")
-    told = json.loads(meta.read_text())
-    assert (told["format"], told["lmsearch"]) == (FORMATS["encoded corpus"], lmsearch.__version__)
+    document = json.loads(meta.read_text())
+    assert (document["format"], document["lmsearch"]) == (FORMATS["encoded corpus"], lmsearch.__version__)
     meta.write_text(json.dumps({"format": 99, "lmsearch": "3.0.0", "words": {}, "fingerprint": 1, "splits": 7}))
     with pytest.raises(NewerFormatError, match=r"use lmsearch 3\.0\.0 or later$"):
         load_cached(meta.parent, "")

@@ -41,23 +41,23 @@ def mutated(text: str, chosen: random.Random) -> str:
     """Change a study file in a few places: values, keys, lines, characters."""
     lines = text.split("\n")
     for _ in range(chosen.randint(1, 4)):
-        place = chosen.randrange(len(lines))
+        index = chosen.randrange(len(lines))
         match chosen.randrange(7):
             case 0 | 1 | 2:
-                name = lines[place].partition("=")[0] if "=" in lines[place] and chosen.random() < 0.7 else ""
-                lines[place] = f"{name.strip() or chosen.choice(NAMES)} = {chosen.choice(ODD)}"
+                name = lines[index].partition("=")[0] if "=" in lines[index] and chosen.random() < 0.7 else ""
+                lines[index] = f"{name.strip() or chosen.choice(NAMES)} = {chosen.choice(ODD)}"
             case 3:
-                lines.insert(place, f"{chosen.choice(NAMES)} = {chosen.choice(ODD)}")
+                lines.insert(index, f"{chosen.choice(NAMES)} = {chosen.choice(ODD)}")
             case 4:
-                del lines[place]
+                del lines[index]
                 lines = lines or [""]
             case 5:
                 lines.insert(
-                    place, chosen.choice(["[study]", "[sampler]", "[pruner]", "[[manual]]", "[model]", "[train]"])
+                    index, chosen.choice(["[study]", "[sampler]", "[pruner]", "[[manual]]", "[model]", "[train]"])
                 )
             case 6:
-                at = chosen.randrange(len(lines[place]) + 1)
-                lines[place] = lines[place][:at] + chosen.choice("={}[]\"'#\\\0é") + lines[place][at:]
+                at = chosen.randrange(len(lines[index]) + 1)
+                lines[index] = lines[index][:at] + chosen.choice("={}[]\"'#\\\0é") + lines[index][at:]
     return "\n".join(lines)
 
 
@@ -104,7 +104,7 @@ def test_mutated_configs_are_refused_in_one_sentence_or_read(tmp_path: Path) -> 
         "1e-320",
         '"\\ud800"',
     ]
-    place = tmp_path / "config.json"
+    path = tmp_path / "config.json"
     read = refused = 0
     for _ in range(500 * TIMES):
         text = tables
@@ -117,9 +117,9 @@ def test_mutated_configs_are_refused_in_one_sentence_or_read(tmp_path: Path) -> 
             if chosen.random() < 0.2:
                 cut = chosen.randrange(len(text))
                 text = text[:cut] + chosen.choice(["", "}", "[" * 5_000, "\0"]) + text[cut + chosen.randrange(3) :]
-        place.write_text(text, encoding="utf-8", errors="surrogatepass")
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
         try:
-            load_config(place)
+            load_config(path)
             read += 1
         except LmsearchError as error:
             assert "\n" not in str(error) or "TOML" in str(error) or "JSON" in str(error)
@@ -157,6 +157,6 @@ def test_odd_command_lines_end_in_seconds_with_a_code_and_no_traceback(
 
 
 def test_load_study_of_what_is_no_file(tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "none.toml", Path("/dev/full"), tmp_path / ("x" * 300)):
+    for path in (tmp_path, tmp_path / "none.toml", Path("/dev/full"), tmp_path / ("x" * 300)):
         with pytest.raises(LmsearchError):
-            load_study(place)
+            load_study(path)

@@ -36,7 +36,7 @@ def folder_of(path: Path, train: str, valid: str) -> Path:
 COMMON = [f"w{number}" for number in range(20)]
 
 
-def test_a_word_that_is_never_taught_is_told_of_and_the_default_teaches_it(tmp_path: Path) -> None:
+def test_a_word_that_is_never_taught_is_reported_and_the_default_teaches_it(tmp_path: Path) -> None:
     rare = lines_of([*COMMON, *(f"rare{n}" for n in range(3))], 40)
     once = " ".join(f"once{number}" for number in range(30)) + "\n"
     folder = folder_of(tmp_path / "text", lines_of(COMMON, 100) + once, rare)
@@ -51,7 +51,7 @@ def test_a_word_that_is_never_taught_is_told_of_and_the_default_teaches_it(tmp_p
     assert "once7" in own.vocabulary.words and judge(own) == []
 
 
-def test_a_text_that_is_mostly_unknown_is_told_of(tmp_path: Path) -> None:
+def test_a_text_that_is_mostly_unknown_is_reported(tmp_path: Path) -> None:
     valid = lines_of([*COMMON, *(f"other{number}" for number in range(30))], 40)
     folder = folder_of(tmp_path / "text", lines_of(COMMON, 100) + "x y\n", valid)
     (remark,) = judge(opened(folder))
@@ -69,7 +69,7 @@ def test_a_text_that_is_mostly_unknown_is_told_of(tmp_path: Path) -> None:
         ("Jun", ".", ""),
     ],
 )
-def test_marks_that_a_text_brings_are_told_of(tmp_path: Path, first: str, last: str, said: str) -> None:
+def test_marks_that_a_text_brings_are_reported(tmp_path: Path, first: str, last: str, said: str) -> None:
     folder = folder_of(tmp_path / "text", lines_of(COMMON, 100, 1, last, first), lines_of(COMMON, 30, 2, last, first))
     remarks = judge(opened(folder))
     assert [said in remark for remark in remarks] == [True] * bool(said), remarks
@@ -80,7 +80,7 @@ def test_blank_lines_are_no_eos_of_the_texts_own(tmp_path: Path) -> None:
     assert judge(opened(folder_of(tmp_path / "text", text, text))) == []
 
 
-def test_a_normaliser_that_drops_most_of_a_text_is_told_of(tmp_path: Path) -> None:
+def test_a_normaliser_that_drops_most_of_a_text_is_reported(tmp_path: Path) -> None:
     arabic = ["كتاب", "قلم", "بيت", "شمس", "hello", "world"]
     text = lines_of(arabic, 100)
     folder = folder_of(tmp_path / "text", text, text)
@@ -134,7 +134,7 @@ def test_archives_and_bytes_of_zero_are_refused_by_name(tmp_path: Path) -> None:
         opened(tmp_path / "zero.txt")
 
 
-def test_lines_that_end_as_on_old_macs_are_told_of(tmp_path: Path) -> None:
+def test_lines_that_end_as_on_old_macs_are_reported(tmp_path: Path) -> None:
     (tmp_path / "mac.txt").write_bytes(lines_of(COMMON, 50).replace("\n", "\r").encode())
     with pytest.raises(
         CorpusError, match=r"CR alone, as on old Macs; convert it with: tr '\\r' '\\n'; or give a folder"

@@ -278,7 +278,7 @@ def test_any_arrays_are_a_corpus_or_refused(
 # Encoding a large text.
 
 
-def test_a_folder_of_arrays_is_told_by_what_it_lacks(tmp_path: Path) -> None:
+def test_a_folder_of_arrays_is_reported_by_what_it_lacks(tmp_path: Path) -> None:
     folder = write_arrays(tmp_path / "arrays", objects=False, train=[0, 1, 2], valid=[0, 1])
     (folder / "valid.npy").unlink()
     with pytest.raises(CorpusError, match="has a vocab.npy and no valid.npy"):

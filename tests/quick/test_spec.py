@@ -140,7 +140,7 @@ def test_a_budget_of_parameters_is_met_within_one_percent(
     assert config.as_tables()["model"]["hidden_size"] == config.model.hidden_size
 
 
-def test_a_changed_space_is_told_by_name_a_changed_budget_is_not(tmp_path: Path) -> None:
+def test_a_changed_space_is_reported_by_name_a_changed_budget_is_not(tmp_path: Path) -> None:
     old = make_spec(tmp_path)
     assert differences(old, make_spec(tmp_path, changed("trials = 3", "trials = 9"))) == []
     assert differences(old, make_spec(tmp_path, changed("[0.1, 0.2]", "[0.3]"))) == []

@@ -110,7 +110,7 @@ def test_a_cached_corpus_is_read_from_disk_and_is_the_same(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "meta"])
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
     folder = write_corpus(tmp_path / "corpus")
     expected = words_of(opened := open_folder(folder), opened.train)
     del opened

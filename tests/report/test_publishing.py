@@ -99,7 +99,7 @@ def test_what_cannot_be_drawn_or_written_for_the_dashboard_ends_no_search(
     opened = open_storage(parse_url(f"sqlite:///{searched / 'runs/lmsearch.db'}"))
     results = read("tiny", opened)
 
-    def broken(*given: Any, **named: Any) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("a figure")
 
     monkeypatch.setattr(Publisher, "publish", broken)
@@ -159,8 +159,8 @@ def test_the_pages_show_note_plots_and_files_and_hostile_text_does_not_run(
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on(
             "request",
-            lambda asked: (
-                None if asked.url.startswith((server.origin, "data:", "blob:")) else troubles.append(asked.url)
+            lambda request: (
+                None if request.url.startswith((server.origin, "data:", "blob:")) else troubles.append(request.url)
             ),
         )
         page.goto(f"{server.origin}/dashboard/studies/{info.ref.id}/note")

@@ -60,11 +60,13 @@ def test_the_verdict_and_the_table_of_the_best_say_what_the_store_says(results: 
 
 def test_every_point_of_the_history_and_of_the_curves_is_the_stores(results: Results) -> None:
     shown = json.loads(make_figure(results, "history").to_json())["data"]
-    told = {n: v for trace in shown if trace["mode"] == "markers" for n, v in zip(trace["x"], trace["y"], strict=True)}
-    top = max(value for number, value in told.items())
+    values = {
+        n: v for trace in shown if trace["mode"] == "markers" for n, v in zip(trace["x"], trace["y"], strict=True)
+    }
+    top = max(value for number, value in values.items())
     for trial in results.record.trials:
         if trial.curve:
-            assert told[trial.number] in (trial.perplexity, top)
+            assert values[trial.number] in (trial.perplexity, top)
     traces = json.loads(make_figure(results, "curves").to_json())["data"]
     drawn = sorted((x, y) for t in traces for x, y in zip(t["x"], t["y"], strict=True) if y is not None)
     stored = sorted((epoch, value) for trial in results.record.trials for epoch, value in trial.curve.items())
@@ -119,7 +121,7 @@ def test_trials_on_a_line_or_of_another_program_cost_one_figure_at_most(url: str
     assert "Which hyperparameters matter" in write_report(results, command)
 
 
-def test_a_study_that_has_just_begun_has_a_report_too(url: str) -> None:
+def test_a_study_that_has_just_started_has_a_report_too(url: str) -> None:
     make_study(url, [])
     results = read("made", url)
     page = write_report(results, command)
@@ -145,11 +147,14 @@ def test_csv_and_json_hold_every_epoch_as_the_store_has_it(results: Results) -> 
     assert len(rows) == len(stored) + 1  # the failed trial has none
     by_key = {(row["trial"], row["epoch"]): row for row in rows}
     for trial, row in stored:
-        told = by_key[str(trial.number), str(row.epoch)]
-        assert (float(told["perplexity"]), float(told["seconds"])) == (trial.curve[row.epoch], row.seconds)
-        assert float(told["model.weight_dropout"]) == trial.params["model.weight_dropout"]
-    told = json.loads(json.dumps(document(results), allow_nan=False))
-    assert [trial["perplexity"] for trial in told["trials"]] == [
+        written_row = by_key[str(trial.number), str(row.epoch)]
+        assert (float(written_row["perplexity"]), float(written_row["seconds"])) == (
+            trial.curve[row.epoch],
+            row.seconds,
+        )
+        assert float(written_row["model.weight_dropout"]) == trial.params["model.weight_dropout"]
+    written = json.loads(json.dumps(document(results), allow_nan=False))
+    assert [trial["perplexity"] for trial in written["trials"]] == [
         trial.perplexity if math.isfinite(trial.perplexity) else None for trial in results.record.trials
     ]
 
@@ -174,11 +179,11 @@ def open_page(browser: Any, path: Path, width: int = 1000, theme: str = "light")
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on(
         "request",
-        lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else troubles.append(asked.url),
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else troubles.append(request.url),
     )
     page.goto(f"{path.as_uri()}?theme={theme}")
-    for place in range(0, page.evaluate("document.body.scrollHeight"), 600):
-        page.evaluate(f"scrollTo(0, {place})")
+    for offset in range(0, page.evaluate("document.body.scrollHeight"), 600):
+        page.evaluate(f"scrollTo(0, {offset})")
         page.wait_for_timeout(60)
     page.wait_for_function(
         "() => [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
@@ -229,10 +234,10 @@ def test_the_mouse_tells_a_configuration_and_zooms(results: Results, browser: An
     page.mouse.move(point[0] - 3, point[1])
     page.mouse.move(*point)
     page.wait_for_selector(".hovertext")
-    told = page.locator(".hovertext").first.text_content()
+    hover_text = page.locator(".hovertext").first.text_content()
     trial = next(trial for trial in results.record.trials if f"trial {trial.number}" == name)
-    assert f"{name} {trial.sampler}: complete, {trial.perplexity:.2f} in epoch {trial.best_epoch}" in told
-    assert f"model.tie_weights = {str(trial.params['model.tie_weights']).lower()}" in told
+    assert f"{name} {trial.sampler}: complete, {trial.perplexity:.2f} in epoch {trial.best_epoch}" in hover_text
+    assert f"model.tie_weights = {str(trial.params['model.tie_weights']).lower()}" in hover_text
     before = page.evaluate("document.getElementById('plot-curves').layout.yaxis.range")
     area = page.locator("#plot-curves .nsewdrag").bounding_box()
     page.mouse.move(area["x"] + 60, area["y"] + 40)

@@ -1,4 +1,4 @@
-"""Studies whose trials a test makes up, told through the real store."""
+"""Studies whose trials a test makes up, written through the real store."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -102,6 +102,6 @@ def some_trials(count: int, epochs: int = 4, seed: int = 0, **fields: Any) -> li
         base = 100 * (1 + (params["model.weight_dropout"] - 0.3) ** 2) + float(rng.normal())
         pruned = number % 3 == 2 and epochs > 1
         curve = [base * (1 + 1 / epoch) for epoch in range(1, (2 if pruned else epochs) + 1)]
-        told = {"outcome": "pruned" if pruned else "complete"} | fields
-        found.append(Made(params=params, perplexities=curve, **told))
+        outcome = {"outcome": "pruned" if pruned else "complete"} | fields
+        found.append(Made(params=params, perplexities=curve, **outcome))
     return found

@@ -28,8 +28,8 @@ def test_trials_are_listed_sorted_and_filtered(url: str, cli: Cli) -> None:
     )
     rows = [line.split() for line in said.stdout.splitlines()[2:]]
     assert [(row[0], row[3]) for row in rows] == [(str(t.number), f"{t.perplexity:.2f}") for t in complete]
-    told = json.loads(cli("trials", "made", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
-    assert [trial["trial"] for trial in told] == [0, 1]
+    listed = json.loads(cli("trials", "made", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
+    assert [trial["trial"] for trial in listed] == [0, 1]
     said = cli("trials", "made", "--where", "epochs > 90", LMSEARCH_STORAGE=url)
     assert said.stdout == "made has 9 trials, and none of them matches\n"
     said = cli("trials", "made", "--sort", "perplexty", LMSEARCH_STORAGE=url)
@@ -85,8 +85,8 @@ def test_searches_are_compared_with_the_spread_over_their_repetitions(url: str, 
     assert (named.returncode, "is not a search" in named.stderr) == (2, True)
     listed = cli("studies", LMSEARCH_STORAGE=url).stdout
     assert "tpe-1.confirm: 0 of 1 trials, 1 complete, 1 taken over\n" in listed
-    told = json.loads(cli("compare", "tpe-*", "--json", LMSEARCH_STORAGE=url).stdout)
-    assert told[0]["studies"][1] == {"study": "tpe-2", "best": [110.0, 100.0, 84.0, 70.0]}
+    comparison = json.loads(cli("compare", "tpe-*", "--json", LMSEARCH_STORAGE=url).stdout)
+    assert comparison[0]["studies"][1] == {"study": "tpe-2", "best": [110.0, 100.0, 84.0, 70.0]}
     said = cli("compare", "nothing-*", LMSEARCH_STORAGE=url)
     assert (said.returncode, "there is no study 'nothing-*'" in said.stderr) == (2, True)
 

@@ -70,9 +70,9 @@ def test_a_grid_and_a_seed_are_not_warned_of_and_a_logarithmic_scale_is_named(ur
     rate = crowded(0.08, 0.1, "train.learning_rate")
     for name, trials, found in (("log", rate, 1), ("grid", [replace(t, sampler="grid") for t in rate], 0)):
         make_study(url, trials, name=name)
-        told = edges(read(name, url).record)
-        assert len(told) == found
-        assert all("of its upper end 0.1 on its logarithmic scale" in str(edge) for edge in told)
+        remarks = edges(read(name, url).record)
+        assert len(remarks) == found
+        assert all("of its upper end 0.1 on its logarithmic scale" in str(edge) for edge in remarks)
     seeds = [replace(t, params=dict(t.params) | {"train.seed": n % 3}) for n, t in enumerate(crowded(0.1, 0.3))]
     make_study(url, seeds, name="seed", text=STUDY + "seed = { low = 0, high = 90 }\n")
     assert edges(read("seed", url).record) == []
@@ -129,7 +129,7 @@ def test_a_sampler_is_compared_with_random_search_at_twice_its_budget(url: str) 
     ]
 
 
-def test_how_close_the_winner_came_to_being_pruned_is_told_where_it_was_nearest(url: str) -> None:
+def test_how_close_the_winner_came_to_being_pruned_is_reported_where_it_was_nearest(url: str) -> None:
     winner, others = [130.0, 120.0, 100.0, 80.0], [[130.0, 110.0, 101.0, 90.0 + n] for n in range(6)]
     curves = [winner, *others, [140.0, 125.0]]
     outcomes = [*["complete"] * 7, "pruned"]

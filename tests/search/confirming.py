@@ -1,4 +1,4 @@
-"""A confirmation whose perplexities a test makes up, told through the real store."""
+"""A confirmation whose perplexities a test makes up, written through the real store."""
 
 from collections.abc import Callable
 

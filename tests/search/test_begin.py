@@ -1,4 +1,4 @@
-"""What a study owes: the budget, the grid, manual points, and what is refused."""
+"""What a study queues: the budget, the grid, manual points, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def test_all_four_samplers_add_to_one_study_in_turn(owner: Owner) -> None:
         (TINY_STUDY.replace("\nbatch_size = 4", "\nbatch_size = 5000"), {}, "too few for train.batch_size = 5000"),
     ],
 )
-def test_what_cannot_be_owed_is_refused_and_leaves_nothing_behind(
+def test_what_cannot_be_queued_is_refused_and_leaves_nothing_behind(
     owner: Owner, text: str, request_: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(LmsearchError) as error:
@@ -147,16 +147,16 @@ def test_a_changed_corpus_is_refused_with_both_fingerprints(owner: Owner) -> Non
     assert info.fingerprint in str(error.value) and owner.corpus.fingerprint in str(error.value)
 
 
-def test_the_same_text_at_another_place_is_the_same_corpus(owner: Owner, tmp_path: Path) -> None:
+def test_the_same_text_at_another_path_is_the_same_corpus(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
-    other = Owner(tmp_path / "moved", str(owner.storage.place.render_as_string(hide_password=False)))
+    other = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     other.begin()
     assert other.origins() == "sss"
 
 
-def test_a_moved_project_is_known_by_its_new_place(owner: Owner, tmp_path: Path) -> None:
+def test_a_moved_project_is_known_by_its_new_path(owner: Owner, tmp_path: Path) -> None:
     owner.begin()
-    moved = Owner(tmp_path / "moved", str(owner.storage.place.render_as_string(hide_password=False)))
+    moved = Owner(tmp_path / "moved", str(owner.storage.store_url.render_as_string(hide_password=False)))
     moved.begin()
     assert open_study(owner.storage, "tiny").spec.data.corpus == str(tmp_path / "moved" / "corpus")
 

@@ -1,4 +1,4 @@
-"""A study's leaders on fresh seeds: what is owed, and what is said of it."""
+"""A study's leaders on fresh seeds: what is queued, and what is said of it."""
 
 import json
 import shlex
@@ -199,8 +199,8 @@ def test_a_confirmation_is_no_search_with_a_best_of_its_own(
     note = study_note(results, shlex.join)
     assert "9 of 9 trainings have ended" in note and "lmsearch report tiny " in note and "lmsearch confirm" not in note
     _Lines().show(Snapshot(record=results.record, seconds=0.0, seconds_left=None, workers=2, notices=()))
-    told = capsys.readouterr().out
-    assert told.count(": complete, perplexity") == 9 and "best so far" not in told and "note: " not in told
+    printed = capsys.readouterr().out
+    assert printed.count(": complete, perplexity") == 9 and "best so far" not in printed and "note: " not in printed
 
 
 def test_what_differs_by_less_than_the_seeds_do_is_a_tie(sqlite_bureau: Bureau) -> None:

@@ -1,4 +1,4 @@
-"""A small space is gone through without repetitions, and what repeats is told."""
+"""A small space is gone through without repetitions, and what repeats is reported."""
 
 import json
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     assert cli("run", "tiny.toml", "--workers", "1").returncode == 0
     for value in ("0.1", "0.2"):
         assert cli("enqueue", "tiny", f"model.output_dropout={value}").returncode == 0
-    # Both end as failed by hand, before a worker has them: they are begun by another program's means.
+    # Both end as failed by hand, before a worker has them: they are started by another program's means.
     import sqlite3
 
     with sqlite3.connect(tmp_path / "runs/lmsearch.db") as store:
@@ -127,10 +127,10 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     assert cli("retry", "tiny", "--failed").returncode == 2
     ran = cli("worker", "tiny")
     assert ran.returncode == 0, ran.stdout
-    told = json.loads(cli("trials", "tiny", "--json").stdout)
-    assert [trial["from"] for trial in told if trial["from"]] == ["tiny/0", "tiny/2"]
-    by_number = {trial["trial"]: trial for trial in told}
-    for trial in told:
+    listed = json.loads(cli("trials", "tiny", "--json").stdout)
+    assert [trial["from"] for trial in listed if trial["from"]] == ["tiny/0", "tiny/2"]
+    by_number = {trial["trial"]: trial for trial in listed}
+    for trial in listed:
         if trial["from"]:
             assert trial["params"] == by_number[int(trial["from"].partition("/")[2])]["params"]
 

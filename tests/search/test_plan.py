@@ -37,13 +37,13 @@ def test_the_plan_is_measured_and_says_how_long(cli: Cli, tmp_path: Path) -> Non
     write_study(tmp_path)
     said = cli("plan", "tiny.toml", "--workers", "2", "--trials", "10", "--json")
     assert said.returncode == 0, said.stderr
-    told = json.loads(said.stdout)
-    assert (told["trials"], told["epochs"], told["workers"]) == (10, 3, 2)
-    for point in told["points"]:
+    document = json.loads(said.stdout)
+    assert (document["trials"], document["epochs"], document["workers"]) == (10, 3, 2)
+    for point in document["points"]:
         assert point["tokens_per_second"] > 0 and point["memory"] > 50e6
         assert point["checkpoint"] >= 3 * point["weights"] > 3 * 4 * point["parameters"] * 0.9  # Adam keeps two more
-    middle = next(point for point in told["points"] if point["what"] == "middle")
-    assert told["hours"] == 10 / 2 * 3 * middle["epoch_seconds"] / 3600
+    middle = next(point for point in document["points"] if point["what"] == "middle")
+    assert document["hours"] == 10 / 2 * 3 * middle["epoch_seconds"] / 3600
     assert not (tmp_path / "runs").exists()
 
 
@@ -59,8 +59,8 @@ def test_a_space_with_a_point_that_cannot_run_is_refused(cli: Cli, tmp_path: Pat
 
 
 def test_steps_that_only_warm_up_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow_to_begin(*given: Any) -> Iterator[Event]:
-        for number, event in enumerate(train(*given)):
+    def slow_to_begin(*args: Any) -> Iterator[Event]:
+        for number, event in enumerate(train(*args)):
             time.sleep(0.3 if number < 2 else 0)  # as on a GPU, longer than all that is measured
             yield event
 

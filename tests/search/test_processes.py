@@ -125,7 +125,7 @@ list(Bureau(Path({str(bureau.folder)!r}), {bureau.url!r}, trials=6).search(2, pa
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 
-def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: Bureau) -> None:
+def test_a_bug_in_every_trial_stops_the_search_and_is_reported_once(sqlite_bureau: Bureau) -> None:
     with pytest.raises(SearchFailedError) as error:
         list(sqlite_bureau.search(1, fault="always"))
     assert str(error.value).count("Traceback (most recent call last)") == 1
@@ -138,7 +138,7 @@ def test_a_bug_in_every_trial_stops_the_search_and_is_told_once(sqlite_bureau: B
 def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_bureau, "command", lambda *given: [sys.executable, "-c", "raise SystemExit('no luck')"])
+    monkeypatch.setattr(sqlite_bureau, "command", lambda *args: [sys.executable, "-c", "raise SystemExit('no luck')"])
     notices: list[str] = []
     with pytest.raises(SearchFailedError, match=r"died 6 times before it had a trial; its log is .*\.log"):
         for snapshot in sqlite_bureau.search(1):
@@ -147,7 +147,7 @@ def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search
     assert "no luck" in sqlite_bureau.logs()
 
 
-def test_workers_without_a_place_for_their_logs_work_all_the_same(
+def test_workers_without_a_folder_for_their_logs_work_all_the_same(
     sqlite_bureau: Bureau, caplog: pytest.LogCaptureFixture
 ) -> None:
     (sqlite_bureau.folder / "runs/tiny").mkdir(parents=True)

@@ -97,8 +97,8 @@ def test_after_8_grid_trials_tpes_first_draw_is_no_start_up_draw(tmp_path: Path)
         trial = optuna.trial.create_trial(params=point, distributions=distributions, value=value + number / 100)
         study.add_trial(trial)
     study.sampler = make_sampler(spec, "tpe", 8)
-    asked = study.ask()
+    proposed = study.ask()
     startup = RandomSampler(seed=0)
     assert startup.infer_relative_search_space(study, study.trials[0]) == {}
     # A start-up draw has no joint model; this one was drawn from one over all open values.
-    assert set(asked.relative_params) == set(spec.open)
+    assert set(proposed.relative_params) == set(spec.open)

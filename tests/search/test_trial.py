@@ -11,7 +11,7 @@ from lmsearch.config import DataConfig
 from lmsearch.lm.events import Event
 from lmsearch.search.begin import begin
 from lmsearch.search.budget import Request
-from lmsearch.search.trial import GiveBackError, TrialRunner
+from lmsearch.search.trial import ReleasedError, TrialRunner
 from lmsearch.search.worker import run_trial
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
@@ -38,7 +38,7 @@ class Steps:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
-                raise GiveBackError
+                raise ReleasedError
 
 
 def _die(trial: optuna.Trial) -> bool:
@@ -97,7 +97,7 @@ def test_a_trials_value_is_its_lowest_perplexity_and_it_says_where_it_comes_from
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 5, 9, 12])
 def test_a_trial_given_back_at_any_step_goes_on_as_if_it_had_not_been(desk: Desk, stop_after: int) -> None:
-    with pytest.raises(GiveBackError):
+    with pytest.raises(ReleasedError):
         desk.run(stop_after)
     before = desk.trial()
     assert before.outcome == "waiting" and before.ticket is not None and before.ticket.step == stop_after + 1
@@ -118,7 +118,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(desk: Desk, caplog: 
 
 def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk) -> None:
     """As after an outage that outlasted the worker's patience: the file is there, the report is not."""
-    with pytest.raises(GiveBackError):
+    with pytest.raises(ReleasedError):
         desk.run(12)
     trial = desk.trial()
     assert list(trial.curve) == [1, 2]
@@ -132,7 +132,7 @@ def test_epochs_that_the_store_lacks_are_reported_from_the_checkpoint(desk: Desk
 def test_an_epoch_that_is_trained_again_gives_its_new_checkpoint_to_the_ticket(desk: Desk) -> None:
     """As after a full disk: the store has the epoch, and no file does."""
     (desk.folder / "checkpoints").write_text("a file where the folder should be")
-    with pytest.raises(GiveBackError):
+    with pytest.raises(ReleasedError):
         desk.run(7)
     assert list(desk.trial().curve) == [1]
     (desk.folder / "checkpoints").unlink()
@@ -147,7 +147,7 @@ def test_an_epoch_that_is_trained_again_gives_its_new_checkpoint_to_the_ticket(d
 
 
 def test_a_trial_whose_state_is_gone_starts_again_with_its_values(desk: Desk) -> None:
-    with pytest.raises(GiveBackError):
+    with pytest.raises(ReleasedError):
         desk.run(12)
     before = desk.trial()
     for path in (desk.folder / "checkpoints").iterdir():

@@ -135,8 +135,8 @@ def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
 def test_an_interrupted_search_goes_on_from_its_checkpoint_to_the_old_numbers(old: Old) -> None:
     before = read_study(storage := open_storage(parse_url(old.url)), open_study(storage, "tiny"), epochs=True)
     storage.engine.dispose()
-    begun = before.trials[old.interrupted["trial"]]
-    assert len(begun.epochs) == old.interrupted["epochs"]
+    started = before.trials[old.interrupted["trial"]]
+    assert len(started.epochs) == old.interrupted["epochs"]
     # As a move to another folder leaves them: the store names host and place where they lay.
     assert (old.folder / old.interrupted["checkpoint"]).is_file()
     ended = old.run("run", "tiny.toml", "--workers", "1", "--device", "cpu")
@@ -151,8 +151,8 @@ def test_an_interrupted_search_goes_on_from_its_checkpoint_to_the_old_numbers(ol
         assert trial.params == pytest.approx(known["params"])
         assert list(trial.curve.values()) == pytest.approx(known["perplexities"], rel=SAME)
     # The epochs from before were not trained again: each took the very time that it took then.
-    assert record.trials[begun.number].epochs[: len(begun.epochs)] == begun.epochs
-    assert record.trials[begun.number].ended is not None
+    assert record.trials[started.number].epochs[: len(started.epochs)] == started.epochs
+    assert record.trials[started.number].ended is not None
     assert list((old.folder / "runs/tiny/checkpoints").glob("*.checkpoint")) == []
     reported = old.run("report", "tiny")
     assert reported.returncode == 0 and (old.folder / "runs/tiny/report.html").is_file(), reported.stderr
@@ -180,8 +180,8 @@ def test_an_old_training_goes_on_where_it_stopped(old: Old, capsys: pytest.Captu
     words = ["train", "runs/tiny/best-config.json", "--name", "final", "--epochs", str(len(final["perplexities"]))]
     code, said = old.say(capsys, *words, "--device", "cpu", "--resume")
     assert code == 0 and f"seed 1 resumes in epoch {final['epochs'] + 1}" in said, said
-    (told,) = re.findall(r"best perplexity (\S+) in epoch", said)
-    assert float(told) == pytest.approx(min(final["perplexities"]), rel=SAME)
+    (printed,) = re.findall(r"best perplexity (\S+) in epoch", said)
+    assert float(printed) == pytest.approx(min(final["perplexities"]), rel=SAME)
     assert state.read_bytes().startswith(b"lmsearch-training-state-2 ")
 
 
@@ -195,7 +195,7 @@ def test_an_old_config_that_lacks_a_setting_has_what_its_version_did(
     storage.engine.dispose()
     assert "min_count" not in info.spec.text and info.spec.data.min_count == 3
     assert load_study(old.folder / "tiny.toml").data.min_count is None  # for a new study
-    # The same file is no other space to the study that was begun with it, and what is made from it says so.
+    # The same file is no other space to the study that was started with it, and what is made from it says so.
     assert load_study(old.folder / "tiny.toml", info.defaults).data.min_count == 3
     assert "min_count = 3" in info.spec.text_from(old.folder)
     code, said = old.say(capsys, "plan", "tiny.toml", "--workers", "1", "--json")
@@ -223,13 +223,13 @@ def test_workers_of_a_version_that_does_not_look_keep_a_store_from_being_migrate
 @LAST
 def test_a_migration_that_is_killed_leaves_the_old_store(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
     before = old.rows()
-    place = old.folder / "runs/lmsearch.db"
+    path = old.folder / "runs/lmsearch.db"
     code = (
         "import os, sqlalchemy as sa; from lmsearch.store.opening import open_storage; "
         "from lmsearch.store.url import parse_url; "
         "sa.event.listen(sa.engine.Engine, 'before_cursor_execute', lambda c, k, s, *r: "
         "os.kill(os.getpid(), 9) if 'INSERT INTO lmsearch_format' in s else None); "
-        f"open_storage(parse_url('sqlite:///{place}'), write=True)"
+        f"open_storage(parse_url('sqlite:///{path}'), write=True)"
     )
     killed = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr

@@ -46,7 +46,7 @@ class Bench:
         """Give a second worker on the same study."""
         return Bench(url, name, self.ref)
 
-    def owe(self, count: int = 1, **values: Any) -> list[Ticket]:
+    def queue(self, count: int = 1, **values: Any) -> list[Ticket]:
         new = NewTicket(**({"origin": "search", "sampler": "random", "pruner": "none"} | values))
         return change_tickets(self.storage, self.ref, lambda _: Changes(add=[new] * count))
 

@@ -39,7 +39,7 @@ def test_a_backup_made_while_others_write_is_whole(tmp_path: Path, prepared_sqli
     try:
         wait_for((tmp_path / "store.db-wal").exists)
         for number in range(5):
-            bench.owe(1)
+            bench.queue(1)
             back_up(parse_url(url), tmp_path / f"backup-{number}.db")
     finally:
         writer.kill()
@@ -67,7 +67,7 @@ def test_a_file_that_is_there_is_not_replaced_and_a_missing_store_makes_none(tmp
     assert (said.returncode, said.stdout) == (0, "deep/copy.db\n")
 
 
-def test_postgresql_is_backed_up_by_its_own_program_and_no_password_is_told(tmp_path: Path) -> None:
+def test_postgresql_is_backed_up_by_its_own_program_and_no_password_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as error:
         back_up(parse_url("postgresql://me:hunter2@db.example/lm"), tmp_path / "x.dump")
     assert str(error.value) == (
@@ -89,7 +89,7 @@ def test_what_is_committed_outlives_a_power_cut(storage_url: str) -> None:
 def test_the_file_alone_has_what_is_written_back(tmp_path: Path, prepared_sqlite: Path) -> None:
     shutil.copy(prepared_sqlite, tmp_path / "store.db")
     bench = Bench(f"sqlite:///{tmp_path / 'store.db'}")
-    bench.owe(3)
+    bench.queue(3)
     assert tickets_in(tmp_path / "store.db") == 0  # all of it lies in the write-ahead log
     write_back(bench.storage)
     assert tickets_in(tmp_path / "store.db") == 3

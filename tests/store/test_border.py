@@ -40,7 +40,7 @@ from tests.factories import TINY_STUDY, make_spec, write_corpus
         ("redis://x", "is not supported"),
     ],
 )
-def test_a_url_that_cannot_be_is_told_of_without_any_part_of_a_password(text: str, said: str) -> None:
+def test_a_url_that_cannot_be_is_reported_without_any_part_of_a_password(text: str, said: str) -> None:
     with pytest.raises(LmsearchError) as refused:
         parse_url(text)
     assert said in str(refused.value)
@@ -83,7 +83,7 @@ def test_a_password_that_is_missing_is_refused_at_once_and_a_server_that_is_away
     with socket.socket() as listener:  # a server that asks for a password in clear, as libpq speaks to it
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        place = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/lm?sslmode=disable&gssencmode=disable"
+        url = f"postgresql://me@127.0.0.1:{listener.getsockname()[1]}/lm?sslmode=disable&gssencmode=disable"
 
         def answer() -> None:
             while True:
@@ -99,7 +99,7 @@ def test_a_password_that_is_missing_is_refused_at_once_and_a_server_that_is_away
         threading.Thread(target=answer, daemon=True).start()
         began = time.monotonic()
         with pytest.raises(StoreError, match="no password supplied"):
-            open_storage(parse_url(place), create=True, patience=WaitUpTo(60.0))
+            open_storage(parse_url(url), create=True, patience=WaitUpTo(60.0))
         assert time.monotonic() - began < 10
     with pytest.raises(StoreGoneError):
         open_storage(parse_url("postgresql://me@127.0.0.1:1/lm"), create=True, patience=WaitUpTo(1.0))
@@ -177,8 +177,8 @@ def test_the_wait_for_another_creator_ends_with_a_sentence(
     url = parse_url(f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else request.getfixturevalue("postgres_url"))
     storage = open_storage(url, create=True, patience=WaitUpTo(1.0))
     began = time.monotonic()
-    told = pytest.raises(StoreGoneError, match="another process is creating")
-    with urls.creation_lock(url, WaitUpTo(1.0)), told, creating(storage):
+    refused = pytest.raises(StoreGoneError, match="another process is creating")
+    with urls.creation_lock(url, WaitUpTo(1.0)), refused, creating(storage):
         pass
     assert 1 <= time.monotonic() - began < 10
     with creating(storage):  # and it is free again
@@ -186,7 +186,7 @@ def test_the_wait_for_another_creator_ends_with_a_sentence(
     storage.engine.dispose()
 
 
-def test_a_folder_that_takes_no_file_is_told_of_at_once() -> None:
+def test_a_folder_that_takes_no_file_is_reported_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(StoreError, match=r"/proc/x.db.lock: No such file|Permission denied"):
         open_storage(parse_url("sqlite:////proc/x.db"), create=True, patience=WaitUpTo(60.0))
@@ -247,8 +247,8 @@ def test_a_search_works_through_a_pooler_that_gives_a_connection_per_transaction
         held = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
         prepared = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
     assert held == (0,) and prepared == (0,)
-    told = cli("status", "tiny", "--storage", through)
-    assert "6 of 6 trials, 6 complete" in told.stdout
+    status = cli("status", "tiny", "--storage", through)
+    assert "6 of 6 trials, 6 complete" in status.stdout
 
 
 def test_a_store_that_is_only_a_lock_file_yet_is_no_store(tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
     study.enqueue_trial({"x": 0.5})
     before = storage.get_all_trials(study._study_id)
     store = ("--storage", storage_url)
-    told = cli("status", study.study_name, *store)
-    assert told.returncode == 0 and "\x1b" not in told.stdout, told.stderr
-    assert "(of another program): 6 trials, 4 complete, 1 pruned, 1 waiting" in told.stdout
-    assert f"best {best.value:.2f} (trial {best.number})" in told.stdout
+    status = cli("status", study.study_name, *store)
+    assert status.returncode == 0 and "\x1b" not in status.stdout, status.stderr
+    assert "(of another program): 6 trials, 4 complete, 1 pruned, 1 waiting" in status.stdout
+    assert f"best {best.value:.2f} (trial {best.number})" in status.stdout
     listed = cli("trials", study.study_name, "--where", "outcome == complete", "--sort", "perplexity", *store)
     assert listed.returncode == 0 and f"{best.params['x']:.4g}" in listed.stdout.splitlines()[1], listed.stdout
     assert cli("show", study.study_name, "0", *store).returncode == 0

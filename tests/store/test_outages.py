@@ -42,7 +42,7 @@ def lose_replies(bench: Bench, count: int = 1) -> None:
 
 def test_a_claim_whose_reply_is_lost_is_not_made_twice(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(3)
+    bench.queue(3)
     lose_replies(bench)
     ticket = bench.take()
     states = [(t.number, t.state, t.lease) for t in list_tickets(bench.storage, bench.ref)]
@@ -52,7 +52,7 @@ def test_a_claim_whose_reply_is_lost_is_not_made_twice(storage_url: str) -> None
 @pytest.mark.parametrize("lost", [1, 2, 3])
 def test_a_creation_whose_reply_is_lost_makes_one_trial(storage_url: str, lost: int) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     lose_replies(bench, lost)
     trial = bench.ask(ticket, x=0.5)
@@ -77,7 +77,7 @@ def test_what_a_frozen_worker_holds_in_mid_transaction_is_set_free_by_the_server
     assert "idle_in_transaction_session_timeout = '25s'" in urls._SERVER_SETTINGS
     monkeypatch.setattr(urls, "_SERVER_SETTINGS", ("idle_in_transaction_session_timeout = '1s'",))
     bench = Bench(postgres.format(name))
-    bench.owe(2)
+    bench.queue(2)
     other = open_storage(urls.parse_url(postgres.format(name)))
     calls: list[float] = []
 
@@ -126,7 +126,7 @@ def test_a_store_that_is_just_being_made_is_waited_for(
 
 def test_a_report_and_an_end_whose_replies_are_lost_happen_once(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take())
     lose_replies(bench)
     bench.report(trial, 1, 2.5)
@@ -140,16 +140,16 @@ def test_a_report_and_an_end_whose_replies_are_lost_happen_once(storage_url: str
 def test_tickets_whose_reply_is_lost_are_added_once(storage_url: str) -> None:
     bench = Bench(storage_url)
     lose_replies(bench)
-    assert len(bench.owe(4)) == 4
+    assert len(bench.queue(4)) == 4
     assert len(list_tickets(bench.storage, bench.ref)) == 4
 
 
 def test_giving_back_whose_reply_is_lost_is_done(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     lose_replies(bench)
-    bench.storage.give_back(ticket, "here:/file", None)
+    bench.storage.release(ticket, "here:/file", None)
     (stored,) = list_tickets(bench.storage, bench.ref)
     assert (stored.state, stored.checkpoint) == (OPEN, "here:/file")
 
@@ -158,7 +158,7 @@ def test_connections_that_the_server_ends_are_made_again(postgres: str) -> None:
     name = new_name()
     create_database(postgres, name, "prepared")
     bench = Bench(postgres.format(name))
-    bench.owe(1)
+    bench.queue(1)
     trial = bench.ask(bench.take())
     with psycopg.connect(postgres.format("postgres"), autocommit=True) as admin:
         for epoch in range(1, 6):
@@ -192,7 +192,7 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.
     url = f"sqlite:///{tmp_path}/store.db"
     open_storage(urls.parse_url(url), create=True).engine.dispose()
     bench = Bench(url)
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     held = sqlite3.connect(tmp_path / "store.db", check_same_thread=False, isolation_level=None)
     held.execute("BEGIN IMMEDIATE")

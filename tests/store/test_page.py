@@ -16,13 +16,13 @@ PAGE = (Path(__file__).parents[2] / "docs/store.md").read_text()
 @pytest.mark.parametrize("table", [TICKET, EPOCH, WORKER], ids=lambda table: table.name)
 def test_each_column_stands_on_the_page_with_its_type(table: sa.Table) -> None:
     (part,) = re.findall(rf"^`{table.name}`, one row .*?\n\n(.*?)\n\n", PAGE, re.DOTALL | re.MULTILINE)
-    told: list[tuple[str, str]] = []
+    columns: list[tuple[str, str]] = []
     for cell, kinds in re.findall(r"^\| (`[^|]*) \| ([^|]*) \|", part, re.MULTILINE):
         names, types = re.findall(r"`(\w+)`", cell), kinds.split(", ")
-        told += zip(names, types if len(types) == len(names) else types * len(names), strict=True)
+        columns += zip(names, types if len(types) == len(names) else types * len(names), strict=True)
     there = {column.name: str(column.type) for column in table.columns}
-    assert sorted(name for name, _ in told) == sorted(there)
-    for name, kind in told:
+    assert sorted(name for name, _ in columns) == sorted(there)
+    for name, kind in columns:
         assert there[name].startswith(kind), name
 
 

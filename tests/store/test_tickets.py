@@ -29,7 +29,7 @@ def only(bench: Bench) -> Any:
 
 def test_many_workers_at_once_claim_every_ticket_once(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(24)
+    bench.queue(24)
     claimed: list[int] = []
 
     def work(name: str) -> None:
@@ -45,23 +45,23 @@ def test_many_workers_at_once_claim_every_ticket_once(storage_url: str) -> None:
     assert sorted(claimed) == list(range(24))
 
 
-def test_begun_tickets_come_first_then_enqueued_ones_then_by_number(storage_url: str) -> None:
+def test_started_tickets_come_first_then_enqueued_ones_then_by_number(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(3)
+    bench.queue(3)
     first = bench.take()
     bench.ask(first)
-    bench.owe(1, origin="enqueued")
-    bench.storage.give_back(first, None, None)
+    bench.queue(1, origin="enqueued")
+    bench.storage.release(first, None, None)
     assert [bench.take().number for _ in range(4)] == [0, 3, 1, 2]
 
 
-def test_asking_creates_the_tickets_trial_and_asking_again_goes_on_with_it(storage_url: str) -> None:
+def test_asking_creates_the_tickets_trial_and_asking_again_resumes_it(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     trial = bench.ask(ticket, x=0.25)
     bench.report(trial, 1, 3.0)
-    bench.storage.give_back(ticket, None, None)
+    bench.storage.release(ticket, None, None)
     other = bench.other(storage_url)
     again = other.take()
     same = other.ask(again, x=0.75)
@@ -73,7 +73,7 @@ def test_asking_creates_the_tickets_trial_and_asking_again_goes_on_with_it(stora
 
 def test_fixed_values_are_created_whole_and_others_are_drawn(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take(), x=0.125)
     assert trial.suggest_float("x", 0.0, 1.0) == 0.125
     assert 0 <= trial.suggest_float("y", 0.0, 1.0) <= 1
@@ -83,7 +83,7 @@ def test_fixed_values_are_created_whole_and_others_are_drawn(storage_url: str) -
 
 def test_telling_ends_the_trial_and_answers_the_ticket_together(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take())
     bench.optuna.tell(trial, 4.0)
     ticket = only(bench)
@@ -102,7 +102,7 @@ WRITES: dict[str, Callable[[Bench, optuna.Trial], Any]] = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_every_write_of_an_old_owner_is_refused_and_changes_nothing(storage_url: str, write: Any) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.expire()
     frozen = bench.ask(bench.take())
     bench.report(frozen, 1, 2.0)
@@ -117,7 +117,7 @@ def test_every_write_of_an_old_owner_is_refused_and_changes_nothing(storage_url:
     assert other.optuna.get_trials()[0] == before
     assert only(other) == ticket
     with pytest.raises(LeaseLostError):
-        bench.storage.give_back(ticket_of(bench, frozen), "here:/late", None)
+        bench.storage.release(ticket_of(bench, frozen), "here:/late", None)
     assert not bench.storage.renew(ticket_of(bench, frozen), Progress(epoch=9, step=9, tokens_per_second=None))
     assert only(other) == ticket
 
@@ -128,7 +128,7 @@ def ticket_of(bench: Bench, trial: optuna.Trial) -> Any:
 
 def test_a_slow_owner_whom_nobody_replaced_goes_on(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.expire()
     trial = bench.ask(bench.take())
     bench.report(trial, 1, 2.0)
@@ -136,9 +136,9 @@ def test_a_slow_owner_whom_nobody_replaced_goes_on(storage_url: str) -> None:
     assert only(bench).state == DONE
 
 
-def test_an_old_owner_is_told_so_even_when_the_trial_is_ended(storage_url: str) -> None:
+def test_an_old_owner_is_refused_even_when_the_trial_is_ended(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.expire()
     frozen = bench.ask(bench.take())
     other = bench.other(storage_url)
@@ -152,7 +152,7 @@ def test_an_old_owner_is_told_so_even_when_the_trial_is_ended(storage_url: str) 
 
 def test_an_expired_lease_is_taken_over_only_after_a_whole_lease_time_of_connection(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.expire(0.05)
     bench.take()
     time.sleep(0.2)
@@ -165,7 +165,7 @@ def test_an_expired_lease_is_taken_over_only_after_a_whole_lease_time_of_connect
 
 def test_a_lease_that_is_renewed_is_not_taken(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     ticket = bench.take()
     assert bench.storage.renew(ticket, Progress(epoch=1, step=5, tokens_per_second=7.5))
     other = bench.other(storage_url)
@@ -176,7 +176,7 @@ def test_a_lease_that_is_renewed_is_not_taken(storage_url: str) -> None:
 
 def test_a_lease_from_before_a_reboot_is_expired(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.take()
     with bench.storage.transaction() as session:
         session.execute(sa.update(TICKET).values(boot="an earlier boot"))
@@ -187,7 +187,7 @@ def test_a_lease_from_before_a_reboot_is_expired(storage_url: str) -> None:
 
 def test_the_death_of_a_worker_frees_its_tickets_at_once(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(2)
+    bench.queue(2)
     bench.take()
     other = bench.other(storage_url)
     kept = other.take()
@@ -198,7 +198,7 @@ def test_the_death_of_a_worker_frees_its_tickets_at_once(storage_url: str) -> No
 
 def test_an_epoch_is_reported_with_its_figures_its_progress_and_its_checkpoint_or_not_at_all(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take())
     bench.report(trial, 1, 3.5, "here:/one")
     bench.report(trial, 2, float("nan"), "here:/two")
@@ -210,10 +210,10 @@ def test_an_epoch_is_reported_with_its_figures_its_progress_and_its_checkpoint_o
 
 def test_starting_again_forgets_the_epochs_of_the_earlier_attempt(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take(), x=0.5)
     bench.report(trial, 1, 3.5, "elsewhere:/one")
-    bench.storage.give_back(ticket_of(bench, trial), None, None)
+    bench.storage.release(ticket_of(bench, trial), None, None)
     other = bench.other(storage_url)
     ticket = other.take()
     other.storage.restart(ticket)
@@ -227,7 +227,7 @@ def test_starting_again_forgets_the_epochs_of_the_earlier_attempt(storage_url: s
 
 def test_a_trial_ended_by_hand_answers_its_ticket(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     trial = bench.ask(bench.take())
     outside = bench.other(storage_url)
     outside.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -239,16 +239,16 @@ def test_a_trial_ended_by_hand_answers_its_ticket(storage_url: str) -> None:
 
 def test_a_queue_of_optunas_own_is_not_taken_from(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe()
+    bench.queue()
     bench.optuna.enqueue_trial({"x": 0.9})
     trial = bench.ask(bench.take())
     assert trial.number == 1
     assert bench.optuna.get_trials()[0].state == TrialState.WAITING
 
 
-def test_added_tickets_are_counted_on_and_withdrawn_ones_were_never_begun(storage_url: str) -> None:
+def test_added_tickets_are_counted_on_and_withdrawn_ones_were_never_started(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(2)
+    bench.queue(2)
     bench.take()
 
     def decide(there: Any) -> Changes:
@@ -256,12 +256,12 @@ def test_added_tickets_are_counted_on_and_withdrawn_ones_were_never_begun(storag
 
     left = tickets.change_tickets(bench.storage, bench.ref, decide)
     assert [ticket.number for ticket in left] == [0]
-    assert [ticket.number for ticket in bench.owe(1)] == [0, 1]
+    assert [ticket.number for ticket in bench.queue(1)] == [0, 1]
 
 
 def test_tickets_added_by_many_at_once_are_all_there(storage_url: str) -> None:
     bench = Bench(storage_url)
-    threads = [threading.Thread(target=lambda: bench.other(storage_url).owe(3)) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: bench.other(storage_url).queue(3)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -272,13 +272,13 @@ def test_tickets_added_by_many_at_once_are_all_there(storage_url: str) -> None:
 
 def test_rows_of_a_deleted_study_whose_id_is_used_again_are_removed(storage_url: str) -> None:
     bench = Bench(storage_url)
-    bench.owe(2)
+    bench.queue(2)
     bench.report(bench.ask(bench.take()), 1, 1.0)
     with bench.storage.transaction() as session:
         for table in (TICKET, EPOCH):
             session.execute(sa.update(table).values(study_key="gone"))
-    bench.owe(1)
-    tickets.purge_strays(bench.storage, bench.ref)
+    bench.queue(1)
+    tickets.purge_leftovers(bench.storage, bench.ref)
     with bench.storage.transaction() as session:
         assert session.scalars(sa.select(TICKET.c.study_key)).all() == [bench.ref.key]
         assert session.scalars(sa.select(EPOCH.c.study_key)).all() == []
@@ -287,7 +287,7 @@ def test_rows_of_a_deleted_study_whose_id_is_used_again_are_removed(storage_url:
 def test_a_worker_and_the_thread_that_renews_share_one_connection(postgres_url: str) -> None:
     open_storage(parse_url(postgres_url), create=True).engine.dispose()
     bench = Bench(postgres_url)
-    bench.owe(1)
+    bench.queue(1)
     ticket = bench.take()
     trial = bench.ask(ticket)
     stop = threading.Event()

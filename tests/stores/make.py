@@ -3,7 +3,7 @@
     python tests/stores/make.py COMMIT
 
 The commit runs a small search twice, with SQLite and with PostgreSQL. Ctrl-C interrupts each in the midst of its third
-trial. An undisturbed search of the same commit tells what its rest must give, and the commit itself goes on with what
+trial. An undisturbed search of the same commit tells what its rest must give, and the commit itself resumes what
 was packed, which shows that nothing is missing. README.md says what a fixture holds.
 
 The search always runs in one folder, on a host that is called fixture-host: a store names both.
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def make(name: str, full: str, server: "Server") -> None:
-    """Make one fixture, and see that the commit itself goes on with it to the same numbers."""
+    """Make one fixture, and see that the commit itself resumes it to the same numbers."""
     expected: dict[str, Any] = {
         "commit": full,
         "made_with": versions(server),
@@ -110,7 +110,7 @@ def make(name: str, full: str, server: "Server") -> None:
     for stopped in expected["interrupted"].values():
         check_beginning(stopped.pop("trials"), expected["trials"], stopped["epochs"])
     expected |= sqlite_results()
-    goes_on(expected, server)
+    check_resumes(expected, server)
     (STAGE / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     check_private(STAGE)
     packed = pack(STAGE)
@@ -176,7 +176,7 @@ def lmsearch(*words: str, storage: str | None = None) -> str:
 
 
 def interrupt(words: tuple[str, ...], ready: Callable[[], bool], storage: str | None = None) -> None:
-    """Run a command, and press Ctrl-C a moment after it is `ready`: that is told at the end of an epoch."""
+    """Run a command, and press Ctrl-C a moment after it is `ready`: that takes effect at the end of an epoch."""
     process = command(words, storage)
     try:
         until = time.monotonic() + SECONDS
@@ -193,7 +193,7 @@ def interrupt(words: tuple[str, ...], ready: Callable[[], bool], storage: str | 
 
 
 def new_folder() -> None:
-    """Begin anew with the study file and its corpus."""
+    """Start again with the study file and its corpus."""
     empty(FOLDER)
     shutil.rmtree(CACHE, ignore_errors=True)
     write_corpus(FOLDER / "corpus")
@@ -201,7 +201,7 @@ def new_folder() -> None:
 
 
 def empty(folder: Path) -> None:
-    """Make a folder anew."""
+    """Make a folder again."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -287,13 +287,13 @@ def read_trials(connection: sa.Connection) -> list[dict[str, Any]]:
     trials = []
     for key, number, state in rows("SELECT trial_id, number, state FROM trials ORDER BY number"):
         values = rows("SELECT param_name, param_value FROM trial_params WHERE trial_id = :key ORDER BY 1", key=key)
-        told = rows(
+        reported = rows(
             "SELECT step, intermediate_value FROM trial_intermediate_values WHERE trial_id = :key ORDER BY step",
             key=key,
         )
-        if [step for step, _ in told] != list(range(1, len(told) + 1)):
-            raise RuntimeError(f"trial {number} lacks an epoch: {told}")
-        perplexities = [value for _, value in told]
+        if [step for step, _ in reported] != list(range(1, len(reported) + 1)):
+            raise RuntimeError(f"trial {number} lacks an epoch: {reported}")
+        perplexities = [value for _, value in reported]
         trials.append({"number": number, "state": state, "params": dict(values), "perplexities": perplexities})
     return trials
 
@@ -329,8 +329,8 @@ def check_beginning(trials: list[dict[str, Any]], whole: list[dict[str, Any]], e
     """See that the trials of an interrupted search began as those of an undisturbed one."""
     for trial, other in zip(trials, whole, strict=False):
         count = epochs if trial["number"] == INTERRUPTED else EPOCHS
-        told = (trial["number"], trial["params"], trial["perplexities"])
-        if told != (other["number"], other["params"], other["perplexities"][:count]):
+        summary = (trial["number"], trial["params"], trial["perplexities"])
+        if summary != (other["number"], other["params"], other["perplexities"][:count]):
             raise RuntimeError(f"an undisturbed search gives {other}, the interrupted one {trial}")
 
 
@@ -355,17 +355,17 @@ def sqlite_results() -> dict[str, Any]:
     state = final / "seed-1.training"
     lmsearch(*FINAL)
     perplexities = read_perplexities(state)
-    begun: dict[str, Any] = {"block": 0}
-    while begun["block"] == 0:  # an epoch takes 20 ms, and the signal is to come in the midst of one
+    progress: dict[str, Any] = {"block": 0}
+    while progress["block"] == 0:  # an epoch takes 20 ms, and the signal is to come in the midst of one
         shutil.rmtree(final)
         interrupt(FINAL, lambda: state.exists() and len(read_perplexities(state)) > 2)
-        begun = read_progress(state)
-    epochs = len(begun["valid_losses"])
+        progress = read_progress(state)
+    epochs = len(progress["valid_losses"])
     if read_perplexities(state) != perplexities[:epochs] or epochs == len(perplexities):
-        raise RuntimeError(f"an undisturbed training gives {perplexities}, the interrupted one {begun}")
+        raise RuntimeError(f"an undisturbed training gives {perplexities}, the interrupted one {progress}")
     shutil.copytree(final, STAGE / "sqlite" / "runs" / "final")
-    told = {"command": list(FINAL), "epochs": epochs, "step": begun["steps"], "perplexities": perplexities}
-    return results | {"final": told}
+    final_results = {"command": list(FINAL), "epochs": epochs, "step": progress["steps"], "perplexities": perplexities}
+    return results | {"final": final_results}
 
 
 def read_progress(path: Path) -> dict[str, Any]:
@@ -381,8 +381,8 @@ def read_perplexities(path: Path) -> list[float]:
     return [math.exp(float(loss)) for loss in read_progress(path)["valid_losses"]]
 
 
-def goes_on(expected: dict[str, Any], server: "Server") -> None:
-    """See that the commit itself goes on with what is packed, to what an undisturbed search gives."""
+def check_resumes(expected: dict[str, Any], server: "Server") -> None:
+    """See that the commit itself resumes what is packed, to what an undisturbed search gives."""
     for name, storage in (("sqlite", None), ("postgresql", server.url("restored"))):
         shutil.rmtree(FOLDER)
         shutil.copytree(STAGE / name, FOLDER)

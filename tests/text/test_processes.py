@@ -81,10 +81,10 @@ print("grown", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, len(
     killed.wait()
     killed.stdout.close()
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    told = said.splitlines()
-    assert any(line.startswith("counting words ") for line in told)
-    assert any(line.startswith("encoding train ") and line.endswith(" 3120000") for line in told)
-    _, grown, tokens = told[-1].split()
+    lines = said.splitlines()
+    assert any(line.startswith("counting words ") for line in lines)
+    assert any(line.startswith("encoding train ") and line.endswith(" 3120000") for line in lines)
+    _, grown, tokens = lines[-1].split()
     assert int(tokens) == 60 * 2_000 * 26
     assert int(grown) < 60_000  # kB; the tokens and the text would be 30 MB together, words as objects 200
 

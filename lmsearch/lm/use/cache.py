@@ -1,7 +1,8 @@
-"""The continuous cache: what followed earlier in a text at places like this one (Grave et al. 2017, arXiv 1612.04426).
+"""The continuous cache: what followed earlier in a text at positions like this (Grave et al. 2017, arXiv 1612.04426).
 
-The probability of a word is `weight` times the share of attention on earlier places that it followed, and for the rest
-the model's own. Attention on the last `window` places is softmax(theta * h_t . h_i), of raw outputs of the last layer.
+The probability of a word is `weight` times the share of attention on earlier positions that it followed, and for the
+rest the model's own. Attention on the last `window` positions is softmax(theta * h_t . h_i), of raw outputs
+of the last layer.
 
 Shapes: N predictions of a text, H features, V vocabulary.
 """
@@ -24,7 +25,7 @@ _READ = 512  # words that are run through the LSTM at once
 class CacheConstants:
     """The three numbers of a cache."""
 
-    window: int  # places that it looks back
+    window: int  # positions that it looks back
     theta: float  # how sharply it looks at the most similar ones
     weight: float  # lambda in the paper: its share of the mixture
 
@@ -38,7 +39,7 @@ class ReadText:
     """A text of N + 1 tokens, read once by a model."""
 
     features_NH: Tensor
-    targets_N: Tensor  # the word that follows each place
+    targets_N: Tensor  # the word that follows each position
     losses_N: Tensor  # the model's own loss at it, in nats, in double precision
 
 
@@ -60,7 +61,7 @@ def read_text(trained: TrainedModel, tokens: npt.NDArray[np.int32]) -> ReadText:
 
 @torch.no_grad()
 def cache_probabilities(text: ReadText, window: int, theta: float) -> Tensor:
-    """Return the cache's probability of each next word, of shape (N,); the first place has nothing behind it: 0."""
+    """Return the cache's probability of each next word, of shape (N,); the first position has nothing behind it: 0."""
     found = []
     for start in range(0, len(text.targets_N), _BLOCK):
         rows = slice(start, min(start + _BLOCK, len(text.targets_N)))
@@ -71,12 +72,12 @@ def cache_probabilities(text: ReadText, window: int, theta: float) -> Tensor:
 
 
 def _attention(text: ReadText, rows: slice, window: int, theta: float) -> tuple[Tensor, int]:
-    """Return the attention of some places on those behind them, and the first of these; zeros where there are none."""
+    """Return the attention of positions on those behind them, and the first of these; zeros where there are none."""
     first = max(0, rows.start - window)
     scores = theta * text.features_NH[rows] @ text.features_NH[first : rows.stop].t()
-    places = torch.arange(rows.start, rows.stop, device=scores.device)[:, None]
+    positions = torch.arange(rows.start, rows.stop, device=scores.device)[:, None]
     behind = torch.arange(first, rows.stop, device=scores.device)[None, :]
-    scores = scores.masked_fill((behind >= places) | (behind < places - window), -torch.inf)
+    scores = scores.masked_fill((behind >= positions) | (behind < positions - window), -torch.inf)
     return scores.softmax(1).nan_to_num(0.0), first
 
 
@@ -105,13 +106,13 @@ def _has_past(text: ReadText) -> Tensor:
 
 
 @torch.no_grad()
-def next_word_with_cache(trained: TrainedModel, text: ReadText, place: int, constants: CacheConstants) -> Tensor:
-    """Return the mixture's probability of every word at one place of a text, of shape (V,)."""
-    own: Tensor = trained.model.decoder(text.features_NH[place]).softmax(0)
-    if place == 0:
+def next_word_with_cache(trained: TrainedModel, text: ReadText, position: int, constants: CacheConstants) -> Tensor:
+    """Return the mixture's probability of every word at one position of a text, of shape (V,)."""
+    own: Tensor = trained.model.decoder(text.features_NH[position]).softmax(0)
+    if position == 0:
         return own
-    attention, first = _attention(text, slice(place, place + 1), constants.window, constants.theta)
-    cache = torch.zeros_like(own).index_add_(0, text.targets_N[first : place + 1], attention[0])
+    attention, first = _attention(text, slice(position, position + 1), constants.window, constants.theta)
+    cache = torch.zeros_like(own).index_add_(0, text.targets_N[first : position + 1], attention[0])
     return constants.weight * cache + (1 - constants.weight) * own
 
 

@@ -67,46 +67,46 @@ def _table(path: Path, words: Vocabulary, allow_pickle: bool) -> npt.NDArray[np.
     return np.array([words.index.get(word, -1) for word in read_words(path, allow_pickle)], dtype=np.int64)
 
 
-def log_likelihoods(model: TrainedModel, asked: Contexts) -> npt.NDArray[np.float64]:
+def log_likelihoods(model: TrainedModel, contexts: Contexts) -> npt.NDArray[np.float64]:
     """Return the log-probability of the word that follows each context, of shape (N,)."""
-    assert asked.next_N is not None
+    assert contexts.next_N is not None
     found, start = [], 0
-    for block in model.next_word(asked.contexts_NT):
-        rows = asked.next_N[start : start + len(block), None]
+    for block in model.next_word(contexts.contexts_NT):
+        rows = contexts.next_N[start : start + len(block), None]
         found.append(np.take_along_axis(block, rows, 1)[:, 0].astype(np.float64))
         start += len(block)
     return np.concatenate(found)
 
 
-def write_log_probabilities(model: TrainedModel, asked: Contexts, path: Path) -> None:
+def write_log_probabilities(model: TrainedModel, contexts: Contexts, path: Path) -> None:
     """Write the log-probabilities of all words after each context, float32 of shape (N, V), some at a time."""
-    shape = (len(asked.contexts_NT), len(model.vocabulary))
+    shape = (len(contexts.contexts_NT), len(model.vocabulary))
     written = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     start = 0
-    for block in model.next_word(asked.contexts_NT):
+    for block in model.next_word(contexts.contexts_NT):
         written[start : start + len(block)] = block
         start += len(block)
     written.flush()
 
 
-def top_words(model: TrainedModel, asked: Contexts, count: int) -> list[dict[str, Any]]:
+def top_words(model: TrainedModel, contexts: Contexts, count: int) -> list[dict[str, Any]]:
     """Return the most probable words after each context, and the probability of the one that follows where known."""
-    told: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     words = model.vocabulary.words
-    for block in model.next_word(asked.contexts_NT):
+    for block in model.next_word(contexts.contexts_NT):
         for row in block:
-            number = len(told)
+            number = len(rows)
             best = np.argsort(-row, kind="stable")[:count]
-            follows = None if asked.next_N is None else int(asked.next_N[number])
-            told.append(
+            follows = None if contexts.next_N is None else int(contexts.next_N[number])
+            rows.append(
                 {
-                    "context": [words[token] for token in asked.contexts_NT[number]],
-                    "candidates": [_candidate(words, row, int(place)) for place in best],
+                    "context": [words[token] for token in contexts.contexts_NT[number]],
+                    "candidates": [_candidate(words, row, int(index)) for index in best],
                     "next": None if follows is None else _candidate(words, row, follows),
                 }
             )
-    return told
+    return rows
 
 
-def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], place: int) -> dict[str, Any]:
-    return {"word": words[place], "probability": float(np.exp(row[place]))}
+def _candidate(words: tuple[str, ...], row: npt.NDArray[np.float32], index: int) -> dict[str, Any]:
+    return {"word": words[index], "probability": float(np.exp(row[index]))}

@@ -135,8 +135,8 @@ class TrainedModel:
         self, prompt: str = "", words: int = 100, seed: int = 0, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """Generate words after a prompt, each its next input; `<eos>` is the end of a line."""
-        given = self.prompt_words(prompt)
-        return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, given), words)
+        words_before = self.prompt_words(prompt)
+        return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, words_before), words)
 
     def prompt_words(self, prompt: str) -> list[str]:
         """Return the words of a prompt as the model reads them: those of a text whose last line has not ended."""

@@ -20,7 +20,7 @@ def _write(results: Results, command: Command) -> Content:
             "with one seed. This command trains the three best again, with three fresh seeds each, and compares them "
             "seed by seed:"
         ]
-        return Content(words=words, code=[command(confirm_words(results.name))], tables=_looks(results))
+        return Content(words=words, code=[command(confirm_words(results.name))], tables=_evaluations_table(results))
     rows = []
     differences = [None, *(found.comparison.differences if found.comparison else ())]
     for rank, leader in enumerate(found.leaders):
@@ -47,14 +47,14 @@ def _write(results: Results, command: Command) -> Content:
     return Content(
         words=words,
         code=[command(["lmsearch", "test", results.name])],
-        tables=[Table(head=head, rows=rows), *_looks(results)],
+        tables=[Table(head=head, rows=rows), *_evaluations_table(results)],
     )
 
 
-def _looks(results: Results) -> list[Table]:
-    if not results.looks:
+def _evaluations_table(results: Results) -> list[Table]:
+    if not results.evaluations:
         return [Table(title="test evaluations", head=("none",), rows=())]
-    rows = [(look["when"], f"{look['perplexity']:.2f}", f"{look['tokens']:,}") for look in results.looks]
+    rows = [(one["when"], f"{one['perplexity']:.2f}", f"{one['tokens']:,}") for one in results.evaluations]
     return [Table(title="test evaluations", head=("when", "test perplexity", "tokens"), rows=rows)]
 
 
@@ -108,5 +108,5 @@ TOPIC = Topic(
     title="Is the winner real?",
     write=_write,
     figures={"confirmation": Figure(draw=_draw, in_dashboard=True)},
-    data={"confirmation": _document, "looks": lambda results: list(results.looks)},
+    data={"confirmation": _document, "looks": lambda results: list(results.evaluations)},
 )

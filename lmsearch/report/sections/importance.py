@@ -26,7 +26,7 @@ from lmsearch.report.plots import (
 )
 from lmsearch.report.topic import Figure, Topic
 from lmsearch.results.commands import Command
-from lmsearch.results.ranges import place
+from lmsearch.results.ranges import position
 from lmsearch.results.reading import Results
 from lmsearch.space import Choice, FloatRange, IntRange
 
@@ -85,7 +85,7 @@ def _parallel(results: Results) -> go.Figure:
             mode="lines",
             line={"color": colour, "width": width},
             name=name,
-            text=[told for trial in ones for told in [hover(trial, results)] * (len(opened) + 2)],
+            text=[hover_text for trial in ones for hover_text in [hover(trial, results)] * (len(opened) + 2)],
             hovertemplate="%{text}<extra></extra>",
             opacity=0.5 if name.startswith("complete") else 1.0,
         )
@@ -107,7 +107,7 @@ def _parallel(results: Results) -> go.Figure:
 def _height(value: FloatRange | IntRange | Choice, number: Value) -> float:
     if isinstance(value, Choice):
         return value.choices.index(number) / (len(value.choices) - 1)
-    return place(value, number)
+    return position(value, number)
 
 
 def _spelled_ends(value: FloatRange | IntRange | Choice) -> tuple[str, str]:
@@ -124,7 +124,7 @@ def _contour(results: Results) -> go.Figure:
     need(len(complete) >= _LEAST_CONTOUR, f"fewer than {_LEAST_CONTOUR} trials are complete, too few for a surface")
     across, up = (opened[path] for path in paths)
     assert not isinstance(across, Choice) and not isinstance(up, Choice)
-    points = np.array([[place(across, t.params[paths[0]]), place(up, t.params[paths[1]])] for t in complete])
+    points = np.array([[position(across, t.params[paths[0]]), position(up, t.params[paths[1]])] for t in complete])
     values = np.log([trial.perplexity for trial in complete])
     spread = np.linalg.matrix_rank(points - points.mean(axis=0), tol=1e-6)
     need(spread == 2, "the trials lie on a line, which is no surface")

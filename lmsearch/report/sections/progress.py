@@ -42,7 +42,7 @@ def _write(results: Results, command: Command) -> Content:
 
 
 def _sampled(results: Results) -> list[str]:
-    """Say so where the figures do not draw every trial."""
+    """Return a sentence where the figures do not draw every trial."""
     count = len(results.record.trials)
     if count <= MOST_DRAWN:
         return []
@@ -82,7 +82,7 @@ def _curves(results: Results) -> go.Figure:
     need(trials, "no trial has ended an epoch yet")
     complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda trial: trial.perplexity)
     labelled, winner = complete[:LABELLED], results.winner
-    told = sum(len(trial.curve) for trial in trials) <= _HOVERED_POINTS
+    in_detail = sum(len(trial.curve) for trial in trials) <= _HOVERED_POINTS
     groups = [
         ([t for t in trials if t.outcome in ("pruned", "diverged", "infeasible", "failed")], "stopped", "#8c8c8c", 1.0),
         ([t for t in trials if t.outcome in ("running", "waiting")], "at work", COLOURS["running"], 1.5),
@@ -94,7 +94,7 @@ def _curves(results: Results) -> go.Figure:
         if ones:
             drawn = sample(ones, MOST_CURVES)
             named = legend(name, len(drawn), len(ones))
-            axes.append(_add_curves(figure, drawn, named, colour, width, results if told else None))
+            axes.append(_add_curves(figure, drawn, named, colour, width, results if in_detail else None))
     for rank, trial in reversed(list(enumerate(labelled, 1))):
         is_winner = winner is not None and trial.number == winner.number
         colour = BEST if is_winner else shade(rank)
@@ -120,7 +120,7 @@ def _curves(results: Results) -> go.Figure:
 
 
 def _add_curves(
-    figure: go.Figure, trials: Sequence[TrialRecord], name: str, colour: str, width: float, told: Results | None
+    figure: go.Figure, trials: Sequence[TrialRecord], name: str, colour: str, width: float, detail: Results | None
 ) -> tuple[list[float | None], list[float | None], list[float | None]]:
     """Add several curves as one trace; return their positions by epochs, seconds and tokens."""
     epochs: list[float | None] = []
@@ -139,7 +139,7 @@ def _add_curves(
             seconds.append(round(passed, 2) if row else None)
             tokens.append(read if row else None)
             values.append(value)
-            texts.append(hover(trial, told) if told else f"trial {trial.number}: {trial.outcome}")
+            texts.append(hover(trial, detail) if detail else f"trial {trial.number}: {trial.outcome}")
         for column in (epochs, seconds, tokens, values):
             column.append(None)
         texts.append("")

@@ -5,6 +5,6 @@ from alembic import context
 context.configure(
     connection=context.config.attributes["connection"],
     version_table=context.config.attributes["version_table"],
-    transactional_ddl=True,  # the caller has begun the transaction, also on SQLite
+    transactional_ddl=True,  # the caller has started the transaction, also on SQLite
 )
 context.run_migrations()

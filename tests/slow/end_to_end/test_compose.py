@@ -55,8 +55,8 @@ def _value(found: re.Match[str], environment: Mapping[str, str]) -> str:
 
 
 def services(**environment: str) -> dict[str, Any]:
-    given = {"POSTGRES_PASSWORD": ODD_PASSWORD, "LMSEARCH_DASHBOARD_TOKEN": TOKEN} | environment
-    found: dict[str, Any] = compose(**given)["services"]
+    variables = {"POSTGRES_PASSWORD": ODD_PASSWORD, "LMSEARCH_DASHBOARD_TOKEN": TOKEN} | environment
+    found: dict[str, Any] = compose(**variables)["services"]
     return found
 
 
@@ -194,8 +194,8 @@ class Host:
         return text
 
     def environment(self, service: str) -> dict[str, str]:
-        given = {name: self._here(str(value)) for name, value in self._services[service]["environment"].items()}
-        return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | given
+        variables = {name: self._here(str(value)) for name, value in self._services[service]["environment"].items()}
+        return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | variables
 
     def start(
         self, service: str, log: Path, words: Sequence[str] | None = None, **environment: str

@@ -107,7 +107,7 @@ def test_every_example_of_a_commands_help_runs(tmp_path: Path, postgres_url: str
     ordered = sorted(examples(), key=lambda command: ("delete" in command, "stop" in command))
     assert len(ordered) > 35
     for command in ordered:
-        if "--watch" in command:  # it ends where nothing is owed
+        if "--watch" in command:  # it ends where no trial is left
             assert shell(tmp_path, "lmsearch run default --workers 2 --quiet").returncode == 0
         changed = command.replace("postgresql://me@db.example/lmsearch", postgres_url)
         changed = changed.replace("chaos --minutes 10", "chaos --minutes 0.1 --workers 2")

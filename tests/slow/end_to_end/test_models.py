@@ -1,4 +1,4 @@
-"""A configuration taken all the way by the commands: trained on seeds, stopped, gone on with, tested, used."""
+"""A configuration taken all the way by the commands: trained on seeds, stopped, resumed, tested, used."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def weights(folder: Path, name: str, seed: int = 1) -> bytes:
     return (folder / f"runs/{name}/seed-{seed}/model.safetensors").read_bytes()
 
 
-def test_seeds_have_folders_of_their_own_and_their_mean_and_spread_are_told(project: Path, cli: Cli) -> None:
+def test_seeds_have_folders_of_their_own_and_their_mean_and_spread_are_reported(project: Path, cli: Cli) -> None:
     said = cli("train", "closed.toml", "--seeds", "3", "--epochs", "2", "--set", "train.learning_rate=2.0")
     assert said.returncode == 0, said.stderr
     lines = re.findall(
@@ -106,8 +106,8 @@ STOPPING = """
 import os, signal, sys
 import lmsearch.lm.fit as fit
 real, left = fit.train, [int(sys.argv.pop(1))]
-def train(*given):
-    for event in real(*given):
+def train(*args):
+    for event in real(*args):
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -140,7 +140,7 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
     metrics = json.loads((project / "runs/closed/seed-1/metrics.json").read_text())
     if metrics["epoch"] > 2:
         assert metrics["changes"] == [{"after_epoch": 2, "train.epochs": [2, 4], "train.learning_rate": [5.0, 0.5]}]
-    for words, told in (
+    for words, message in (
         (["--resume", "--set", "model.hidden_size=7"], "was started with model.hidden_size = 6, now it is 7"),
         (["--set", "train.learning_rate=0.1", "--epochs", "4"], "resume it with --resume, or give it another --name"),
         (["--set", "train.lerning_rate=0.1"], "did you mean train.learning_rate?"),
@@ -148,10 +148,10 @@ def test_going_on_with_another_learning_rate_is_written_down_and_anything_else_r
         (["--set", "train.bptt=no"], "train.bptt must be a whole number, got 'no'"),
     ):
         refused = cli("train", "closed.toml", *words)
-        assert refused.returncode == 2 and told in refused.stderr, refused.stderr
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr
 
 
-def test_a_damaged_training_is_told_and_not_gone_on_with(project: Path, cli: Cli) -> None:
+def test_a_damaged_training_is_reported_and_not_resumed(project: Path, cli: Cli) -> None:
     assert cli("train", "closed.toml", "--epochs", "1").returncode == 0
     path = project / "runs/closed/seed-1.training"
     content = bytearray(path.read_bytes())
@@ -161,28 +161,28 @@ def test_a_damaged_training_is_told_and_not_gone_on_with(project: Path, cli: Cli
     assert said.returncode == 2 and "seed-1.training is damaged (its checksum is another)" in said.stderr
 
 
-def test_each_look_at_the_test_split_is_kept_beside_the_model_and_in_the_study(tmp_path: Path, cli: Cli) -> None:
+def test_each_evaluation_on_the_test_split_is_kept_beside_the_model_and_in_the_study(tmp_path: Path, cli: Cli) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
     first, second = cli("test", "tiny"), cli("test", "tiny", "--json")
     assert first.returncode == second.returncode == 0, first.stderr
     assert "look 2" not in first.stdout and json.loads(second.stdout)["look"] == 2
     assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
-    looks = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
-    assert len(looks) == 3 and len({look["perplexity"] for look in looks}) == 1
-    assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results anew
-    assert json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text()) == looks
+    evaluations = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
+    assert len(evaluations) == 3 and len({one["perplexity"] for one in evaluations}) == 1
+    assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0  # writes the results again
+    assert json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text()) == evaluations
     import optuna
 
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path}/runs/lmsearch.db")
     kept = study.user_attrs["lmsearch:looks"]
-    assert [look["when"] for look in kept] == [look["when"] for look in looks]
-    assert {look["model"] for look in kept} == {str(tmp_path / "runs/tiny/best-model")}
+    assert [one["when"] for one in kept] == [one["when"] for one in evaluations]
+    assert {one["model"] for one in kept} == {str(tmp_path / "runs/tiny/best-model")}
     text = cli("evaluate", "tiny", "--text", "corpus/test.txt", "--json")
-    assert json.loads(text.stdout)["perplexity"] == looks[0]["perplexity"]  # any batch, one figure
+    assert json.loads(text.stdout)["perplexity"] == evaluations[0]["perplexity"]  # any batch, one figure
 
 
-def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_test_split_once(
+def test_a_cache_is_found_on_validation_kept_beside_the_model_and_evaluates_the_test_split_once(
     trained: Path, cli: Cli, tmp_path: Path
 ) -> None:
     shutil.copytree(trained, tmp_path / "here", dirs_exist_ok=True)
@@ -199,8 +199,11 @@ def test_a_cache_is_found_on_validation_kept_beside_the_model_and_looks_at_the_t
     assert (
         f"window {constants['window']}, theta {constants['theta']:.4g}, lambda {constants['weight']:.4g}" in said.stdout
     )
-    (look,) = json.loads((model / "test-looks.json").read_text())
-    assert look["pointer"] == constants and f"test perplexity {look['perplexity']:.2f} with the cache" in said.stdout
+    (evaluation,) = json.loads((model / "test-looks.json").read_text())
+    assert (
+        evaluation["pointer"] == constants
+        and f"test perplexity {evaluation['perplexity']:.2f} with the cache" in said.stdout
+    )
     alone = json.loads(cli("test", str(model), "--json").stdout)
     assert alone["look"] == 2 and f"{alone['perplexity']:.2f} without" in said.stdout
 
@@ -234,8 +237,8 @@ def test_a_model_on_another_text_is_not_tested_but_evaluated(trained: Path, cli:
     said = cli("test", "runs/m/seed-1")
     assert said.returncode == 2 and "lmsearch evaluate --text" in said.stderr
     (tmp_path / "mine.txt").write_text("word1 word2 strange word3\n")
-    told = cli("evaluate", "runs/m/seed-1", "--text", "mine.txt")
-    assert "over 4 predictions" in told.stdout and "unknown words 1 (20.0%)" in told.stdout
+    evaluated = cli("evaluate", "runs/m/seed-1", "--text", "mine.txt")
+    assert "over 4 predictions" in evaluated.stdout and "unknown words 1 (20.0%)" in evaluated.stdout
 
 
 def test_one_folder_is_all_that_another_machine_needs(trained: Path, cli: Cli, tmp_path: Path) -> None:
@@ -258,9 +261,9 @@ def test_predictions_are_those_of_a_plain_softmax(trained: Path, cli: Cli, tmp_p
         features = model.model.features(torch.from_numpy(contexts).t(), model.model.initial_states(70)).raw_TBH[-1]
         expected = (features @ model.model.decoder.weight.t() + model.model.decoder.bias).log_softmax(1).numpy()
     said = cli("predict", str(trained / "runs/m/seed-1"), "asked.npz", "--top", "3", "--json")
-    told = json.loads(said.stdout)
-    assert told["mean_negative_log_likelihood"] == pytest.approx(-expected[np.arange(70), follows].mean(), rel=1e-5)
-    for row, one in zip(expected, told["top"], strict=True):
+    document = json.loads(said.stdout)
+    assert document["mean_negative_log_likelihood"] == pytest.approx(-expected[np.arange(70), follows].mean(), rel=1e-5)
+    for row, one in zip(expected, document["top"], strict=True):
         best = np.argsort(-row)[:3]
         assert [candidate["word"] for candidate in one["candidates"]] == [model.vocabulary.words[i] for i in best]
     np.savez(tmp_path / "open.npz", inp=contexts)
@@ -270,10 +273,10 @@ def test_predictions_are_those_of_a_plain_softmax(trained: Path, cli: Cli, tmp_p
     # Another vocabulary's indices are mapped by their words.
     order = rng.permutation(14)
     np.save(tmp_path / "vocab.npy", np.array([*np.array(model.vocabulary.words)[order], "strange"]))
-    place = np.argsort(order)
-    np.savez(tmp_path / "theirs.npz", inp=place[contexts], out=place[follows])
+    index_of = np.argsort(order)
+    np.savez(tmp_path / "theirs.npz", inp=index_of[contexts], out=index_of[follows])
     mapped = cli("predict", str(trained / "runs/m/seed-1"), "theirs.npz", "--vocabulary", "vocab.npy", "--json")
-    assert json.loads(mapped.stdout)["mean_negative_log_likelihood"] == told["mean_negative_log_likelihood"]
+    assert json.loads(mapped.stdout)["mean_negative_log_likelihood"] == document["mean_negative_log_likelihood"]
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
@@ -332,7 +335,7 @@ def test_top_k_and_top_p_keep_only_what_they_say(trained: Path) -> None:
     model = load(trained / "runs/m/seed-1")
     (row,) = next(iter(model.next_word(np.array([[model.vocabulary.index["<eos>"]]]))))[None, 0]
     row[model.vocabulary.index["<unk>"]] = -np.inf
-    ranked = [model.vocabulary.words[place] for place in np.argsort(-row)]
+    ranked = [model.vocabulary.words[index] for index in np.argsort(-row)]
     shares = np.sort(np.exp(row) / np.exp(row).sum())[::-1]
 
     def firsts(**options: Any) -> set[str]:

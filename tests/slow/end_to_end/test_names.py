@@ -49,8 +49,8 @@ def test_a_name_means_the_stores_best_trial_also_after_others_have_added_to_it(c
     assert said.returncode == 0, said.stderr
     assert f"best-model held another trial; now it holds trial {best[0]}, the best" in said.stderr
     model = tmp_path / "runs/s/best-model"
-    told = json.loads((model / "metrics.json").read_text())
-    assert (told["trial"], told["perplexity"]) == best
+    metrics = json.loads((model / "metrics.json").read_text())
+    assert (metrics["trial"], metrics["perplexity"]) == best
     assert valid_perplexity(model, tmp_path / "corpus/valid.txt") == pytest.approx(best[1], rel=1e-5)
     config = json.loads((tmp_path / "runs/s/best-config.json").read_text())
     assert (config["result"]["trial"], config["result"]["perplexity"]) == best
@@ -92,10 +92,10 @@ def test_two_stores_with_one_name_in_one_folder_have_models_of_their_own(cli: Cl
         found = valid_perplexity(tmp_path / "runs/s/best-model", tmp_path / "corpus/valid.txt")
         assert found == pytest.approx(best["perplexity"], rel=1e-5)
         with sqlite3.connect(tmp_path / store) as connection:
-            (looks,) = connection.execute(
+            (evaluations,) = connection.execute(
                 "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch:looks'"
             ).fetchone()
-        assert len(json.loads(looks)) == 1
+        assert len(json.loads(evaluations)) == 1
 
 
 def test_a_name_without_a_store_is_refused_with_the_folder_to_name(cli: Cli, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_trials_failed_by_hand_end_no_search(cli: Cli, tmp_path: Path) -> None:
         failed: set[int] = set()
         end = time.monotonic() + 120
         while len(failed) < 4 and search.poll() is None and time.monotonic() < end:
-            told = cli("status", "s", "--json")
-            rows = json.loads(told.stdout)["at_work"] if told.returncode == 0 else []
+            status = cli("status", "s", "--json")
+            rows = json.loads(status.stdout)["at_work"] if status.returncode == 0 else []
             for row in rows:
                 if row["trial"] is not None and row["trial"] not in failed and len(failed) < 4:
                     failed |= {row["trial"]} if cli("fail", "s", str(row["trial"])).returncode == 0 else set()
@@ -168,9 +168,9 @@ def test_confirm_and_doctor_leave_what_a_person_put_beside(cli: Cli, tmp_path: P
     shutil.rmtree(tmp_path / "runs/s/best-model")
     said = cli("confirm", "s", "--top", "1", "--seeds", "1", "--workers", "1", **here)
     assert said.returncode == 0 and "are missing; it is trained again" in said.stderr, said.stderr
-    told = json.loads((tmp_path / "runs/s/best-model/metrics.json").read_text())
+    metrics = json.loads((tmp_path / "runs/s/best-model/metrics.json").read_text())
     found = valid_perplexity(tmp_path / "runs/s/best-model", tmp_path / "corpus/valid.txt")
-    assert found == pytest.approx(told["perplexity"], rel=5e-3)
+    assert found == pytest.approx(metrics["perplexity"], rel=5e-3)
     assert list((tmp_path / "runs/s/models").glob("*-again*")) == []
     (encoded,) = [path for path in (tmp_path / "corpora").iterdir() if len(path.name) == 32 and path.is_dir()]
     (encoded / "train.npy").write_bytes(b"damaged")

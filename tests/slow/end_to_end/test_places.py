@@ -1,4 +1,4 @@
-"""Homes, folders and names that are not as usual: one sentence, and nothing is begun."""
+"""Homes, folders and names that are not as usual: one sentence, and nothing is started."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ from tests.factories import TINY_STUDY, write_corpus
 LMSEARCH = [sys.executable, "-m", "lmsearch.cli.main"]
 
 
-def test_a_working_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_a_working_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
     for words in ("studies", "run default", "doctor", "train x.toml"):
         gone = tmp_path / "gone"
         gone.mkdir()
@@ -27,7 +27,7 @@ def test_a_working_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:
         assert ran.returncode == 2 and "the working folder has been removed" in ran.stderr, (words, ran.stderr)
 
 
-def test_a_user_without_a_home_is_told_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_is_shown_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container may run as a user that nobody has entered anywhere."""
 
     def nobody(uid: int) -> object:
@@ -55,7 +55,7 @@ def test_paths_that_are_none_are_one_sentence(tmp_path: Path) -> None:
     assert absolute("~") == Path.home().resolve()
 
 
-def test_a_corpus_that_is_a_loop_of_links_is_told_of(tmp_path: Path, cli: Cli) -> None:
+def test_a_corpus_that_is_a_loop_of_links_is_reported(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     said = cli("data", "show", "loop.txt")
     assert said.returncode == 2 and "Traceback" not in said.stderr and len(said.stderr.splitlines()) == 1
@@ -65,11 +65,11 @@ def test_a_study_file_with_bytes_that_are_no_text_in_its_name_can_be_run_under_a
     tmp_path: Path, cli: Cli
 ) -> None:
     write_corpus(tmp_path / "corpus")
-    place = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.toml")
-    Path(place).write_text(TINY_STUDY, encoding="utf-8")
-    refused = cli("run", place)
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.toml")
+    Path(path).write_text(TINY_STUDY, encoding="utf-8")
+    refused = cli("run", path)
     assert refused.returncode == 2 and "a byte that is not text" in refused.stderr
-    ran = cli("run", place, "--name", "good", "--workers", "1", "--trials", "1")
+    ran = cli("run", path, "--name", "good", "--workers", "1", "--trials", "1")
     assert ran.returncode == 0, ran.stderr
 
 

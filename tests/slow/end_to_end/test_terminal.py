@@ -72,7 +72,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A folder with a study on a hostile text, whose name in the store somebody has made hostile too."""
     folder = tmp_path_factory.mktemp("site")
     words = ["red", "green", f"a{CLIPBOARD}", f"b{CLEAR}", RIGHT, "blue"]
-    text = "".join(" ".join(words[(line * place) % 6] for place in range(1, 9)) + "\n" for line in range(400))
+    text = "".join(" ".join(words[(line * column) % 6] for column in range(1, 9)) + "\n" for line in range(400))
     (folder / "text.txt").write_text(text, encoding="utf-8")
     study = TINY_STUDY.replace('"corpus"', '"text.txt"').replace("trials = 3", "trials = 1")
     (folder / "tiny.toml").write_text(study)
@@ -189,24 +189,24 @@ def test_a_latin_1_locale_changes_no_figure_and_no_file(site: Site, tmp_path: Pa
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if not (tmp_path / "de_DE.ISO-8859-1").is_dir():
-        locale, places = (
+        locale, environment = (
             "POSIX",
             {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         )  # ASCII: the same fault is worse there
     else:
-        locale, places = "de_DE.ISO-8859-1", {"LOCPATH": str(tmp_path)}
+        locale, environment = "de_DE.ISO-8859-1", {"LOCPATH": str(tmp_path)}
     text = "".join(f"über grün süß {'ähnlich' if line % 3 else 'böse'} weiß\n" for line in range(300))
     (site.folder / "umlauts.txt").write_text(text, encoding="utf-8")
     study = (site.folder / "tiny.toml").read_text().replace("text.txt", "umlauts.txt")
     (site.folder / "umlauts.toml").write_text(study)
-    ran = site.shell("lmsearch run umlauts.toml --workers 1", LC_ALL=locale, **places)
+    ran = site.shell("lmsearch run umlauts.toml --workers 1", LC_ALL=locale, **environment)
     assert ran.returncode == 0, ran.stderr
-    told = [
-        site.shell("lmsearch evaluate umlauts --text umlauts.txt", LC_ALL=name, **places).stdout
+    outputs = [
+        site.shell("lmsearch evaluate umlauts --text umlauts.txt", LC_ALL=name, **environment).stdout
         for name in ("C.UTF-8", locale)
     ]
-    assert told[0] == told[1] != b"" and b"unknown" not in told[0]
-    shown_there = site.shell("lmsearch show umlauts 0", LC_ALL=locale, **places)
+    assert outputs[0] == outputs[1] != b"" and b"unknown" not in outputs[0]
+    shown_there = site.shell("lmsearch show umlauts 0", LC_ALL=locale, **environment)
     assert "über" in shown_there.stdout.decode() and shown_there.returncode == 0
 
 

@@ -52,11 +52,11 @@ def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     assert "best perplexity" in plain and "over 3 seeds: mean" in faster
 
     # What is graded is the mean over the contexts, and the search's winner knows more than nothing.
-    asked = np.load(tmp_path / "wiki-arrays/prediction.npz")
-    told = [float(value) for value in re.findall(r"mean negative log-likelihood ([\d.]+)", predicted + searched)]
-    assert float(python) == pytest.approx(told[0], abs=1e-4)
-    for value, name in zip(told, ("faster/seed-1", "better/best-model"), strict=True):
+    contexts = np.load(tmp_path / "wiki-arrays/prediction.npz")
+    printed = [float(value) for value in re.findall(r"mean negative log-likelihood ([\d.]+)", predicted + searched)]
+    assert float(python) == pytest.approx(printed[0], abs=1e-4)
+    for value, name in zip(printed, ("faster/seed-1", "better/best-model"), strict=True):
         model = load(tmp_path / "runs" / name)
-        rows = np.concatenate(list(model.next_word(asked["inp"])))
-        assert value == pytest.approx(-rows[np.arange(16), asked["out"]].mean(), abs=1e-3)
-    assert told[1] < np.log(20)
+        rows = np.concatenate(list(model.next_word(contexts["inp"])))
+        assert value == pytest.approx(-rows[np.arange(16), contexts["out"]].mean(), abs=1e-3)
+    assert printed[1] < np.log(20)

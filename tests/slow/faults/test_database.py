@@ -27,7 +27,7 @@ from lmsearch.store.tables import RUNNING
 from lmsearch.store.tickets import list_tickets
 from lmsearch.store.url import creation_lock, full_text, parse_url
 from tests.bureau import Bureau, check_whole, ended, meanwhile, wait_for
-from tests.conftest import Cli, begun, create_database, new_name
+from tests.conftest import Cli, create_database, new_name, started
 from tests.factories import TINY_STUDY, write_study
 from tests.servers import Server
 
@@ -174,9 +174,9 @@ def test_row_6_a_search_that_begins_notices_a_peer_that_never_answers(
     monkeypatch.setattr("lmsearch.store.watchdog.ANSWER_SECONDS", 2.0)
     create_all = sqlalchemy.MetaData.create_all
 
-    def fall_silent(*given: Any, **named: Any) -> None:
+    def fall_silent(*args: Any, **kwargs: Any) -> None:
         proxy.mode = Mode.SWALLOW
-        create_all(*given, **named)
+        create_all(*args, **kwargs)
 
     began = time.monotonic()
     with contextlib.ExitStack() as held:
@@ -208,7 +208,7 @@ def test_row_6_a_silent_network_is_found_by_what_the_open_socket_is_set_to(proxy
     assert tcp == {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 25_000}
 
 
-def test_row_7_a_store_gone_for_good_is_told_with_the_command_that_goes_on(
+def test_row_7_a_store_gone_for_good_is_reported_with_the_command_that_goes_on(
     cli: Cli, tmp_path: Path, start_server: StartServer, open_bureau: OpenBureau
 ) -> None:
     """I1, I3 and I5 for workers with a stub; the command itself is below."""
@@ -238,7 +238,7 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     words = ["run", "tiny.toml", "--workers", "2", "--store-timeout", "3s"]
 
     def stop_in_mid_search() -> None:
-        wait_for(lambda: begun(cli, "tiny", LMSEARCH_STORAGE=server.url))
+        wait_for(lambda: started(cli, "tiny", LMSEARCH_STORAGE=server.url))
         server.stop()
 
     stopper = threading.Thread(target=stop_in_mid_search)
@@ -252,9 +252,9 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
         said.stderr,
     )
     began = time.monotonic()
-    asked = cli("status", "tiny", LMSEARCH_STORAGE=server.url)
-    assert asked.returncode == 75 and 10 < time.monotonic() - began < 25
-    assert "Traceback" not in said.stderr + asked.stderr
+    waited = cli("status", "tiny", LMSEARCH_STORAGE=server.url)
+    assert waited.returncode == 75 and 10 < time.monotonic() - began < 25
+    assert "Traceback" not in said.stderr + waited.stderr
     server.start()
     status = json.loads(cli("status", "tiny", "--json", LMSEARCH_STORAGE=server.url).stdout)
     assert status["total"] == 3 and len(status["at_work"]) == 2
@@ -273,7 +273,7 @@ def test_row_7_a_run_that_is_interrupted_while_the_store_is_away_ends_as_interru
     with (tmp_path / "said").open("w") as said:
         search = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said)
         try:
-            wait_for(lambda: begun(cli, "tiny", 1, LMSEARCH_STORAGE=server.url))
+            wait_for(lambda: started(cli, "tiny", 1, LMSEARCH_STORAGE=server.url))
             server.stop()
             search.terminate()
             assert search.wait(timeout=60) == 143

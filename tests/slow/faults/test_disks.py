@@ -110,12 +110,12 @@ def test_row_10_a_full_disk_costs_checkpoints_and_not_the_training(
     disk.free()
     assert second.wait(timeout=60) == 0
     check_whole(sqlite_bureau.record())
-    begun = [steps for steps in sqlite_bureau.steps() if steps != ONCE]
-    assert len(begun) == 1 and begun[0].count(6) == 2 and begun[0].count(5) == 1  # from the end of epoch 1
+    restarted = [steps for steps in sqlite_bureau.steps() if steps != ONCE]
+    assert len(restarted) == 1 and restarted[0].count(6) == 2 and restarted[0].count(5) == 1  # from the end of epoch 1
     assert not list(files.glob("*.checkpoint"))
 
 
-def test_row_10_results_that_do_not_fit_are_told_with_the_command_that_writes_them(
+def test_row_10_results_that_do_not_fit_are_reported_with_the_command_that_writes_them(
     cli: Cli, tmp_path: Path, mount_disk: MountDisk
 ) -> None:
     """I5; also nothing is said into logs that do not fit."""
@@ -138,7 +138,7 @@ def test_row_10_results_that_do_not_fit_are_told_with_the_command_that_writes_th
     assert config["result"]["perplexity"] == status["best"]["perplexity"]
 
 
-def test_row_10_a_cache_that_does_not_fit_is_told(cli: Cli, tmp_path: Path, mount_disk: MountDisk) -> None:
+def test_row_10_a_cache_that_does_not_fit_is_reported(cli: Cli, tmp_path: Path, mount_disk: MountDisk) -> None:
     disk = mount_disk(20)
     write_study(tmp_path)
     (disk.path / "corpora").mkdir()
@@ -205,7 +205,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
     bureau = Bureau(tmp_path, server.url, TINY_STUDY.replace("trials = 3", "trials = 40"))
     filled = threading.Event()
 
-    def go_on() -> None:
+    def fill_and_free() -> None:
         filled.wait()
         disk.fill()
         wait_for(lambda: not server.runs() or "No space left" in bureau.logs(), 60)
@@ -215,7 +215,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
         if not server.runs():
             server.start()
 
-    keeper = threading.Thread(target=go_on)
+    keeper = threading.Thread(target=fill_and_free)
     keeper.start()
     notices: list[str] = []
     for snapshot in bureau.search(3, ["--lease-seconds", "5"], pause="0.05"):
@@ -230,7 +230,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "both files"])
-def test_row_11_a_damaged_checkpoint_is_told_and_the_one_before_is_used(bureau: Bureau, damage: str) -> None:
+def test_row_11_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(bureau: Bureau, damage: str) -> None:
     """I3: what it has to compute again comes out the same."""
     worker = bureau.start_worker(pause="0.2")
     wait_for(lambda: any(ticket.epoch == 2 for ticket in bureau.tickets()))
@@ -256,7 +256,7 @@ def test_row_11_a_damaged_checkpoint_is_told_and_the_one_before_is_used(bureau: 
 
 @pytest.mark.parametrize("damage", ["a byte", "cut short"])
 @pytest.mark.parametrize("name", ["train.npy", "valid.npy", "meta.json"])
-def test_row_11_a_damaged_cache_is_made_anew(cli: Cli, tmp_path: Path, damage: str, name: str) -> None:
+def test_row_11_a_damaged_cache_is_made_again(cli: Cli, tmp_path: Path, damage: str, name: str) -> None:
     """The search that follows finds the same to the last bit."""
     write_study(tmp_path)
     cache = {"LMSEARCH_CACHE": str(tmp_path / "cache")}

@@ -56,7 +56,7 @@ def interrupted(bureau: Bureau) -> None:
 
 
 def small(bureau: Bureau) -> None:
-    """Withdraw the tickets that nobody has begun, so that what is enqueued comes next."""
+    """Withdraw the tickets that nobody has started, so that what is enqueued comes next."""
     with bureau.storage.engine.begin() as connection:
         connection.execute(sa.delete(TICKET).where(TICKET.c.lease == 0))
 
@@ -112,8 +112,8 @@ def test_two_copies_of_a_store_in_one_folder_keep_their_checkpoints_weights_and_
         assert best is not None and best.perplexity == math.exp(0.5 + dropout)
         weights = find_weights(results.record.info, best, bureau.folder / "runs/tiny")
         assert weights is not None
-        told = json.loads((weights / "metrics.json").read_text())
-        assert math.exp(told["valid_loss"]) == best.perplexity
+        metrics = json.loads((weights / "metrics.json").read_text())
+        assert math.exp(metrics["valid_loss"]) == best.perplexity
         files = write_results(results, bureau.folder / "runs/tiny", "test")
         assert files.best_model is not None
         config = json.loads((files.best_model / "config.json").read_text())
@@ -127,14 +127,14 @@ def test_weights_under_a_trials_name_that_are_not_its_are_not_copied(sqlite_bure
     results = read("tiny", bureau.storage)
     best = results.record.best
     assert best is not None
-    place = Path(best.model.partition(":")[2])
-    whole = (place / "metrics.json").read_text()
+    folder = Path(best.model.partition(":")[2])
+    whole = (folder / "metrics.json").read_text()
     for change in ({"valid_loss": 0.1}, {"digest": "0" * 64}, {"corpus": "0123"}):
-        (place / "metrics.json").write_text(json.dumps(json.loads(whole) | change))
+        (folder / "metrics.json").write_text(json.dumps(json.loads(whole) | change))
         assert find_weights(results.record.info, best, bureau.folder / "runs/tiny") is None
         files = write_results(results, bureau.folder / "runs/tiny", "test")
         assert files.best_model is None and not (bureau.folder / "runs/tiny/best-model").exists()
-    (place / "metrics.json").write_text(whole)
+    (folder / "metrics.json").write_text(whole)
     assert write_results(results, bureau.folder / "runs/tiny", "test").best_model is not None
 
 
@@ -288,7 +288,7 @@ def test_a_hostile_key_is_refused_where_it_is_read(sqlite_bureau: Bureau, victim
     assert (victim / "chapter.txt").exists() and (bureau.folder / "corpus/train.txt").exists()
 
 
-def test_hostile_places_in_a_store_are_neither_copied_from_nor_looked_in(
+def test_hostile_paths_in_a_store_are_neither_copied_from_nor_looked_in(
     sqlite_bureau: Bureau, victim: Path, tmp_path: Path
 ) -> None:
     bureau = sqlite_bureau
@@ -297,14 +297,14 @@ def test_hostile_places_in_a_store_are_neither_copied_from_nor_looked_in(
     key, host = bureau.info.ref.key, os.uname().nodename
     secret = f"{victim}/{key[:12]}-trial-0-epoch-1-lease-1"
     shutil.copytree(victim, secret)
-    for place in (f"{host}:{victim}", f"{host}:{secret}", f"{host}:/", f"{host}:", f"{host}:..", "\0", 7):
+    for model in (f"{host}:{victim}", f"{host}:{secret}", f"{host}:/", f"{host}:", f"{host}:..", "\0", 7):
         with bureau.storage.engine.begin() as connection:
             connection.execute(
                 sa.text(
                     "UPDATE trial_user_attributes SET value_json = :value WHERE key = 'model' AND trial_id = "
                     "(SELECT trial_id FROM trials WHERE number = :number)"
                 ),
-                {"value": json.dumps(place), "number": trial.number},
+                {"value": json.dumps(model), "number": trial.number},
             )
             connection.execute(sa.update(TICKET).values(checkpoint=f"{host}:{victim}/{key[:12]}-0-e1-s1-l1.checkpoint"))
         results = read("tiny", open_storage(parse_url(bureau.url)))
@@ -404,12 +404,12 @@ def test_a_study_with_both_attributes_of_early_commits_is_migrated(sqlite_bureau
     with bureau.storage.engine.begin() as connection:
         for table in ("lmsearch_alembic_version", "lmsearch_format", "lmsearch_worker"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
-        told = connection.exec_driver_sql(
+        attribute = connection.exec_driver_sql(
             "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch'"
         ).scalar()
         old = {
             name: value
-            for name, value in json.loads(str(told)).items()
+            for name, value in json.loads(str(attribute)).items()
             if name not in ("format", "lmsearch", "study_id")
         }
         connection.exec_driver_sql(
@@ -464,17 +464,17 @@ def test_a_field_of_a_study_is_what_it_must_be_or_the_study_is_refused(
     assert info.source is None or info.source.key == "" or re.fullmatch("[0-9a-f]{32}", info.source.key)
 
 
-@given(place=ANYTHING)
+@given(location=ANYTHING)
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-def test_a_place_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, place: Any) -> None:
+def test_a_path_in_a_ticket_or_a_trial_leads_nowhere_but_to_ours(tmp_path: Path, location: Any) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", "host")
-    for text in (str(place), f"host:{place}", f"host:{tmp_path}/{place}"):
+    for text in (str(location), f"host:{location}", f"host:{tmp_path}/{location}"):
         ticket = dataclasses.replace(make_ticket(), checkpoint=text)
         assert checkpoints._named(ticket) is None
         assert checkpoints.find(ticket, "0" * 64, []).checkpoint is None
-    text = json.dumps(place, default=str)
+    text = json.dumps(location, default=str)
     attrs = {key: trials.kept_value(key, text) for key in ("model", "reason", "sample", "parameters")}
     head = (1, 0, "COMPLETE", None, None)
     record = trials._record(head, {}, {}, {key: value for key, value in attrs.items() if value is not None}, {})

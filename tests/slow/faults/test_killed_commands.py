@@ -67,7 +67,7 @@ def record(storage: FencedStorage, name: str) -> StudyRecord:
     return read_study(storage, open_study(storage, name), epochs=True)
 
 
-def go_on(study_file: str, copy: Path) -> None:
+def prepare_again(study_file: str, copy: Path) -> None:
     """Do what `lmsearch run` does before its workers start."""
     prepare(SearchRequest(study_file=study_file), parse_url(f"sqlite:///{copy / 'store.db'}")).storage.engine.dispose()
 
@@ -84,34 +84,34 @@ def check_taken_over(storage: FencedStorage, name: str, tickets: int) -> None:
 
 
 def test_extend_killed_anywhere_is_completed_by_the_next_run_of_its_file(work: Path) -> None:
-    told = ["extend", "tiny", "--set", "model.output_dropout.high=0.6", "--trials", "2", "--workers", "1"]
-    begun = 0
-    for copy in killed(work, *told):
-        if not (copy / "tiny-2.toml").exists():  # nothing is begun: extend again
+    words = ["extend", "tiny", "--set", "model.output_dropout.high=0.6", "--trials", "2", "--workers", "1"]
+    started = 0
+    for copy in killed(work, *words):
+        if not (copy / "tiny-2.toml").exists():  # nothing is started: extend again
             storage = opened(copy)
             assert find_study(storage, "tiny-2") is None
             storage.engine.dispose()
             continue
-        begun += 1
-        go_on("tiny-2.toml", copy)
+        started += 1
+        prepare_again("tiny-2.toml", copy)
         storage = opened(copy)
         check_taken_over(storage, "tiny-2", tickets=2)
         storage.engine.dispose()
-    assert begun > 6  # within the taking over too
+    assert started > 6  # within the taking over too
 
 
 def test_run_from_killed_anywhere_is_completed_by_the_next_run(work: Path) -> None:
-    begun = 0
+    started = 0
     for copy in killed(work, "run", "wide.toml", "--from", "tiny", "--workers", "1"):
         storage = opened(copy)
         if find_study(storage, "wide") is not None:
-            begun += 1
+            started += 1
             storage.engine.dispose()
-            go_on("wide.toml", copy)
+            prepare_again("wide.toml", copy)
             storage = opened(copy)
             check_taken_over(storage, "wide", tickets=3)
         storage.engine.dispose()
-    assert begun > 6
+    assert started > 6
 
 
 def test_confirm_killed_anywhere_is_completed_by_the_next_confirm(work: Path) -> None:

@@ -27,7 +27,7 @@ from lmsearch.store.tables import DONE, RUNNING
 from lmsearch.store.tickets import ask_to_stop, list_tickets
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, check_whole, wait_for
-from tests.conftest import Cli, begun
+from tests.conftest import Cli, started
 from tests.factories import TINY_STUDY, write_study
 
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
@@ -122,7 +122,7 @@ def test_row_22_a_study_that_a_person_deletes_lets_its_workers_leave_with_one_se
 
 
 def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau: Bureau) -> None:
-    """I1 and I2: ended trials stay, the running ones are owed again with the same values."""
+    """I1 and I2: ended trials stay, the running ones are queued again with the same values."""
     kept: dict[int, object] = {}
     with pytest.raises(LmsearchError, match="the study 'tiny' is gone|there is no study 'tiny'"):
         for snapshot in bureau.search(2, pause="0.1"):
@@ -132,7 +132,7 @@ def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau:
                 path = f"/api/studies/{bureau.info.ref.id}/rename"
                 assert plain_dashboard(bureau, "POST", path, {"study_name": "renamed"}) == 201
                 _delete_wholly(bureau)
-    _go_on_as(bureau, "renamed")
+    _resume_as(bureau, "renamed")
     record = bureau.record()
     assert record.done == record.total == 6 and record.count("complete") == 6
     now = {trial.number: (trial.outcome, trial.params, trial.curve) for trial in record.trials}
@@ -143,10 +143,10 @@ def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau:
     assert all(trial.params in complete for trial in interrupted)
 
 
-def _go_on_as(bureau: Bureau, name: str) -> None:
+def _resume_as(bureau: Bureau, name: str) -> None:
     bureau.info = begin(bureau.storage, name, bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=6))
     command = bureau.command
-    bureau.command = lambda *given: [name if word == "tiny" else word for word in command(*given)]  # type: ignore[method-assign]
+    bureau.command = lambda *args: [name if word == "tiny" else word for word in command(*args)]  # type: ignore[method-assign]
     list(bureau.search(2))
 
 
@@ -163,14 +163,14 @@ def test_row_22_a_copy_within_the_store_goes_on_beside_its_original(bureau: Bure
             )
     original = bureau.record()
     check_whole(original)  # the original never noticed
-    _go_on_as(bureau, "copy")
+    _resume_as(bureau, "copy")
     record = bureau.record()
     assert record.done == record.total == record.count("complete") == 6
     assert record.info.ref.key != original.info.ref.key
 
 
 def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: Path) -> None:
-    """What the original still owed is not known there: `lmsearch run` owes the difference to its budget."""
+    """What the original still had left is not known there: `lmsearch run` queues the difference to its budget."""
     stopped = False
     for snapshot in bureau.search(2, pause="0.1"):
         if snapshot.record.done >= 2 and not stopped:
@@ -183,7 +183,7 @@ def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: 
         from_study_name="tiny", from_storage=plain_storage(bureau), to_storage=RDBStorage(other), to_study_name="tiny"
     )
     bureau.storage, bureau.url = open_storage(parse_url(other)), other
-    _go_on_as(bureau, "tiny")
+    _resume_as(bureau, "tiny")
     record = bureau.record()
     assert record.done == record.total == 6
     now = {trial.number: trial.curve for trial in record.trials}
@@ -248,7 +248,7 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
         target=lambda: said.append(cli("run", "tiny.toml", "--workers", "2", "--lease-seconds", "3"))
     )
     search.start()
-    wait_for(lambda: begun(cli, "tiny"))
+    wait_for(lambda: started(cli, "tiny"))
     status = cli("status", "tiny")
     assert status.stdout.splitlines()[1].split() == [
         "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last", "seen", "attempts",
@@ -265,8 +265,8 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     again = cli("retry", "tiny", "0").stdout
     assert "tiny has a budget of 4 trials now; the new one (retry of 0) has" in again
     assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file resumes it"
-    asked = cli("delete", "tiny")  # no answer is no
-    assert asked.returncode == 130 and "delete the study tiny in sqlite:///" in asked.stdout
+    refused = cli("delete", "tiny")  # no answer is no
+    assert refused.returncode == 130 and "delete the study tiny in sqlite:///" in refused.stdout
     assert cli("delete", "tiny", "--yes").stdout == "tiny is deleted\n"
     assert "there is no study 'tiny'" in cli("status", "tiny").stderr and not (tmp_path / "runs/tiny").exists()
 
@@ -287,8 +287,8 @@ def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ende
     before = sqlite_bureau.record()
     read = FencedStorage.get_all_trials
 
-    def a_moment_ago(*given: Any, **named: Any) -> Any:
-        trials = copy.deepcopy(read(*given, **named))
+    def a_moment_ago(*args: Any, **kwargs: Any) -> Any:
+        trials = copy.deepcopy(read(*args, **kwargs))
         for trial in trials:
             trial.state = TrialState.RUNNING
         return trials
@@ -314,7 +314,7 @@ def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, m
     check_whole(bureau.record())
     taken = [ticket for ticket in bureau.tickets() if ticket.lease == 2]
     assert len(taken) == 1 and taken[0].host == "second"
-    assert max(steps.count(1) for steps in bureau.steps()) == 1  # none began anew
+    assert max(steps.count(1) for steps in bureau.steps()) == 1  # none started again
 
 
 def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so(bureau: Bureau) -> None:
@@ -349,7 +349,7 @@ def test_status_of_a_study_is_drawn_again_and_again(cli: Cli, tmp_path: Path) ->
     assert watched.returncode == 0 and "tiny: 3 of 3 trials, 3 complete" in watched.stdout
 
 
-def test_weights_that_lie_on_another_host_are_told_with_the_command_that_makes_them_here(
+def test_weights_that_lie_on_another_host_are_reported_with_the_command_that_makes_them_here(
     bureau: Bureau, cli: Cli
 ) -> None:
     assert bureau.start_worker(prefix=on_host("first")).wait(timeout=60) == 0
@@ -363,5 +363,5 @@ def test_weights_that_lie_on_another_host_are_told_with_the_command_that_makes_t
         "the best model's weights are on first; make them here with: lmsearch train runs/tiny/best-config.json"
         in said.stdout
     )
-    here = bureau.start_worker()  # nothing is owed
+    here = bureau.start_worker()  # no trial is left
     assert here.wait(timeout=60) == 0

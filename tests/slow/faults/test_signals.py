@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.bureau import alive, wait_for
-from tests.conftest import Cli, at_work, begun
+from tests.conftest import Cli, at_work, started
 from tests.factories import TINY_STUDY, write_study
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -53,8 +53,8 @@ def test_row_3_a_signal_to_the_group_stops_the_default_study_within_10_s_with_al
 ) -> None:
     """I2 and I5; tests/end_to_end/test_commands.py goes on after it and compares the curves, for I3."""
     search = start("run", "--workers", "2")
-    wait_for(lambda: begun(cli, "default"))
-    processes = [row["process"] for row in begun(cli, "default")]
+    wait_for(lambda: started(cli, "default"))
+    processes = [row["process"] for row in started(cli, "default")]
     began = time.monotonic()
     os.killpg(search.pid, number)
     assert search.wait(timeout=60) == code
@@ -74,9 +74,9 @@ def test_row_3_an_evaluation_is_left_at_its_next_block(cli: Cli, tmp_path: Path,
     rng = random.Random(1)
     words = [f"word{rng.randrange(12)}" for _ in range(400_000)]
     (tmp_path / "corpus/valid.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 400_000, 10)))
-    search = start("run", "tiny.toml", "--workers", "1", "--lease-seconds", "1")  # a sign of life each third of that
+    search = start("run", "tiny.toml", "--workers", "1", "--lease-seconds", "1")  # a heartbeat each third of that
     # 660 tokens are 21 steps of training; the rest of an epoch is its evaluation.
-    wait_for(lambda: any(row["epoch"] == 0 and row["step"] >= 21 for row in begun(cli, "tiny", 1)))
+    wait_for(lambda: any(row["epoch"] == 0 and row["step"] >= 21 for row in started(cli, "tiny", 1)))
     began = time.monotonic()
     search.terminate()
     assert search.wait(timeout=60) == 143 and time.monotonic() - began < 10
@@ -89,13 +89,13 @@ def test_row_3_an_evaluation_is_left_at_its_next_block(cli: Cli, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_row_3_a_second_signal_stops_at_once_also_workers_that_hear_nothing(
+def test_row_3_a_second_signal_stops_at_once_also_workers_that_handle_no_signal(
     cli: Cli, tmp_path: Path, start: Start, number: int, code: int
 ) -> None:
     write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 4000"))
     search = start("run", "tiny.toml", "--workers", "2")
-    wait_for(lambda: begun(cli, "tiny"))
-    processes = [row["process"] for row in begun(cli, "tiny")]
+    wait_for(lambda: started(cli, "tiny"))
+    processes = [row["process"] for row in started(cli, "tiny")]
     os.kill(processes[0], signal.SIGSTOP)
     os.killpg(search.pid, number)
     time.sleep(1)
@@ -110,9 +110,9 @@ def test_row_3_a_second_signal_stops_at_once_also_workers_that_hear_nothing(
 def test_row_3_under_nohup_a_closed_terminal_stops_nothing(cli: Cli, tmp_path: Path, start: Start) -> None:
     write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 60"))
     search = start("run", "tiny.toml", "--workers", "2", prefix=("nohup",))
-    wait_for(lambda: begun(cli, "tiny"))
+    wait_for(lambda: started(cli, "tiny"))
     os.killpg(search.pid, signal.SIGHUP)
-    for row in begun(cli, "tiny"):
+    for row in started(cli, "tiny"):
         os.kill(row["process"], signal.SIGHUP)
     assert search.wait(timeout=120) == 0
     assert "tiny: 3 of 3 trials, 3 complete" in (tmp_path / "said").read_text()

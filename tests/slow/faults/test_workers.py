@@ -123,7 +123,7 @@ def test_row_4_a_frozen_worker_drops_its_result_leaves_the_others_files_and_take
 def test_row_4_a_frozen_child_does_not_keep_a_search_from_ending(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """I4: what it held is done by another; once nothing is owed it is ended."""
+    """I4: what it held is done by another; once no trial is left it is ended."""
     monkeypatch.setattr("lmsearch.launch.supervise._LEAVING_SECONDS", 2.0)
     frozen: list[int] = []
     notices: list[str] = []
@@ -157,7 +157,7 @@ def test_row_12_out_of_memory_is_tried_once_more_alone_and_then_infeasible(burea
 
 
 def test_row_12_memory_that_suffices_alone_costs_nothing(bureau: Bureau) -> None:
-    """I3: the trial that ran out of memory is gone on with under its number."""
+    """I3: the trial that ran out of memory is resumed under its number."""
     list(bureau.search(3, fault="memory-once", pause="0.05"))
     check_whole(bureau.record())
     assert sorted(ticket.memory_failures for ticket in bureau.tickets()) == [0, 0, 0, 0, 0, 1]
@@ -170,7 +170,9 @@ def test_row_12_an_allocation_that_the_system_refuses_is_out_of_memory(sqlite_bu
     assert record.count("infeasible") + record.count("complete") == 6
 
 
-def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_told_from_another_kill(sqlite_bureau: Bureau) -> None:
+def test_row_12_a_worker_killed_by_the_kernel_for_memory_is_distinguished_from_another_kill(
+    sqlite_bureau: Bureau,
+) -> None:
     killed: set[int] = set()
     kills = {"kernel": 0, "hand": 0}
     notices: list[str] = []
@@ -220,14 +222,14 @@ def test_row_12_the_kernels_count_is_read_from_the_control_group(tmp_path: Path,
 
     control, root = tmp_path / "cgroup", tmp_path / "sys"
     control.write_text("9:memory:/group\n0::/group\n" if where == "cgroup v1" else "0::/group\n")
-    place = {
+    path = {
         "cgroup v2": root / "group" / "memory.events",
         "cgroup v1": root / "memory" / "group" / "memory.oom_control",
         "a container's own root": root / "memory.events",
         "nothing": root / "other",
     }[where]
-    place.parent.mkdir(parents=True)
-    place.write_text("low 0\nhigh 0\nmax 4\noom 3\noom_kill 2\n")
+    path.parent.mkdir(parents=True)
+    path.write_text("low 0\nhigh 0\nmax 4\noom 3\noom_kill 2\n")
     assert count_oom_kills(control, root) == (0 if where == "nothing" else 2)
     assert count_oom_kills() >= 0
 

@@ -9,7 +9,7 @@ import filelock
 
 from lmsearch.errors import ConfigError, StudyError
 from lmsearch.files import replace_file
-from lmsearch.folders import LOOKS
+from lmsearch.folders import EVALUATIONS
 from lmsearch.losses import json_text, perplexity
 from lmsearch.store.opening import creating
 from lmsearch.store.records import open_study
@@ -18,12 +18,12 @@ from lmsearch.store.storage import FencedStorage
 _ATTRIBUTE = "lmsearch:looks"  # a user attribute of a study
 
 
-def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: Any) -> tuple[dict[str, Any], int]:
+def add_evaluation(folder: Path, loss: float, tokens: int, fingerprint: str, **how: Any) -> tuple[dict[str, Any], int]:
     """Record a test evaluation beside a model; return it, and the number of the model's evaluations so far.
 
     `how` says what was evaluated besides the model alone.
     """
-    look = {
+    evaluation = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "perplexity": perplexity(loss),
         "loss": loss,
@@ -31,25 +31,25 @@ def add_look(folder: Path, loss: float, tokens: int, fingerprint: str, **how: An
         "corpus": fingerprint,
     } | how
     with filelock.FileLock(folder / ".looks.lock"):
-        looks = [*read_looks(folder), look]
-        replace_file(folder / LOOKS, json_text(looks, indent=2) + "\n")
-    return look, len(looks)
+        evaluations = [*read_evaluations(folder), evaluation]
+        replace_file(folder / EVALUATIONS, json_text(evaluations, indent=2) + "\n")
+    return evaluation, len(evaluations)
 
 
-def read_looks(folder: Path) -> list[dict[str, Any]]:
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """Return the test evaluations of a model."""
     try:
-        looks = json.loads((folder / LOOKS).read_text(encoding="utf-8"))
+        evaluations = json.loads((folder / EVALUATIONS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{folder / LOOKS} cannot be read: {error}; it records the test evaluations") from error
-    if not isinstance(looks, list) or not all(isinstance(look, dict) for look in looks):
-        raise ConfigError(f"{folder / LOOKS} is no list of test evaluations")
-    return looks
+        raise ConfigError(f"{folder / EVALUATIONS} cannot be read: {error}; it records the test evaluations") from error
+    if not isinstance(evaluations, list) or not all(isinstance(one, dict) for one in evaluations):
+        raise ConfigError(f"{folder / EVALUATIONS} is no list of test evaluations")
+    return evaluations
 
 
-def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dict[str, Any]) -> None:
+def add_evaluation_to_study(storage: FencedStorage, metrics: dict[str, Any], evaluation: dict[str, Any]) -> None:
     """Record a test evaluation also in the study that a model with these metrics comes from.
 
     A study is known by its key, not by its name: raises `StudyError` where the store has another one under that name.
@@ -58,16 +58,16 @@ def add_look_to_study(storage: FencedStorage, metrics: dict[str, Any], look: dic
     info = open_study(storage, name)
     if metrics.get("study_key", info.ref.key) != info.ref.key:
         raise StudyError(f"the store's study {name} is not the one that this model comes from")
-    with creating(storage):  # two looks at once are two
-        looks = study_looks(storage, info.ref.id)
-        storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, [*looks, look])
+    with creating(storage):  # two evaluations at once are two
+        evaluations = study_evaluations(storage, info.ref.id)
+        storage.set_study_user_attr(info.ref.id, _ATTRIBUTE, [*evaluations, evaluation])
 
 
-def study_looks(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
+def study_evaluations(storage: FencedStorage, study_id: int) -> list[dict[str, Any]]:
     """Return the test evaluations of a study's models."""
-    looks = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
-    return [look for look in looks if _is_look(look)] if isinstance(looks, list) else []
+    evaluations = storage.get_study_user_attrs(study_id).get(_ATTRIBUTE, [])
+    return [one for one in evaluations if _is_evaluation(one)] if isinstance(evaluations, list) else []
 
 
-def _is_look(look: object) -> bool:
-    return isinstance(look, dict) and isinstance(look.get("when"), str) and isinstance(look.get("perplexity"), float)
+def _is_evaluation(found: object) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("when"), str) and isinstance(found.get("perplexity"), float)
