@@ -22,7 +22,12 @@ from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("getting-started.md", "samplers-and-pruners.md", "reading-a-report.md", "texts.md")
+PAGES = (
+    pytest.param("getting-started.md", marks=pytest.mark.heavy),
+    pytest.param("samplers-and-pruners.md", marks=pytest.mark.heavy),
+    "reading-a-report.md",
+    "texts.md",
+)
 STUDY = (
     TINY_STUDY.replace("trials = 3", "trials = 14")
     .replace("epochs = 3", "epochs = 2")
@@ -96,6 +101,7 @@ REFUSED = {
 """Examples that a finished study, or a machine without a network, answers with a sentence."""
 
 
+@pytest.mark.heavy
 def test_every_example_of_a_commands_help_runs(tmp_path: Path, postgres_url: str, cli: Cli) -> None:
     prepare(tmp_path)
     _prepare_predictions_and_arrays(tmp_path)

@@ -32,6 +32,7 @@ def write_exercise(folder: Path) -> None:
     np.savez(folder / "prediction.npz", inp=contexts[:, :-1], out=contexts[:, -1])
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(1200)
 def test_every_block_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     write_exercise(tmp_path / "wiki-arrays")

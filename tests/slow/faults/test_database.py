@@ -70,7 +70,7 @@ def through(proxy: Proxy, direct: str) -> str:
     return full_text(proxy.url(parse_url(direct)))
 
 
-@pytest.mark.parametrize("seconds", [0, 5, 20, 60])
+@pytest.mark.parametrize("seconds", [0, 5, 20, pytest.param(60, marks=pytest.mark.heavy)])
 def test_row_5_a_crashed_server_costs_eight_workers_nothing_and_gives_an_idle_ninth_nothing(
     start_server: StartServer, open_bureau: OpenBureau, seconds: int
 ) -> None:
@@ -136,6 +136,7 @@ def test_row_6_a_commit_whose_answer_is_lost_is_recognised_as_done(
     assert not any("died" in notice for notice in notices)
 
 
+@pytest.mark.heavy
 def test_row_6_half_a_second_of_latency_costs_time_alone(proxy: Proxy, direct: str, open_bureau: OpenBureau) -> None:
     bureau = open_bureau(through(proxy, direct), trials=2)
     proxy.delay = 0.25  # each way

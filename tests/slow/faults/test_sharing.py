@@ -207,6 +207,7 @@ def crowd(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Ite
     opened.close()
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_row_19_thirty_two_workers_answer_a_thousand_tickets_once_each(crowd: Bureau, postgres: str) -> None:
     """I2: budget exact, no number and no point of the grid twice, no deadlock; the overhead is printed."""

@@ -72,8 +72,8 @@ def test_row_3_an_evaluation_is_left_at_its_next_block(cli: Cli, tmp_path: Path,
     study = one.replace("epochs = 3", "epochs = 2")
     write_study(tmp_path, study)
     rng = random.Random(1)
-    words = [f"word{rng.randrange(12)}" for _ in range(400_000)]
-    (tmp_path / "corpus/valid.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 400_000, 10)))
+    words = [f"word{rng.randrange(12)}" for _ in range(150_000)]
+    (tmp_path / "corpus/valid.txt").write_text("\n".join(" ".join(words[i : i + 10]) for i in range(0, 150_000, 10)))
     search = start("run", "tiny.toml", "--workers", "1", "--lease-seconds", "1")  # a heartbeat each third of that
     # 660 tokens are 21 steps of training; the rest of an epoch is its evaluation.
     wait_for(lambda: any(row["epoch"] == 0 and row["step"] >= 21 for row in started(cli, "tiny", 1)))
