@@ -12,14 +12,16 @@ from lmsearch.cli.options import (
     COUNT,
     command_text,
     json_option,
+    launcher_options,
     parse_storage,
+    placement_of,
     storage_option,
     work_options,
     work_request,
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import listen, output_words, watch, why_over
+from lmsearch.cli.searching import leave_at_work, listen, output_words, watch, why_over
 from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.folders import study_folder
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--seeds", type=COUNT, default=3, show_default=True, help="Number of fresh seeds for each.")
 @storage_option
 @workers_option
+@launcher_options
 @click.option("--corpus", type=click.Path(path_type=Path), help="Path of the study's text on this host.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")
@@ -56,18 +59,20 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     from lmsearch.store.tickets import list_tickets
 
     fields = {name: options[name] for name in ("top", "seeds", "workers", "device", "corpus")}
-    request = ConfirmRequest(study=study, **fields, work=work_request(options))
+    request = ConfirmRequest(study=study, **fields, work=work_request(options), placement=placement_of(options))
     url = parse_storage(storage)
     with reading_bar() as progress:
         prepared = prepare_confirmation(request, url, progress)
     command = command_text(request.words() + output_words(options), url)
-    listen(signals := Signals())
+    listen(signals := Signals(), prepared.placement.is_cluster)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with tolerating_lost_output():
             tickets = list_tickets(prepared.storage, prepared.info.ref)
             remaining = sum(not ticket.is_done for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {remaining} left")
+    if prepared.placement.detach:
+        return leave_at_work(prepared)
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)

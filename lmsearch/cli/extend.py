@@ -9,6 +9,7 @@ from lmsearch.cli.options import (
     COUNT,
     Number,
     json_option,
+    launcher_options,
     open_store,
     pruner_option,
     sampler_option,
@@ -38,6 +39,7 @@ from lmsearch.folders import check_new_name
 @pruner_option
 @click.option("--trials", type=COUNT, help="Number of new trials, instead of the file's.")
 @workers_option
+@launcher_options
 @click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
 @work_options
 @click.option("--quiet", is_flag=True, help="Print only the result.")

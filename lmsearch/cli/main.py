@@ -25,6 +25,7 @@ from lmsearch.cli.model import evaluate, generate, pointer, predict, test
 from lmsearch.cli.plan import plan
 from lmsearch.cli.report import report
 from lmsearch.cli.run import run
+from lmsearch.cli.script import script
 from lmsearch.cli.status import status
 from lmsearch.cli.terminal import OutputGoneError, go_quiet, prepare, say, say_lines
 from lmsearch.cli.train import train
@@ -34,7 +35,7 @@ from lmsearch.errors import LmsearchError, StoreGoneError
 from lmsearch.spelling import nearest
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete),
+    "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),
     "look": (status, studies, trials, show, best, compare, report, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),

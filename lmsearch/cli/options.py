@@ -12,6 +12,7 @@ import click
 from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
+from lmsearch.search.placement import KINDS, Placement, read_placement
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 
@@ -156,6 +157,45 @@ def workers_option(function: F) -> F:
     return click.option("--workers", type=COUNT, help=help_text)(device(function))
 
 
+def launcher_options(function: F) -> F:
+    """Add the options about where workers run."""
+    options = (
+        click.option(
+            "--launcher",
+            metavar="NAME",
+            default="local",
+            help=f"What places the workers: {_listed(KINDS)}, or a file of yours that describes a cluster "
+            "(my-cluster.toml). [default: local]",
+        ),
+        click.option("--gpus-per-worker", type=Number(above=-1e-9), metavar="0.5", help="GPUs of each worker."),
+        click.option("--cpus-per-worker", type=COUNT, metavar="N", help="Processors of each worker."),
+        click.option("--memory-per-worker", metavar="8G", help="Memory of each worker."),
+        click.option(
+            "--launcher-option",
+            "launcher_option",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="An option of the engine, such as partition=gpu. May be repeated.",
+        ),
+        click.option("--detach", is_flag=True, help="Leave the workers of a cluster at work, and return."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def placement_of(options: Mapping[str, Any]) -> Placement:
+    """Return what `launcher_options` gave."""
+    return read_placement(
+        options["launcher"],
+        options["gpus_per_worker"],
+        options["cpus_per_worker"],
+        options["memory_per_worker"],
+        options["launcher_option"],
+        options["detach"],
+    )
+
+
 def sampler_option(function: F) -> F:
     """Add --sampler."""
     told = f"{_listed(SAMPLER_OPTIONS)}, instead of the file's."
@@ -201,6 +241,13 @@ def work_options(function: F) -> F:
             type=COUNT,
             help="Stop after this many trials in a row failed in the same way, instead of the file's number.",
         ),
+        click.option(
+            "--idle",
+            metavar="5m",
+            callback=positive_duration,
+            help="Let a worker leave once it has found no trial to run for this long; it is started again when there "
+            "are trials for it.",
+        ),
         pickle_option,
         click.option("--lease-seconds", type=Number(above=0), default=LEASE_SECONDS, hidden=True),
     )
@@ -211,5 +258,5 @@ def work_options(function: F) -> F:
 
 def work_request(options: Mapping[str, Any]) -> WorkOptions:
     """Return what `work_options` and --store-timeout gave."""
-    names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "lease_seconds")
+    names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "idle", "lease_seconds")
     return WorkOptions(**{name: options[name] for name in names})

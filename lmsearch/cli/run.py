@@ -11,7 +11,9 @@ from lmsearch.cli.options import (
     Number,
     command_text,
     json_option,
+    launcher_options,
     parse_storage,
+    placement_of,
     pruner_option,
     sampler_option,
     storage_option,
@@ -20,7 +22,7 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.searching import listen, output_words, watch, why_over
+from lmsearch.cli.searching import leave_at_work, listen, output_words, watch, why_over
 from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.spelling import spell_value
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--trials", type=COUNT, help="Set the trial budget of the study.")
 @click.option("--more", type=COUNT, metavar="N", help="Add N trials to the budget.")
 @workers_option
+@launcher_options
 @click.option("--from", "source", metavar="STUDY", help="Reuse the trials of another study that fit this space.")
 @click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
 @work_options
@@ -66,7 +69,9 @@ def run(study_file: str, storage: str, **options: Any) -> int:
 
     names = ("name", "sampler", "pruner", "trials", "more", "source", "hours", "workers", "device")
     fields = {name: options[name] for name in names}
-    request = SearchRequest(study_file=study_file, **fields, work=work_request(options))
+    request = SearchRequest(
+        study_file=study_file, **fields, work=work_request(options), placement=placement_of(options)
+    )
     url = parse_storage(storage)
     try:
         with reading_bar() as progress:
@@ -75,13 +80,15 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         new = command_text(error.new_study, url)
         raise SpaceChangedError(f"{error}; start a new study from it with: {new}") from error
     command = command_text(request.words() + output_words(options), url)
-    listen(signals := Signals())
+    listen(signals := Signals(), prepared.placement.is_cluster)
     printed = functools.partial(command_text, url=url)
     keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with tolerating_lost_output():
             _print_plan(prepared)
+    if prepared.placement.detach:
+        return leave_at_work(prepared)
     try:
         record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:

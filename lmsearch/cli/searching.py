@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
 from lmsearch.cli import logs
-from lmsearch.cli.terminal import leave_terminal, tolerating_lost_output
+from lmsearch.cli.options import command_text
+from lmsearch.cli.terminal import leave_terminal, say, tolerating_lost_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,15 +21,18 @@ def output_words(options: dict[str, Any]) -> list[str]:
     return (["--quiet"] if options["quiet"] else []) + (["--json"] if options["as_json"] else [])
 
 
-def listen(signals: "Signals") -> None:
-    """Gather the signals that ask to stop in `signals`."""
+def listen(signals: "Signals", is_cluster: bool = False) -> None:
+    """Gather the signals that ask to stop in `signals`; the workers of a cluster outlive the terminal."""
+    import os
     import signal
 
     def act(number: int) -> None:
-        if number != stopping.SLURMS or not signals.received:  # a second one would end the workers at once
-            signals.received.append(number)
         if number == signal.SIGHUP:
             leave_terminal()
+            if is_cluster:
+                os._exit(128 + number)
+        if number != stopping.SLURMS or not signals.received:  # a second one would end the workers at once
+            signals.received.append(number)
 
     stopping.listen(act)
 
@@ -49,6 +53,21 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
         logs.write_with(logs.plain)
     record: StudyRecord = snapshot.record
     return record
+
+
+def leave_at_work(prepared: "Prepared") -> int:
+    """Start the workers that are missing, and return at once: they need no parent."""
+    from lmsearch.launch.search import supervisor
+    from lmsearch.launch.supervise import Signals
+
+    name, url = prepared.info.ref.name, prepared.storage.store_url
+    started = supervisor(prepared, Signals()).detach(prepared.devices)
+    with tolerating_lost_output():
+        there = len(prepared.devices) - started
+        say(f"{started} workers are queued" + (f", {there} are there already" if there else ""))
+        for words, what in (("status", "watch them"), ("stop", "stop them"), ("best", "the result")):
+            say(f"  {command_text(['lmsearch', words, name], url)}    # {what}")
+    return 0
 
 
 def why_over(prepared: "Prepared") -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.options import json_option, open_store, storage_option
-from lmsearch.cli.terminal import draw, say_json
+from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.escapes import shown
 from lmsearch.spelling import spell_seconds
 
@@ -36,6 +36,7 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     Example:
         lmsearch status default --watch
     """
+    from lmsearch.launch.slurm import waiting_lines
     from lmsearch.results.progress import status_document
     from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import StudyReader
@@ -47,10 +48,12 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     record = reader.read()
     workers = list_workers(opened, info.ref)
     if as_json:
-        say_json(status_document(record, _now(opened), workers))
+        say_json(status_document(record, _now(opened), workers) | {"queued": waiting_lines(info.ref.key)})
         return
     if not watch:
         draw(render_status(record, _now(opened), workers))
+        for line in waiting_lines(info.ref.key):
+            say(line)
         return
     from rich.live import Live
 

@@ -1,5 +1,6 @@
-"""A launcher places workers and knows nothing of searches: four verbs, behind which each engine stands."""
+"""A launcher places workers and knows nothing of searches: five verbs, behind which each engine stands."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -13,6 +14,7 @@ class Exit:
     peak_memory: int = 0  # bytes
     hung: bool = False  # a library held its interpreter until the C runtime ended it
     out_of_memory: bool = False  # the system ended it for want of memory
+    is_cancelled: bool = False  # a person took it off the cluster, so nothing takes its place
 
 
 @dataclass
@@ -31,8 +33,12 @@ class Launcher(Protocol[P]):
 
     kind: str  # stands in the table of workers
 
-    def start(self, name: str, device: str) -> P:
-        """Start a worker with this name on this device."""
+    def start(self, devices: Sequence[str]) -> list[P]:
+        """Start a worker for each device; raises `LmsearchError` where the engine refuses them."""
+        ...
+
+    def find(self) -> list[P]:
+        """List the workers of this study that an earlier launcher of this kind has left at work, or waiting."""
         ...
 
     def look(self, placed: P) -> Exit | None:

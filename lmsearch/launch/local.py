@@ -18,7 +18,7 @@ from lmsearch.folders import make_folder
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.machine import count_oom_kills
 from lmsearch.store import url as urls
-from lmsearch.store.workers import stacks_file
+from lmsearch.store.workers import new_name, stacks_file
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,15 @@ class LocalLauncher:
         self._oom_at = -_OOM_SECONDS  # monotonic: when the count last rose
         self._oom_rises = 0  # that no death of ours has answered yet
 
-    def start(self, name: str, device: str) -> Child:
-        """Start a worker with this name on this device."""
+    def start(self, devices: Sequence[str]) -> list[Child]:
+        """Start a worker for each device."""
+        return [self._start(new_name(), device) for device in devices]
+
+    def find(self) -> list[Child]:
+        """List nothing: workers on this host end with the process that started them."""
+        return []
+
+    def _start(self, name: str, device: str) -> Child:
         log = self._folder / "logs" / f"{name}.log"
         theirs, ours = os.pipe()
         with self._open_log(log) as output:

@@ -1,14 +1,18 @@
-"""A prepared search run by workers on this host: what `lmsearch run` does, for Python."""
+"""A prepared search run by the workers of a launcher: what `lmsearch run` does, for Python."""
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from lmsearch.config import BUILT_IN_CORPORA
+from lmsearch.launch.base import Launcher
 from lmsearch.launch.local import LocalLauncher, worker_environment
+from lmsearch.launch.slurm import SlurmLauncher
 from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
 from lmsearch.processes import python
 from lmsearch.search.start import Prepared, SearchRequest, prepare
+from lmsearch.store import url as urls
 from lmsearch.store.url import parse_url
 
 
@@ -22,27 +26,49 @@ def search(request: SearchRequest, storage: str = "sqlite:///runs/lmsearch.db") 
 
 
 def supervisor(prepared: Prepared, signals: Signals) -> Supervisor:
-    """Return what starts the workers of a search on this host and watches them."""
-
-    def command(name: str, device: str, pipe: int) -> list[str]:
-        return python("-m", "lmsearch.cli.main", "worker", *worker_words(prepared, name, device, pipe))
-
-    work, environment = prepared.work, worker_environment(os.environ, prepared.storage.store_url)
+    """Return what starts the workers of a search and watches them."""
     return Supervisor(
         prepared.storage,
         prepared.info,
-        LocalLauncher(command, prepared.folder, environment),
+        LAUNCHERS[prepared.placement.kind](prepared),
         signals,
-        store_timeout=work.patience,
-        max_failures=work.max_failures,
+        store_timeout=prepared.work.patience,
+        max_failures=prepared.work.max_failures,
     )
 
 
-def worker_words(prepared: Prepared, name: str, device: str, pipe: int) -> list[str]:
+def _local(prepared: Prepared) -> LocalLauncher:
+    def command(name: str, device: str, pipe: int) -> list[str]:
+        words = worker_words(prepared, name, device)
+        return python("-m", "lmsearch.cli.main", "worker", *words, "--parent-pipe", str(pipe))
+
+    return LocalLauncher(command, prepared.folder, worker_environment(os.environ, prepared.storage.store_url))
+
+
+def _slurm(prepared: Prepared) -> SlurmLauncher:
+    return SlurmLauncher(
+        prepared.info.ref.name,
+        prepared.info.ref.key,
+        prepared.folder,
+        prepared.placement,
+        lambda name, device: worker_words(prepared, name, device),
+        dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(prepared.storage.store_url)},
+    )
+
+
+LAUNCHERS: dict[str, Callable[[Prepared], Launcher[Any]]] = {"local": _local, "slurm": _slurm}
+"""What makes the launcher of each kind in `lmsearch.search.placement.KINDS`."""
+
+
+def worker_words(prepared: Prepared, name: str, device: str) -> list[str]:
     """Return the arguments of `lmsearch worker` for one worker of a search."""
-    words = [prepared.info.ref.name, "--name", name, "--device", device, "--parent-pipe", str(pipe)]
-    corpus = prepared.text or prepared.info.spec.data.corpus
-    words += [] if corpus in BUILT_IN_CORPORA else ["--corpus", corpus]
+    words = [prepared.info.ref.name, "--name", name, "--device", device]
+    words += corpus_words(prepared.text or prepared.info.spec.data.corpus)
     if prepared.until is not None:
         words += ["--until", f"{max(1.0, prepared.until - time.monotonic()):.0f}s"]
     return words + prepared.work.words()
+
+
+def corpus_words(corpus: str) -> list[str]:
+    """Return the option that says where a text lies; none for one that every worker has."""
+    return [] if corpus in BUILT_IN_CORPORA else ["--corpus", corpus]

@@ -17,6 +17,7 @@ from lmsearch.store.backup import write_back
 from lmsearch.store.outages import Outage
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import OPEN
 from lmsearch.store.tickets import check_study, close_ended, release_worker
 from lmsearch.store.trials import StudyReader
 from lmsearch.store.workers import WorkerEnd
@@ -27,6 +28,7 @@ _TICK = 0.25  # seconds between looks at the workers
 _LOOK = 1.0  # seconds between snapshots of the store
 _WRITE_BACK = 10.0  # seconds between the moments at which the file of a SQLite store is brought up to date
 _RESTARTS = 5  # of one slot in a row, of workers that died with no trial in hand
+_REFUSED_PAUSE = 30.0  # seconds before an engine that refused workers is asked for them again
 _LONGEST_PAUSE = 5.0  # seconds before a worker that died is started again
 _LEAVING_SECONDS = 30.0  # for a worker to leave once no trial is left; a frozen one never does
 _LOG_TAIL = 4_000  # bytes of a log of which the last line is shown
@@ -61,6 +63,7 @@ class _Slot:
     empty_handed: int = 0  # of these, how many died before they had a trial: a trial counts its own deaths
     start_at: float = 0.0  # monotonic
     left: bool = False
+    is_dormant: bool = False  # its worker left because others had the last trials
 
 
 class Supervisor:
@@ -90,6 +93,9 @@ class Supervisor:
         self._ended_before: set[int] = set()  # numbers of trials
         self._ended: list[TrialRecord] = []  # in the order in which they were seen to end
         self._nothing_left_since: float | None = None
+        self._has_started = False
+        self._is_done = False
+        self._unclaimed: set[int] = set()  # numbers of open tickets at the last look
 
     def run(self, devices: Sequence[str]) -> Iterator[Snapshot]:
         """Run one worker a device until all have left, giving a snapshot each second and one at the end.
@@ -104,7 +110,10 @@ class Supervisor:
         self._ended_before = {trial.number for trial in record.trials if trial.ended is not None}
         slots = [_Slot(device) for device in devices]
         looked = written_back = 0.0
+        self._adopt(slots)
         try:
+            if missing := [slot for slot in slots if slot.worker is None]:
+                self._start(missing)
             while not all(slot.left for slot in slots):
                 self._pass_on(slots)
                 for slot in slots:
@@ -114,6 +123,7 @@ class Supervisor:
                     record = self._read()
                     self._watch_failures(record)
                     self._end_those_who_stay(record, slots)
+                    self._wake(record, slots)
                     yield self._snapshot(record, sum(slot.worker is not None for slot in slots))
                 if time.monotonic() - written_back >= _WRITE_BACK:
                     written_back = time.monotonic()
@@ -132,6 +142,29 @@ class Supervisor:
         if self._error is not None:
             raise self._error
         yield self._snapshot(self._last_record(record), 0)
+
+    def detach(self, devices: Sequence[str]) -> int:
+        """Start what is missing of one worker a device, and leave them all at work; return how many were started.
+
+        Raises `LmsearchError` where the engine refuses them.
+        """
+        slots = [_Slot(device) for device in devices]
+        self._adopt(slots)
+        missing = [slot for slot in slots if slot.worker is None]
+        self._has_started = False
+        if missing:
+            self._start(missing)
+        return len(missing)
+
+    def _adopt(self, slots: Sequence[_Slot]) -> None:
+        """Take over the workers that an earlier parent has left, instead of starting as many again."""
+        found = self.launcher.find()
+        for slot, worker in zip(slots, found, strict=False):
+            slot.worker, slot.progress = worker, self._progress
+        self._has_started = bool(found)
+        if found:
+            count = min(len(found), len(slots))
+            self._note("adopted", f"{count} workers of an earlier run are still there, and are counted")
 
     def _read(self) -> StudyRecord:
         try:
@@ -163,20 +196,34 @@ class Supervisor:
         _log.warning("%s", sentence, extra={"event": event, "study": self.info.ref.name, **extra})
         self.notices.append(sentence)
 
-    def _start(self, slot: _Slot) -> None:
-        slot.worker, slot.progress = self.launcher.start(workers.new_name(), slot.device), self._progress
-        extra = {"event": "worker_started", "worker": slot.worker.name, "device": slot.device}
-        _log.debug("worker %s is started on %s", slot.worker.name, slot.device, extra=extra)
+    def _start(self, slots: Sequence[_Slot]) -> None:
+        """Start what is to stand in some slots; where the engine refuses it, that is tried again."""
+        try:
+            placed = self.launcher.start([slot.device for slot in slots])
+        except LmsearchError as error:
+            if not self._has_started:
+                raise
+            self._note("not_started", f"no worker can be started now, which is tried again: {error}")
+            for slot in slots:
+                slot.start_at = time.monotonic() + _REFUSED_PAUSE
+            return
+        self._has_started = True
+        for slot, worker in zip(slots, placed, strict=True):
+            slot.worker, slot.progress = worker, self._progress
+            extra = {"event": "worker_started", "worker": worker.name, "device": slot.device}
+            _log.debug("worker %s is started on %s", worker.name, slot.device, extra=extra)
 
     def _look_after(self, slot: _Slot) -> None:
         """Start what is to stand in this slot, and take note of what has ended there."""
         if slot.left:
             return
         if slot.worker is None:
-            if self.signals.received:
+            if self.signals.received or (slot.is_dormant and self._is_done):
                 slot.left = True
+            elif slot.is_dormant:
+                return
             elif time.monotonic() >= slot.start_at:
-                self._start(slot)
+                self._start([slot])
             return
         if (exit := self.launcher.look(slot.worker)) is None:
             return
@@ -188,7 +235,13 @@ class Supervisor:
         with contextlib.suppress(StoreGoneError):  # the lease then runs out by itself
             peak = exit.peak_memory if trouble else None
             had_trial |= release_worker(self.storage, self.info.ref, worker.name, trouble, peak)
-        if exit.code == 0 or stopping:
+        if exit.code == 0 and not stopping and end is not None and end.reason == workers.IDLE:
+            slot.is_dormant = True
+        elif exit.code == 0 or stopping:
+            slot.left = True
+        elif exit.is_cancelled:
+            sentence = f"{worker.name} was cancelled, and nothing takes its place"
+            self._note("worker_cancelled", sentence, worker=worker.name)
             slot.left = True
         elif end is not None and (error := _error_of(end)) is not None:
             self._stop_with(error)
@@ -252,6 +305,15 @@ class Supervisor:
                         worker=slot.worker.name,
                     )
                     slot.left = True
+
+    def _wake(self, record: StudyRecord, slots: Sequence[_Slot]) -> None:
+        """Start workers again that had left for want of trials, where some have been open for two looks now."""
+        self._is_done = record.done == record.total
+        unclaimed = {ticket.number for ticket in record.tickets if ticket.state == OPEN}
+        dormant = [slot for slot in slots if slot.is_dormant]
+        for slot, _ in zip(dormant, unclaimed & self._unclaimed, strict=False):
+            slot.is_dormant = False
+        self._unclaimed = unclaimed
 
     def _pass_on(self, slots: Sequence[_Slot]) -> None:
         for number in self.signals.received[self._passed_on :]:

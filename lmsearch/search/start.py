@@ -16,6 +16,7 @@ from lmsearch.search import budget as budgets
 from lmsearch.search.begin import SpaceChangedError, begin, check_space
 from lmsearch.search.budget import check_request
 from lmsearch.search.confirm import begin_confirmation
+from lmsearch.search.placement import Placement
 from lmsearch.search.take_over import check_source, complete
 from lmsearch.search.work import STORE_SECONDS, WorkOptions
 from lmsearch.store.belonging import others_in, others_sentence
@@ -50,6 +51,7 @@ class SearchRequest:
     workers: int | None = None
     device: str = "auto"
     work: WorkOptions = field(default_factory=WorkOptions)
+    placement: Placement = field(default_factory=Placement)
 
     def __post_init__(self) -> None:
         if self.sampler is not None:
@@ -72,7 +74,7 @@ class SearchRequest:
             if value is not None and (option, value) != ("device", "auto"):
                 words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
         words += [] if self.source is None else ["--from", self.source]
-        return words + self.work.words()
+        return words + self.work.words() + self.placement.words()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class ConfirmRequest:
     device: str = "auto"
     corpus: Path | None = None  # where the text lies on this host, if elsewhere than on the first
     work: WorkOptions = field(default_factory=WorkOptions)
+    placement: Placement = field(default_factory=Placement)
 
     def words(self) -> list[str]:
         """Return the command that resumes the confirmation."""
@@ -93,7 +96,7 @@ class ConfirmRequest:
         words += [] if self.workers is None else ["--workers", str(self.workers)]
         words += [] if self.device == "auto" else ["--device", self.device]
         words += [] if self.corpus is None else ["--corpus", str(self.corpus)]
-        return words + self.work.words()
+        return words + self.work.words() + self.placement.words()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,7 @@ class Prepared:
     devices: list[str]
     until: float | None  # monotonic
     work: WorkOptions
+    placement: Placement = field(default_factory=Placement)
     text: str = ""  # where the study's text lies on this host; "": as the study says
 
     @property
@@ -140,10 +144,30 @@ def open_request(request: SearchRequest, progress: Progress | None = None) -> Op
 
 def _opened(request: SearchRequest, path: Path, spec: StudySpec, progress: Progress | None) -> Opened:
     check_request(spec, request.budget)
-    devices = default_devices(request.device, request.workers)
+    devices = _devices(request.device, request.workers, request.placement)
     corpus = open_corpus(spec.data, cache_folder(), allow_pickle=request.work.allow_pickle, progress=progress)
     check_space(spec, corpus)
     return Opened(path=path, spec=spec, corpus=corpus, devices=devices)
+
+
+def _devices(device: str, workers: int | None, placement: Placement) -> list[str]:
+    """List the device of each worker; those of a cluster are looked at where the workers run."""
+    if not placement.is_cluster:
+        return default_devices(device, workers)
+    if workers is None:
+        raise ConfigError(
+            "name the number of workers with --workers: how many a cluster has room for is not known here"
+        )
+    return [device] * workers
+
+
+def _check_store(url: URL, placement: Placement) -> None:
+    """Refuse a store that the hosts of a cluster cannot share."""
+    if placement.is_cluster and url.get_backend_name() == "sqlite":
+        raise ConfigError(
+            f"workers placed by {placement.kind} run on several hosts, and SQLite is for one; name a PostgreSQL "
+            "database with --storage postgresql://…"
+        )
 
 
 def check_open(spec: StudySpec, study_file: str) -> None:
@@ -162,6 +186,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     What a person should know is logged. Raises `LmsearchError`; `SpaceChangedError` where the file has another
     space than the study of its name.
     """
+    _check_store(url, request.placement)
     path = find_study_file(request.study_file)
     name = path.stem if request.name is None else request.name
     check_name(name)
@@ -197,12 +222,14 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
         devices=opened.devices,
         until=time.monotonic() + 3600 * hours if hours else None,
         work=request.work,
+        placement=request.placement,
     )
 
 
 def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress | None = None) -> Prepared:
     """Create or resume the confirmation of a study's best configurations. Raises `LmsearchError`."""
-    devices = default_devices(request.device, request.workers)
+    _check_store(url, request.placement)
+    devices = _devices(request.device, request.workers, request.placement)
     storage = _open(url, request.work.store_timeout, write=True)
     data = open_own_study(storage, request.study).spec.data
     text = ""
@@ -217,6 +244,7 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
         devices=devices,
         until=None,
         work=request.work,
+        placement=request.placement,
         text=text,
     )
 

@@ -20,6 +20,7 @@ class WorkOptions:
     stall: float = STALL_SECONDS  # without a step
     max_failures: int | None = None  # in a row with the same traceback; None: the study's
     allow_pickle: bool = False  # for a corpus of object arrays
+    idle: float | None = None  # seconds without a trial to run after which a worker leaves; None: it stays
     lease_seconds: float = LEASE_SECONDS
 
     def words(self) -> list[str]:
@@ -34,6 +35,7 @@ class WorkOptions:
         if self.max_failures is not None:
             words += ["--max-failures", str(self.max_failures)]
         words += ["--allow-pickle"] if self.allow_pickle else []
+        words += [] if self.idle is None else ["--idle", f"{self.idle:g}s"]
         if self.lease_seconds != LEASE_SECONDS:
             words += ["--lease-seconds", f"{self.lease_seconds:g}"]
         return words

@@ -64,6 +64,7 @@ class Stop:
 
     def __init__(self, seconds: float | None) -> None:
         self.exit_code: int | None = None
+        self.is_idle = False  # it leaves while others run the last trials
         self.requests = 0  # how often the study's workers had been asked to stop when this one joined
         # The clock of the wall may jump.
         self._until = None if seconds is None else time.monotonic() + seconds
@@ -109,7 +110,7 @@ def run_worker(options: WorkerOptions) -> int:
     end = _Ending(options)
     try:
         code = _join(options, stop, end)
-        reason = workers.FINISHED if stop.exit_code is None else workers.STOPPED
+        reason = workers.STOPPED if stop.exit_code is not None else workers.IDLE if stop.is_idle else workers.FINISHED
         end.write(WorkerEnd(exit_code=code, reason=reason))
         return code
     except LmsearchError as error:
@@ -208,7 +209,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
     failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
     max_failures = options.work.max_failures or runner.info.spec.settings.max_failures
-    beaten = time.monotonic()
+    beaten = worked = time.monotonic()
     stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / "logs", holder.worker)
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)
@@ -222,6 +223,9 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
                 beaten = time.monotonic()
                 with contextlib.suppress(Exception):  # a hint; the next claim finds out what is wrong
                     workers.beat(storage, study, holder.worker)
+            if options.work.idle is not None and time.monotonic() - worked > options.work.idle:
+                stop.is_idle = True
+                return 0
             time.sleep(_IDLE_SECONDS)
             continue
         _log.debug(
@@ -234,6 +238,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
         outcome = _run_ticket(runner, lease)
         if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
+        worked = time.monotonic()
         if outcome is not None:
             failures.append(_traceback_of(runner, ticket) if outcome == "failed" else None)
             check_failures(failures, max_failures)

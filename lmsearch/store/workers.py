@@ -23,7 +23,9 @@ from lmsearch.store.tables import WORKER, StudyRef
 from lmsearch.store.tickets import Holder
 
 FINISHED, STOPPED, REFUSED, STORE_GONE, FAILED = "finished", "stopped", "refused", "store gone", "search failed"
-"""Why a worker left: no trial is left; it was asked to stop; it cannot work here; the store; trials fail alike."""
+IDLE = "idle"
+"""Why a worker left: no trial is left; it was asked to stop; it cannot work here; the store; trials fail alike; others
+have the last trials."""
 
 _LONGEST_SENTENCE = 2_000  # characters
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.launch.supervise import Signals, Supervisor
+from lmsearch.store import workers
 from lmsearch.store.workers import WorkerEnd, end_file, list_workers, read_end, write_end
 from tests.bureau import Bureau, wait_for
 from tests.conftest import Cli
@@ -57,9 +59,14 @@ def test_the_end_of_a_worker_whose_store_is_away_is_a_file_and_ends_the_search_w
 
         def __init__(self, logs: Path) -> None:
             self.logs = logs
-            self.warnings: list[str] = []
 
-        def start(self, name: str, device: str) -> Placed:
+        def start(self, devices: Sequence[str]) -> list[Placed]:
+            return [self._start(workers.new_name()) for _ in devices]
+
+        def find(self) -> list[Placed]:
+            return []
+
+        def _start(self, name: str) -> Placed:
             write_end(self.logs, name, WorkerEnd(exit_code=75, reason="store gone", sentence="the store is on holiday"))
             return Placed(name=name, log=self.logs / f"{name}.log")
 

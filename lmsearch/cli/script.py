@@ -1,0 +1,102 @@
+"""`lmsearch script`: what is handed to a cluster, for those who hand it over themselves."""
+
+from typing import Any
+
+import click
+
+from lmsearch.cli.options import (
+    COUNT,
+    launcher_options,
+    open_store,
+    placement_of,
+    storage_option,
+    work_options,
+    work_request,
+)
+from lmsearch.cli.terminal import say_data
+
+
+@click.group()
+def script() -> None:
+    """Print what is handed to a cluster, to add lines of your own and submit it yourself."""
+
+
+def _worker(study: str, storage: str, store_timeout: float | None, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Return the study and the arguments of a worker of it, but for its name."""
+    from lmsearch.launch.search import corpus_words
+    from lmsearch.store.records import open_study
+
+    info = open_study(open_store(storage, store_timeout), study)
+    return info, ["--device", "auto", *corpus_words(info.spec.data.corpus), *work_request(options).words()]
+
+
+@script.command()
+@click.argument("study")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Number of workers: tasks of the job array.")
+@launcher_options
+@storage_option
+@work_options
+def slurm(study: str, workers: int, storage: str, store_timeout: float | None, **options: Any) -> None:
+    """Print the batch script that `lmsearch run --launcher slurm` submits for a study.
+
+    The store's URL is in no script: set LMSEARCH_STORAGE where you call sbatch, which hands the environment on.
+
+    \b
+    Example:
+        lmsearch script slurm default --workers 16 --launcher-option partition=gpu > workers.sbatch
+    """
+    from lmsearch.folders import study_folder
+    from lmsearch.launch import slurm as launcher
+
+    options["launcher"] = "slurm" if options["launcher"] == "local" else options["launcher"]
+    options["store_timeout"] = store_timeout
+    placement = placement_of(options)
+    info, words = _worker(study, storage, store_timeout, options)
+    name, key = info.ref.name, info.ref.key
+    folder = study_folder(name)
+    text = launcher.script(
+        name, key, folder, placement, lambda worker, _: [name, "--name", worker, *words], ["auto"] * workers
+    )
+    say_data(text)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for the output of a job
+
+
+@script.command()
+@click.argument("study")
+@click.option("--image", required=True, help="Image with lmsearch in it, such as registry.example/lmsearch:0.3.")
+@click.option("--secret", default="lmsearch", show_default=True, help="Secret whose key `url` is the store's URL.")
+@click.option("--claim", metavar="NAME", help="PersistentVolumeClaim for checkpoints and the text, mounted at /work.")
+@click.option("--workers", type=COUNT, default=1, show_default=True, help="Number of workers: indexes of the job.")
+@launcher_options
+@storage_option
+@work_options
+def kubernetes(study: str, storage: str, store_timeout: float | None, **options: Any) -> None:
+    """Print a Job of Kubernetes (JSON, which `kubectl apply -f -` reads) whose pods are workers of a study.
+
+    \b
+    Example:
+        lmsearch script kubernetes default --image registry.example/lmsearch:0.3 --workers 8 --gpus-per-worker 1
+    """
+    import json
+
+    from lmsearch.launch.kubernetes import manifest
+    from lmsearch.search.placement import Placement
+
+    options["store_timeout"] = store_timeout
+    info, words = _worker(study, storage, store_timeout, options)
+    placement = Placement(
+        kind="slurm",  # any but this host
+        gpus=options["gpus_per_worker"],
+        cpus=options["cpus_per_worker"],
+        memory=options["memory_per_worker"],
+    )
+    document = manifest(
+        info.ref.name,
+        options["image"],
+        options["secret"],
+        options["claim"],
+        placement,
+        options["workers"],
+        [info.ref.name, *words],
+    )
+    say_data(json.dumps(document, indent=2) + "\n")
