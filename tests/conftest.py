@@ -1,5 +1,6 @@
 """Real servers, folders of their own, and the conformance kit's readable assertions."""
 
+import gc
 import io
 import json
 import os
@@ -105,6 +106,12 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = new_name()
     create_database(url, name, "prepared")
     return url.format(name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_heap() -> None:
+    """Spare the collections of garbage the modules and items that are there to stay: they took most of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,13 @@ from lmsearch.cli.terminal import say_data
 
 @click.group()
 def script() -> None:
-    """Print what is handed to a cluster, to add lines of your own and submit it yourself."""
+    """Print what is handed to a cluster, to add lines of your own and submit it yourself.
+
+    \b
+    Examples:
+        lmsearch script slurm default --workers 16
+        lmsearch script kubernetes default --image registry.example/lmsearch:0.3
+    """
 
 
 def _worker(study: str, storage: str, store_timeout: float | None, options: dict[str, Any]) -> tuple[Any, list[str]]:
@@ -54,9 +60,7 @@ def slurm(study: str, workers: int, storage: str, store_timeout: float | None, *
     info, words = _worker(study, storage, store_timeout, options)
     name, key = info.ref.name, info.ref.key
     folder = study_folder(name)
-    text = launcher.script(
-        name, key, folder, placement, lambda worker, _: [name, "--name", worker, *words], ["auto"] * workers
-    )
+    text = launcher.script(name, key, folder, placement, lambda device: [name, *words], ["auto"] * workers)
     say_data(text)
     (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for the output of a job
 

@@ -8,6 +8,7 @@ from typing import Any
 from lmsearch.config import BUILT_IN_CORPORA
 from lmsearch.launch.base import Launcher
 from lmsearch.launch.local import LocalLauncher, worker_environment
+from lmsearch.launch.ray_core import RayLauncher
 from lmsearch.launch.slurm import SlurmLauncher
 from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
 from lmsearch.processes import python
@@ -39,8 +40,8 @@ def supervisor(prepared: Prepared, signals: Signals) -> Supervisor:
 
 def _local(prepared: Prepared) -> LocalLauncher:
     def command(name: str, device: str, pipe: int) -> list[str]:
-        words = worker_words(prepared, name, device)
-        return python("-m", "lmsearch.cli.main", "worker", *words, "--parent-pipe", str(pipe))
+        words = [*worker_words(prepared, device), "--name", name, "--parent-pipe", str(pipe)]
+        return python("-m", "lmsearch.cli.main", "worker", *words)
 
     return LocalLauncher(command, prepared.folder, worker_environment(os.environ, prepared.storage.store_url))
 
@@ -51,18 +52,29 @@ def _slurm(prepared: Prepared) -> SlurmLauncher:
         prepared.info.ref.key,
         prepared.folder,
         prepared.placement,
-        lambda name, device: worker_words(prepared, name, device),
+        lambda device: worker_words(prepared, device),
         dict(os.environ) | {"LMSEARCH_STORAGE": urls.full_text(prepared.storage.store_url)},
     )
 
 
-LAUNCHERS: dict[str, Callable[[Prepared], Launcher[Any]]] = {"local": _local, "slurm": _slurm}
+def _ray(prepared: Prepared) -> RayLauncher:
+    return RayLauncher(
+        prepared.info.ref.key,
+        prepared.folder,
+        prepared.placement,
+        lambda device: worker_words(prepared, device),
+        {"LMSEARCH_STORAGE": urls.full_text(prepared.storage.store_url), "LMSEARCH_LAUNCHER": RayLauncher.kind}
+        | {name: value for name, value in os.environ.items() if name.startswith(("LMSEARCH_LOG_", "LMSEARCH_CACHE"))},
+    )
+
+
+LAUNCHERS: dict[str, Callable[[Prepared], Launcher[Any]]] = {"local": _local, "slurm": _slurm, "ray": _ray}
 """What makes the launcher of each kind in `lmsearch.search.placement.KINDS`."""
 
 
-def worker_words(prepared: Prepared, name: str, device: str) -> list[str]:
-    """Return the arguments of `lmsearch worker` for one worker of a search."""
-    words = [prepared.info.ref.name, "--name", name, "--device", device]
+def worker_words(prepared: Prepared, device: str) -> list[str]:
+    """Return the arguments of `lmsearch worker` for one worker of a search, but for its name."""
+    words = [prepared.info.ref.name, "--device", device]
     words += corpus_words(prepared.text or prepared.info.spec.data.corpus)
     if prepared.until is not None:
         words += ["--until", f"{max(1.0, prepared.until - time.monotonic()):.0f}s"]

@@ -34,8 +34,8 @@ _TASK = re.compile(r"(?P<array>\d+)_(?P<task>\d+)")
 
 _SIGNALS = {2: "TERM", 1: "TERM", 15: "TERM", 10: "TERM"}  # once asked to stop, a worker saves, however it was asked
 
-WorkerWords = Callable[[str, str], Sequence[str]]
-"""Returns the arguments of `lmsearch worker` from a worker's name and its device."""
+WorkerWords = Callable[[str], Sequence[str]]
+"""Returns the arguments of `lmsearch worker`, but for its name, from its device."""
 
 
 class SlurmError(LmsearchError):
@@ -179,8 +179,8 @@ def script(study: str, key: str, folder: Path, placement: Placement, words: Work
         "#SBATCH --requeue",
     ]
     name = "slurm-${SLURM_ARRAY_JOB_ID}-${SLURM_ARRAY_TASK_ID}-${SLURM_RESTART_COUNT:-0}"
-    worker = python("-m", "lmsearch.cli.main", "worker", *words("NAME", devices[0]))
-    spelled = " ".join('"$name"' if word == "NAME" else shlex.quote(word) for word in worker)
+    worker = python("-m", "lmsearch.cli.main", "worker", *words(devices[0]))
+    spelled = f'{shlex.join(worker)} --name "$name"'
     return "\n".join([*lines, *placement.setup, f'name="{name}"', *_RUN.format(worker=spelled).splitlines(), ""])
 
 

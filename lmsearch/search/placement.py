@@ -11,7 +11,7 @@ from lmsearch.errors import ConfigError
 from lmsearch.folders import absolute
 from lmsearch.spelling import nearest
 
-KINDS = ("local", "slurm")
+KINDS = ("local", "slurm", "ray")
 """The launchers that there are."""
 
 _KEYS = ("kind", "gpus_per_worker", "cpus_per_worker", "memory_per_worker", "options", "setup")

@@ -57,6 +57,7 @@ def test_a_ticket_that_is_unanswered_or_answered_twice_is_noticed(ended_search: 
     assert doubled(dataclasses.replace(ended_search, trials=(ticketless, *ended_search.trials[1:]))) == 1
 
 
+@pytest.mark.slow
 def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_search: StudyRecord) -> None:
     """The stub's curve is made up, so that every trial of its search is reported."""
     found = curves_are_undisturbed(ended_search, 2)

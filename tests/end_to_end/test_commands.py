@@ -174,6 +174,7 @@ def test_the_weights_are_kept_as_they_were_when_the_results_are_written_again(se
     (searched / "runs/tiny/best-config.json").write_text(before)
 
 
+@pytest.mark.slow
 def test_one_worker_and_one_seed_give_the_same_trials_and_losses_twice(cli: Cli, tmp_path: Path) -> None:
     tables = []
     for name in ("one", "two"):
@@ -192,6 +193,7 @@ def test_one_worker_and_one_seed_give_the_same_trials_and_losses_twice(cli: Cli,
     assert len(tables[0][0]) >= 20 and len({value for _, _, value in tables[0][0]}) >= 20
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_prints_the_command_that_goes_on_and_the_curve_is_the_uninterrupted_one(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -395,6 +397,7 @@ def test_the_dashboard_answers_on_loopback_only(searched: Path) -> None:
         server.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_corpus_elsewhere_is_joined_with_its_path(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
@@ -409,6 +412,7 @@ def test_a_corpus_elsewhere_is_joined_with_its_path(cli: Cli, tmp_path: Path) ->
     assert other.returncode == 2 and other.stderr.count("fingerprint") == 2
 
 
+@pytest.mark.slow
 def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Path) -> None:
     text = TINY_STUDY.replace('corpus = "corpus"', 'corpus = "python-docs"\nmin_count = 20')
     (tmp_path / "docs.toml").write_text(
@@ -421,6 +425,7 @@ def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Pa
     assert found["perplexity"] == config["result"]["perplexity"]
 
 
+@pytest.mark.slow
 def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
     write_study(tmp_path)
     url = postgres_url.replace("postgres@", "postgres:hunter2@")

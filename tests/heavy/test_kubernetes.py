@@ -2,7 +2,6 @@
 
 import json
 
-import kubernetes_validate
 import pytest
 
 from tests.bureau import Bureau
@@ -13,6 +12,8 @@ pytestmark = pytest.mark.heavy
 
 @pytest.mark.parametrize("extra", [(), ("--claim", "work", "--gpus-per-worker", "1", "--memory-per-worker", "8G")])
 def test_the_job_is_one_that_kubernetes_takes(sqlite_bureau: Bureau, cli: Cli, extra: tuple[str, ...]) -> None:
+    import kubernetes_validate  # of the extra test-heavy, which other tests can do without
+
     words = ("script", "kubernetes", "tiny", "--image", "registry.example/lmsearch:0.3", "--workers", "8", *extra)
     said = cli(*words, cwd=sqlite_bureau.folder, LMSEARCH_STORAGE=sqlite_bureau.url)
     assert said.returncode == 0, said.stderr

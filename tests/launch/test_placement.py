@@ -70,9 +70,7 @@ def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(tmp_path: Path, text
 
 def the_script(placement: Placement, workers: int = 3) -> str:
     words = ["--corpus", "my text/it's"]
-    return script(
-        "my study", "key", Path("runs/x"), placement, lambda name, _: ["s", "--name", name, *words], ["auto"] * workers
-    )
+    return script("my study", "key", Path("runs/x"), placement, lambda device: ["s", *words], ["auto"] * workers)
 
 
 def test_the_script_for_slurm_is_shell_with_the_options_the_setup_and_the_worker_quoted(tmp_path: Path) -> None:
@@ -85,7 +83,7 @@ def test_the_script_for_slurm_is_shell_with_the_options_the_setup_and_the_worker
         assert f"#SBATCH --{line}" in lines
     assert '#SBATCH --job-name="lmsearch-my study"' in lines and "#SBATCH --comment=lmsearch:key" in lines
     assert lines.index("module load python") < next(n for n, line in enumerate(lines) if "lmsearch.cli.main" in line)
-    assert """--name "$name" --corpus 'my text/it'"'"'s' &""" in text
+    assert """--corpus 'my text/it'"'"'s' --name "$name" &""" in text
 
 
 def test_slurm_gives_no_part_of_a_gpu() -> None:

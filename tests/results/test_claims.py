@@ -17,6 +17,7 @@ def claims() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_a_winner_is_called_where_there_is_none_in_at_most_one_study_in_twenty(claims: ModuleType) -> None:
     for case, shares in claims.confirm_rates(1000).items():
         for seeds, share in shares.items():

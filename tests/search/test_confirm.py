@@ -260,6 +260,7 @@ def test_that_a_study_is_a_confirmation_is_stored_and_not_read_from_its_name(sql
     assert open_study(sqlite_bureau.storage, "again").confirms == ""
 
 
+@pytest.mark.slow
 def test_the_command_confirms_and_trains_a_winner_again_whose_weights_are_gone(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0

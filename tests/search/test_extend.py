@@ -69,6 +69,7 @@ def test_the_next_name_counts_on_and_is_free() -> None:
     assert next_name("a", {"a-2", "a-3"}) == "a-4"
 
 
+@pytest.mark.slow
 def test_the_new_study_begins_with_the_trials_that_fit(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--trials", "4", "--quiet").returncode == 0

@@ -111,6 +111,7 @@ def test_repetitions_are_counted_in_the_report_and_failed_trials_can_all_be_trie
     assert cli("retry", "tiny").returncode == 2 and cli("retry", "tiny", "0", "--failed").returncode == 2
 
 
+@pytest.mark.slow
 def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> None:
     write_corpus(tmp_path / "corpus")
     (tmp_path / "tiny.toml").write_text(TINY_STUDY)
@@ -135,6 +136,7 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
             assert trial["params"] == by_number[int(trial["from"].partition("/")[2])]["params"]
 
 
+@pytest.mark.slow
 def test_doctor_names_trials_that_optunas_own_queue_has(tmp_path: Path, cli: Cli) -> None:
     write_corpus(tmp_path / "corpus")
     (tmp_path / "tiny.toml").write_text(TINY_STUDY.replace("trials = 3", "trials = 1"))

@@ -33,6 +33,7 @@ def test_each_end_that_costs_otherwise_is_a_point_and_no_other(tmp_path: Path) -
     assert points["smallest"] == smallest.model.count_parameters(14)
 
 
+@pytest.mark.slow
 def test_the_plan_is_measured_and_says_how_long(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
     said = cli("plan", "tiny.toml", "--workers", "2", "--trials", "10", "--json")
@@ -47,6 +48,7 @@ def test_the_plan_is_measured_and_says_how_long(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_space_with_a_point_that_cannot_run_is_refused(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path, TINY_STUDY.replace("hidden_size = 6", "hidden_size = { low = 6, high = 900000 }").replace(
         "num_layers = 1", "num_layers = 2"))  # fmt: skip

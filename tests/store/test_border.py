@@ -232,6 +232,7 @@ def pooled(postgres: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
         process.terminate()
 
 
+@pytest.mark.slow
 def test_a_search_works_through_a_pooler_that_gives_a_connection_per_transaction(
     pooled: tuple[str, str], tmp_path: Path, cli: Cli
 ) -> None:

@@ -1,9 +1,13 @@
 """Optuna's own conformance kit for storages, on ours: both databases, plain and cached, with and without leases."""
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial
@@ -13,6 +17,7 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import StudyRef
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim
 from lmsearch.store.url import parse_url
+from tests.conftest import create_database, new_name
 
 HOLDER = Holder(worker="kit", host="here", process=1, device="cpu")
 
@@ -31,6 +36,33 @@ class LeasedStorage(FencedStorage):
         assert ticket is not None
         self.leases[trial._trial_id] = ticket
         return trial
+
+
+@pytest.fixture(scope="module")
+def kept_url(postgres: str) -> str:
+    """Give one PostgreSQL database for all tests here: to empty it is ten times as fast as to make another."""
+    name = new_name()
+    create_database(postgres, name, "prepared")
+    return postgres.format(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path, prepared_sqlite: Path) -> Iterator[str]:
+    """Give the URL of an empty store, on each database in turn."""
+    if request.param == "sqlite":
+        shutil.copy(prepared_sqlite, tmp_path / "store.db")
+        yield f"sqlite:///{tmp_path / 'store.db'}"
+        return
+    url: str = request.getfixturevalue("kept_url")
+    engine = sa.create_engine(parse_url(url), poolclass=sa.pool.NullPool)
+    with engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
+        own = "pid <> pg_backend_pid() AND datname = current_database()"
+        connection.execute(sa.text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}"))
+        tables = connection.execute(sa.text("SELECT relname FROM pg_stat_user_tables")).scalars()
+        names = [name for name in tables if "version" not in name and name != "lmsearch_format"]  # these say what it is
+        connection.execute(sa.text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
+    yield url
 
 
 @pytest.fixture(params=["plain", "cached"])

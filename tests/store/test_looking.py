@@ -28,6 +28,7 @@ def read_only(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_colleagues_store_can_be_looked_at_and_not_changed(tmp_path: Path, cli: Cli) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()

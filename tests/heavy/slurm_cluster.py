@@ -50,6 +50,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 class SlurmCluster:
     """Slurm's daemons; `environment` is what its commands need."""
 
+    kind = "slurm"
+    words: list[str] = ["--launcher", "slurm"]  # noqa: RUF012  (never changed)
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -102,6 +105,24 @@ class SlurmCluster:
         os.kill(daemon, signal.SIGKILL)
         for process in self.processes(node):
             os.kill(process, signal.SIGKILL)
+
+    def left(self) -> list[str]:
+        """List tasks with their states: `17_3 RUNNING`."""
+        return self.run("squeue", "--array", "--noheader", "--format=%i %T").splitlines()
+
+    def lose_a_node(self) -> None:
+        """End a node that has a worker, as a power cut does."""
+        self._lost = next(node for node in self.run("squeue", "--array", "--noheader", "--format=%N").split())
+        self.kill_node(self._lost)
+
+    def heal(self) -> None:
+        """Start the lost node again."""
+        self.start_node(self._lost)
+
+    def clear(self) -> None:
+        """End all workers."""
+        self.run("scancel", "--me", "--signal=KILL", "--full")
+        self.run("scancel", "--me")
 
     def processes(self, node: str) -> list[int]:
         """List the processes of a node's jobs: those whose environment names it, and the daemons that started them."""

@@ -1,0 +1,98 @@
+"""What holds for every launcher that places workers on a cluster: real engines on this machine, a real PostgreSQL.
+
+Rows L1 to L13 of launchers' faults, as far as they are common; those of one engine are in its own file.
+"""
+
+import os
+import signal
+
+import pytest
+
+from tests.bureau import wait_for
+from tests.factories import write_study
+from tests.heavy.sites import LONG, Site, check
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+
+
+def test_a_search_is_run_by_the_engine_and_its_curves_are_those_of_this_host(
+    site: Site, undisturbed: dict[str, list[float]]
+) -> None:
+    search = site.run(3, "--gpus-per-worker", "1")
+    assert search.wait(timeout=400) == 0, site.said(search)
+    check(site, undisturbed)
+    rows = site.status()["workers"]
+    assert len(rows) == 3 and {row["launcher"] for row in rows} == {site.engine.kind}
+    assert {row["reason"] for row in rows} == {"finished"}
+    wait_for(lambda: not site.engine.left(), 60)
+
+
+def test_a_lost_node_costs_the_epoch_in_hand_and_its_trials_continue_elsewhere(
+    site: Site, undisturbed: dict[str, list[float]]
+) -> None:
+    search = site.run(3, "--lease-seconds", "5")
+    wait_for(lambda: site.epochs() > 20)
+    site.engine.lose_a_node()
+    try:
+        assert search.wait(timeout=400) == 0, site.said(search)
+    finally:
+        site.engine.heal()
+    check(site, undisturbed)
+    assert any(ticket.attempts > 1 for ticket in site.record().tickets)
+    assert len(site.said(search).splitlines()) < 60  # the engine's own words are kept out of the view
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])  # a closed terminal
+def test_a_killed_parent_costs_nothing_and_run_typed_again_counts_the_workers_it_left(
+    site: Site, undisturbed: dict[str, list[float]], number: int
+) -> None:
+    search = site.run(2)
+    wait_for(lambda: site.epochs() > 5)
+    os.killpg(search.pid, number)
+    search.wait()
+    before = sorted(row.split()[0] for row in site.engine.left())
+    assert len(before) == 2
+    again = site.run(2)
+    wait_for(lambda: "2 workers of an earlier run are still there" in site.said(again))
+    assert sorted(row.split()[0] for row in site.engine.left()) == before
+    assert again.wait(timeout=400) == 0, site.said(again)
+    check(site, undisturbed)
+
+
+def test_detached_workers_search_alone_are_shown_and_stop_reaches_them(site: Site) -> None:
+    write_study(site.folder, LONG)
+    search = site.run(2, "--detach")
+    assert search.wait(timeout=120) == 0 and "2 workers are queued" in site.said(search)
+    wait_for(lambda: site.epochs() > 5)
+    wait_for(lambda: len(site.status()["at_work"]) == 2)
+    assert site.call("stop", "tiny")[0] == 0
+    wait_for(lambda: not site.engine.left(), 90)
+    assert [row["state"] for row in site.status()["at_work"]] == ["waiting", "waiting"]
+
+
+def test_a_signal_to_the_parent_saves_every_trial(site: Site) -> None:
+    write_study(site.folder, LONG)
+    search = site.run(2)
+    wait_for(lambda: site.epochs() > 5)
+    search.send_signal(signal.SIGINT)
+    assert search.wait(timeout=120) == 130, site.said(search)
+    assert "everything is saved; resume with: lmsearch run tiny.toml --workers 2 --launcher" in site.said(search)
+    assert {row["state"] for row in site.status()["at_work"]} == {"waiting"}
+
+
+def test_idle_workers_leave_and_come_back_for_new_trials(site: Site) -> None:
+    write_study(site.folder, LONG.replace("trials = 3", "trials = 1"))
+    search = site.run(2, "--idle", "3s")
+    wait_for(lambda: len(site.status()["workers"]) == 2, 120)
+    wait_for(lambda: any(row["reason"] == "idle" for row in site.status()["workers"]), 60)
+    assert site.call("enqueue", "tiny", "model.output_dropout=0.3")[0] == 0
+    wait_for(lambda: len([row for row in site.status()["at_work"] if row["state"] == "running"]) == 2, 90)
+    search.send_signal(signal.SIGINT)
+    assert search.wait(timeout=120) == 130
+
+
+def test_sqlite_is_refused_and_so_is_a_number_of_workers_that_nobody_gave(site: Site) -> None:
+    code, said = site.call("run", "tiny.toml", "--workers", "2", *site.engine.words, LMSEARCH_STORAGE="sqlite:///x.db")
+    assert code == 2 and "SQLite is for one" in said
+    code, said = site.call("run", "tiny.toml", *site.engine.words)
+    assert code == 2 and "give --workers" in said
