@@ -3,7 +3,7 @@
 import shlex
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -21,9 +21,11 @@ from lmsearch.care.disk import (
     largest_checkpoint,
 )
 from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarded, mend
+from lmsearch.care.nodes import check_nodes, check_wishes
 from lmsearch.errors import LmsearchError
 from lmsearch.formats import FORMATS
 from lmsearch.machine import is_running
+from lmsearch.search.placement import Placement
 from lmsearch.spelling import count, listed, spell_value
 from lmsearch.store import health
 from lmsearch.store import url as urls
@@ -51,6 +53,8 @@ class Options:
     cache: Path
     repair: bool
     expected: bool  # the store was named, so that one that is not there is wrong
+    placement: Placement = field(default_factory=Placement)  # a cluster whose nodes are checked too
+    node_timeout: float = 10.0  # seconds of waiting for the store on a node
     command: Callable[[list[str]], str]  # gives a command to copy, with how it finds the store
 
 
@@ -67,8 +71,12 @@ def examine(options: Options) -> Iterator[Finding]:
             yield from _stored(storage, options)
         finally:
             storage.engine.dispose()  # one connection more for a worker
-    yield from guarded("devices", check_devices())
+    devices = list(guarded("devices", check_devices()))
+    yield from devices
     yield from guarded("versions", check_versions())
+    yield from check_wishes(devices)
+    if options.placement.is_cluster:
+        yield from check_nodes(options.placement, urls.full_text(options.storage), options.node_timeout)
 
 
 def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """`lmsearch doctor`."""
 
 import shutil
+import socket
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +12,9 @@ from lmsearch.cli.options import (
     DEFAULT_STORAGE,
     command_text,
     json_option,
+    launcher_options,
     parse_storage,
+    placement_of,
     storage_option,
 )
 from lmsearch.cli.terminal import say, say_coloured, say_json
@@ -31,13 +34,16 @@ _INDENT = 23  # of a sentence, after its state and its check
 @storage_option
 @click.option("--repair", is_flag=True, help="Repair what is safe to repair; everything to be removed is listed first.")
 @click.option("--dry-run", is_flag=True, hidden=True)
+@launcher_options
 @json_option
-def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: bool, as_json: bool) -> int:
+def doctor(
+    storage: str, store_timeout: float | None, repair: bool, dry_run: bool, as_json: bool, **options: Any
+) -> int:
     """Check store, leases, disk, corpora, devices and versions; change nothing unless asked to.
 
     Run it where you run `lmsearch run`. It exits with 0 if no problem is left. --repair repairs what is safe to repair:
     it never removes anything that could be resumed or that lmsearch did not make, and never touches what a live worker
-    holds.
+    holds. With --launcher, the same is checked where a cluster would place a worker, before anything is queued.
 
     \b
     Examples:
@@ -53,9 +59,12 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
             "doctor changes nothing by itself, so --dry-run was removed; to repair, use: lmsearch doctor --repair"
         )
     url = parse_storage(storage)
-    options = Options(
+    limit = STORE_SECONDS if store_timeout is None else store_timeout
+    examined = Options(
         storage=url,
-        patience=WaitUpTo(STORE_SECONDS if store_timeout is None else store_timeout),
+        patience=WaitUpTo(limit),
+        placement=placement_of(options),
+        node_timeout=limit,
         runs=RUNS,
         cache=cache_folder(),
         repair=repair,
@@ -63,7 +72,7 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
         command=lambda words: command_text(words, url),
     )
     found = []
-    for finding in examine(options):
+    for finding in examine(examined):
         found.append(finding)
         if not as_json:
             say_coloured(f"{finding.state:<9}", _COLOURS[finding.state], _rest(finding))
@@ -71,7 +80,7 @@ def doctor(storage: str, store_timeout: float | None, repair: bool, dry_run: boo
     problems, repaired = states.count("problem"), states.count("repaired")
     if as_json:
         checks = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
-        say_json({"problems": problems, "repaired": repaired, "checks": checks})
+        say_json({"host": socket.gethostname(), "problems": problems, "repaired": repaired, "checks": checks})
     else:
         say(_summary(problems, repaired))
     return 1 if problems else 0

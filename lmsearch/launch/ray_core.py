@@ -10,7 +10,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,17 +118,13 @@ class RayLauncher:
 
     def _start(self, device: str) -> Actor:
         name = f"{self._prefix}{secrets.token_hex(4)}"
-        placement = self._placement
-        resources: dict[str, Any] = {"num_cpus": placement.cpus or 1, "num_gpus": placement.gpus or 0}
-        if placement.memory is not None:
-            resources["memory"] = _bytes(placement.memory)
         remote = self._ray.remote(WorkerActor).options(
             name=name,
             namespace=_NAMESPACE,
             lifetime="detached",
             max_restarts=_RESTARTS,
             max_concurrency=4,
-            **resources,
+            **_resources(self._placement),
         )
         worker = f"ray-{name.removeprefix(self._prefix)}"
         handle = remote.remote(worker, list(self._words(device)), str(Path.cwd()), self._environment, __version__)
@@ -193,6 +189,39 @@ class RayLauncher:
             time.sleep(0.2)
         with contextlib.suppress(Exception):
             self._ray.kill(placed.handle, no_restart=True)
+
+
+def _resources(placement: Placement) -> dict[str, Any]:
+    found: dict[str, Any] = {"num_cpus": placement.cpus or 1, "num_gpus": placement.gpus or 0}
+    return found if placement.memory is None else found | {"memory": _bytes(placement.memory)}
+
+
+def run_once(command: Sequence[str], placement: Placement, environment: Mapping[str, str], seconds: float) -> str:
+    """Run a command where a worker may be placed and return what it printed; raises `RayError`, also after `seconds`."""
+    ray = _connect(placement)
+    folder, own = str(Path.cwd()), {name: text for name, text in environment.items() if name.startswith("LMSEARCH_")}
+
+    def run() -> str:
+        import os
+        import subprocess
+        import sys
+        from pathlib import Path
+
+        if not Path(folder).is_dir():
+            return f"error: {folder} is not shared with this node"
+        words = [sys.executable, *command[1:]]
+        done = subprocess.run(
+            words, cwd=folder, env=dict(os.environ) | own, capture_output=True, text=True, check=False
+        )
+        return done.stdout or done.stderr
+
+    try:
+        answer = ray.remote(run).options(max_retries=0, **_resources(placement)).remote()
+        return str(ray.get(answer, timeout=seconds))
+    except ray.exceptions.GetTimeoutError as error:
+        raise RayError(f"the cluster had no room for a worker within {seconds:.0f} s") from error
+    except ray.exceptions.RayError as error:
+        raise RayError(f"the cluster could not run a worker: {_one_sentence(error)}") from error
 
 
 def _connect(placement: Placement) -> Any:

@@ -6,6 +6,7 @@ the store.
 
 import logging
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -161,6 +162,17 @@ def script(study: str, key: str, folder: Path, placement: Placement, words: Work
         "open-mode": "append",
         "signal": f"B:USR1@{_GRACE}",
     }
+    options |= _options(placement)
+    lines = ["#!/bin/bash", *_header(options), "#SBATCH --requeue"]
+    name = "slurm-${SLURM_ARRAY_JOB_ID}-${SLURM_ARRAY_TASK_ID}-${SLURM_RESTART_COUNT:-0}"
+    worker = python("-m", "lmsearch.cli.main", "worker", *words(devices[0]))
+    spelled = f'{shlex.join(worker)} --name "$name"'
+    return "\n".join([*lines, *placement.setup, f'name="{name}"', *_RUN.format(worker=spelled).splitlines(), ""])
+
+
+def _options(placement: Placement) -> dict[str, str]:
+    """Return the options of sbatch for what a worker gets, and those of the person's own."""
+    options = {}
     if placement.gpus:
         if placement.gpus != int(placement.gpus):
             raise SlurmError(
@@ -172,16 +184,11 @@ def script(study: str, key: str, folder: Path, placement: Placement, words: Work
         options["cpus-per-task"] = str(placement.cpus)
     if placement.memory is not None:
         options["mem"] = placement.memory
-    options |= placement.options
-    lines = [
-        "#!/bin/bash",
-        *(f"#SBATCH --{name}={_plain(value)}" for name, value in options.items()),
-        "#SBATCH --requeue",
-    ]
-    name = "slurm-${SLURM_ARRAY_JOB_ID}-${SLURM_ARRAY_TASK_ID}-${SLURM_RESTART_COUNT:-0}"
-    worker = python("-m", "lmsearch.cli.main", "worker", *words(devices[0]))
-    spelled = f'{shlex.join(worker)} --name "$name"'
-    return "\n".join([*lines, *placement.setup, f'name="{name}"', *_RUN.format(worker=spelled).splitlines(), ""])
+    return options | dict(placement.options)
+
+
+def _header(options: Mapping[str, str]) -> list[str]:
+    return [f"#SBATCH --{name}={_plain(value)}" for name, value in options.items()]
 
 
 _RUN = """export LMSEARCH_LAUNCHER=slurm OMP_NUM_THREADS=1
@@ -197,6 +204,30 @@ while true; do
 done
 [ -z "$again" ] || [ $code = 0 ] || scontrol requeue "$SLURM_JOB_ID"
 exit $code"""
+
+
+def run_once(command: Sequence[str], placement: Placement, environment: Mapping[str, str], seconds: float) -> str:
+    """Run a command in a job like a worker's and return what it printed; raises `SlurmError`, also after `seconds`."""
+    output = Path.cwd() / f".lmsearch-probe-{secrets.token_hex(4)}.out"
+    head = _options(placement) | {"job-name": "lmsearch-doctor", "chdir": str(Path.cwd()), "output": str(output)}
+    lines = ["#!/bin/bash", *_header(head), *placement.setup, shlex.join(command), ""]
+    job = _call(["sbatch", "--parsable"], environment, "\n".join(lines)).strip().partition(";")[0]
+    end = time.monotonic() + seconds
+    try:
+        while rows := _call(["squeue", "--me", "--noheader", "--format=%i|%T|%r"], environment).splitlines():
+            mine = [row.split("|") for row in rows if row.split("|")[0] == job]
+            if not mine:
+                break
+            if time.monotonic() > end:
+                _call(["scancel", job], environment)
+                raise SlurmError(f"the job waited for {seconds:.0f} s ({mine[0][1]}: {mine[0][2]}); it is cancelled")
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # for a shared folder to show the file
+        return output.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError as error:
+        raise SlurmError(f"the output of the job did not appear: {Path.cwd()} is not shared with its node") from error
+    finally:
+        output.unlink(missing_ok=True)
 
 
 def _plain(value: str) -> str:

