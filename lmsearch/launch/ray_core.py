@@ -197,7 +197,7 @@ def _resources(placement: Placement) -> dict[str, Any]:
 
 
 def run_once(command: Sequence[str], placement: Placement, environment: Mapping[str, str], seconds: float) -> str:
-    """Run a command where a worker may be placed and return what it printed; raises `RayError`, also after `seconds`."""
+    """Run a command where a worker may be placed, return what it printed; raises `RayError`, also after `seconds`."""
     ray = _connect(placement)
     folder, own = str(Path.cwd()), {name: text for name, text in environment.items() if name.startswith("LMSEARCH_")}
 

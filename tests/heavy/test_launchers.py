@@ -3,6 +3,7 @@
 Rows L1 to L13 of launchers' faults, as far as they are common; those of one engine are in its own file.
 """
 
+import json
 import os
 import signal
 
@@ -96,3 +97,15 @@ def test_sqlite_is_refused_and_so_is_a_number_of_workers_that_nobody_gave(site: 
     assert code == 2 and "SQLite is for one" in said
     code, said = site.call("run", "tiny.toml", *site.engine.words)
     assert code == 2 and "give --workers" in said
+
+
+def test_doctor_looks_from_inside_a_job(site: Site) -> None:
+    storage = site.run(1, "--detach", "--gpus-per-worker", "1")
+    assert storage.wait(timeout=120) == 0, site.said(storage)
+    code, said = site.call("doctor", *site.engine.words, "--json")
+    document = json.loads(said[said.index("{") :])
+    nodes = [one["text"] for one in document["checks"] if one["check"] == "nodes"]
+    assert any("is shared and can be written" in text for text in nodes), said
+    assert any("store: " in text and " opens: " in text for text in nodes)
+    code, said = site.call("doctor", *site.engine.words, "--gpus-per-worker", "1")  # these GPUs are pretended
+    assert code == 1 and "GPUs a worker were asked for, and there is none" in said
