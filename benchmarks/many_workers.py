@@ -76,7 +76,7 @@ class Sleeper:
                 time.sleep(self.epoch / 4 * rng.uniform(0.8, 1.2))
                 yield Step(epoch=number, step=4 * number + step, tokens=step, state=_State)  # type: ignore[arg-type]
             yield Epoch(
-                number=number, train_loss=1.0, valid_loss=1.5 / number, seconds=self.epoch, tokens=100,
+                number=number, train_loss=1.0, valid_loss=0.9 / number, seconds=self.epoch, tokens=100,
                 learning_rate=0.1, step=4 * number + 4, state=_State, weights=dict,  # type: ignore[arg-type]
             )  # fmt: skip
 
@@ -211,12 +211,14 @@ def measure(server: str, workers: int, epoch: float, folder: Path) -> dict[str, 
     record = read_study(storage, info, epochs=True)
     storage.engine.dispose()
     exact = record.done == record.total == len(record.trials) == tickets and not errors
-    assert all(len(trial.epochs) == EPOCHS for trial in record.trials)
+    exact = exact and all(len(trial.epochs) == EPOCHS for trial in record.trials)
+    outcomes = {trial.outcome for trial in record.trials}
     return {
         "workers": workers,
         "trials": tickets,
         "exact": exact,
-        "errors": errors[:3],
+        "outcomes": sorted(outcomes),
+        "errors": errors[:3] or sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})[:3],
         "seconds": round(seconds, 1),
         "least": round(3 * EPOCHS * epoch, 1),
         "trials_of_a_worker": [min(trials, default=0), max(trials, default=0)],
