@@ -27,7 +27,7 @@ import optuna
 
 from lmsearch.config import RunConfig
 from lmsearch.lm.events import Epoch, Event, Step
-from lmsearch.lm.trainers import Sample
+from lmsearch.lm.trainer import Sample
 from lmsearch.search.lease import Lease
 from lmsearch.search.trial import TrialRunner
 from lmsearch.search.worker import run_trial

@@ -23,7 +23,8 @@ from lmsearch.config import ModelConfig, RunConfig
 from lmsearch.lm import memory
 from lmsearch.lm.events import Epoch, Event, Step, TrainState
 from lmsearch.lm.saving import save_model
-from lmsearch.lm.trainers import TRAINERS, Sample
+from lmsearch.lm.trainer import Sample
+from lmsearch.lm.trainers import TRAINERS
 from lmsearch.store import checkpoints, tickets
 from lmsearch.text.corpus import Corpus
 

@@ -12,7 +12,7 @@ from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Event, TrainState
 from lmsearch.lm.saving import save_model
 from lmsearch.lm.train import train
-from lmsearch.lm.trainers import Sample
+from lmsearch.lm.trainer import Sample
 from lmsearch.lm.use.generate import sample_text
 from lmsearch.lm.use.model_folder import load_model
 from lmsearch.text.corpus import Corpus

@@ -18,7 +18,7 @@ from lmsearch.errors import LmsearchError
 from lmsearch.folders import WEIGHTS, HostPath, make_folder, named_in, read_name, remove_weights
 from lmsearch.formats import stamp
 from lmsearch.lm.events import Epoch, Event, Step
-from lmsearch.lm.trainers import Trainer
+from lmsearch.lm.trainer import Trainer
 from lmsearch.losses import perplexity
 from lmsearch.search.outcome import DIVERGED, decide, diverged, final_value, reported_value
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
