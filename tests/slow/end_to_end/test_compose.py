@@ -147,7 +147,7 @@ def test_the_commands_of_the_documentation_are_commands_of_ours_and_of_the_files
     for service, words in documented_commands():
         assert service in services()
         cli.commands[words[1]].make_context(words[1], list(words[2:]))  # refuses what it does not know
-    named = re.findall(r"--scale (\w+)=|logs (\w+)|cp (\w+):", (ROOT / "docs/deploy.md").read_text())
+    named = re.findall(r"--scale (\w+)=|compose logs (\w+)|cp (\w+):", (ROOT / "docs/deploy.md").read_text())
     assert named and {name for names in named for name in names if name} <= set(services())
 
 
