@@ -20,6 +20,7 @@ def listen(act: Callable[[int], None]) -> Callable[[], None]:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # what started this process may have blocked them, as Ray does
 
     def restore() -> None:
         for number, handler in before.items():

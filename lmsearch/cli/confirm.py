@@ -64,7 +64,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     with reading_bar() as progress:
         prepared = prepare_confirmation(request, url, progress)
     command = command_text(request.words() + output_words(options), url)
-    listen(signals := Signals(), prepared.placement.is_cluster)
+    supervision = supervisor(prepared, signals := Signals())
+    listen(signals, prepared.placement.is_cluster)  # last: Ray takes the handlers for itself as it connects
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with tolerating_lost_output():
@@ -75,7 +76,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         return leave_at_work(prepared)
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
-        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
+        record = watch(supervision.run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:

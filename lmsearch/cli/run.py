@@ -80,7 +80,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         new = command_text(error.new_study, url)
         raise SpaceChangedError(f"{error}; start a new study from it with: {new}") from error
     command = command_text(request.words() + output_words(options), url)
-    listen(signals := Signals(), prepared.placement.is_cluster)
+    supervision = supervisor(prepared, signals := Signals())
+    listen(signals, prepared.placement.is_cluster)  # last: Ray takes the handlers for itself as it connects
     printed = functools.partial(command_text, url=url)
     keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
@@ -90,7 +91,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     if prepared.placement.detach:
         return leave_at_work(prepared)
     try:
-        record = watch(supervisor(prepared, signals).run(prepared.devices), quiet, keeper)
+        record = watch(supervision.run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(prepared, record, command, signals.received, options["as_json"], keeper)
