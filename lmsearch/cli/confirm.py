@@ -64,8 +64,8 @@ def confirm(study: str, storage: str, **options: Any) -> int:
     with reading_bar() as progress:
         prepared = prepare_confirmation(request, url, progress)
     command = command_text(request.words() + output_words(options), url)
-    supervision = supervisor(prepared, signals := Signals())
-    listen(signals, prepared.placement.is_cluster)  # last: Ray takes the handlers for itself as it connects
+    listen(signals := Signals(), prepared.placement.is_cluster)
+    supervision = supervisor(prepared, signals)
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with tolerating_lost_output():
@@ -73,7 +73,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
             remaining = sum(not ticket.is_done for ticket in tickets)
             say(f"confirm  {study}: {len(tickets)} trainings requested, {remaining} left")
     if prepared.placement.detach:
-        return leave_at_work(prepared)
+        return leave_at_work(prepared, supervision)
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
         record = watch(supervision.run(prepared.devices), quiet, keeper)

@@ -80,8 +80,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         new = command_text(error.new_study, url)
         raise SpaceChangedError(f"{error}; start a new study from it with: {new}") from error
     command = command_text(request.words() + output_words(options), url)
-    supervision = supervisor(prepared, signals := Signals())
-    listen(signals, prepared.placement.is_cluster)  # last: Ray takes the handlers for itself as it connects
+    listen(signals := Signals(), prepared.placement.is_cluster)
+    supervision = supervisor(prepared, signals)
     printed = functools.partial(command_text, url=url)
     keeper = Keeper(prepared.storage, prepared.folder, printed)
     quiet = options["quiet"] or options["as_json"]
@@ -89,7 +89,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         with tolerating_lost_output():
             _print_plan(prepared)
     if prepared.placement.detach:
-        return leave_at_work(prepared)
+        return leave_at_work(prepared, supervision)
     try:
         record = watch(supervision.run(prepared.devices), quiet, keeper)
     except StoreGoneError as error:

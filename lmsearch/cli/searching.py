@@ -10,7 +10,7 @@ from lmsearch.cli.terminal import leave_terminal, say, tolerating_lost_output
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lmsearch.launch.supervise import Signals, Snapshot
+    from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
     from lmsearch.report.keeping import Keeper
     from lmsearch.search.start import Prepared
     from lmsearch.store.records import StudyRecord
@@ -55,13 +55,10 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
     return record
 
 
-def leave_at_work(prepared: "Prepared") -> int:
+def leave_at_work(prepared: "Prepared", supervision: "Supervisor") -> int:
     """Start the workers that are missing, and return at once: they need no parent."""
-    from lmsearch.launch.search import supervisor
-    from lmsearch.launch.supervise import Signals
-
     name, url = prepared.info.ref.name, prepared.storage.store_url
-    started = supervisor(prepared, Signals()).detach(prepared.devices)
+    started = supervision.detach(prepared.devices)
     with tolerating_lost_output():
         there = len(prepared.devices) - started
         say(f"{started} workers are queued" + (f", {there} are there already" if there else ""))

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ class Actor(Placed):
 
     handle: Any
     question: Any = None  # the answer that is waited for
-    asked: float = 0.0  # monotonic
     answers: int = 0
-    signals: list[int] = field(default_factory=list)  # for when it has started
 
 
 class WorkerActor:
@@ -147,7 +145,7 @@ class RayLauncher:
         """Return how a worker ended; None while it runs, waits for room, or is not to be reached."""
         errors = self._ray.exceptions
         if placed.question is None:
-            placed.question, placed.asked = placed.handle.look.remote(), time.monotonic()
+            placed.question = placed.handle.look.remote()
         try:
             ready, _ = self._ray.wait([placed.question], timeout=0)
             if not ready:
@@ -163,9 +161,6 @@ class RayLauncher:
             return None
         placed.name, placed.log = name, placed.log.with_name(f"{name}.log")
         placed.answers += 1
-        for number in placed.signals:
-            placed.handle.signal.remote(number)
-        placed.signals.clear()
         return None if code is None else Exit(code=code)
 
     def _lost(self, placed: Actor, error: Exception) -> Exit:

@@ -64,7 +64,6 @@ class SlurmLauncher:
     """Submits workers as tasks of job arrays, which outlive the process that submits them."""
 
     kind = "slurm"
-    is_detached = True
 
     def __init__(self, study: str, key: str, folder: Path, placement: Placement, words: WorkerWords,
                  environment: Mapping[str, str]) -> None:  # fmt: skip
@@ -254,9 +253,9 @@ def _restarts(environment: Mapping[str, str] | None) -> dict[str, int]:
     return {task: int(count) for task, count in pairs if count.isdigit()}
 
 
-def _exit(told: str) -> Exit | None:
+def _exit(shown: str) -> Exit | None:
     """Read what scontrol says of a job that the queue no longer lists."""
-    fields = dict(part.partition("=")[::2] for part in told.split())
+    fields = dict(part.partition("=")[::2] for part in shown.split())
     state = fields.get("JobState", "").partition("+")[0]
     if state in _ALIVE:
         return None

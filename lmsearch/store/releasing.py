@@ -40,7 +40,7 @@ class ConnectionRelease:
                 left = self._last_use + self._idle_seconds - time.monotonic()
                 if left <= 0:
                     self._last_use = None
-                    # Under the lock: nobody can take the connection in between.
+                    # One that is taken in this moment stays open until it is given back, and is then collected.
                     self._engine.dispose()
                     continue
             time.sleep(left)

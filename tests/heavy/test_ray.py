@@ -3,8 +3,6 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +15,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def site(tmp_path: Path, ray_cluster: RayCluster, postgres_url: str) -> Iterator[Site]:
-    found = Site(tmp_path, ray_cluster, postgres_url)
-    yield found
-    found.close()
+def engine(ray_cluster: RayCluster) -> RayCluster:
+    return ray_cluster
 
 
 def test_workers_share_gpus_and_those_without_room_wait(site: Site) -> None:

@@ -1,8 +1,6 @@
 """What Slurm alone can do: time limits, a controller that restarts, jobs that wait, scripts."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +13,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def site(tmp_path: Path, slurm: SlurmCluster, postgres_url: str) -> Iterator[Site]:
-    found = Site(tmp_path, slurm, postgres_url)
-    yield found
-    found.close()
+def engine(slurm: SlurmCluster) -> SlurmCluster:
+    return slurm
 
 
 def test_a_time_limit_saves_the_trial_and_the_job_is_queued_again(
