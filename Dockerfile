@@ -12,7 +12,7 @@ RUN version=$(grep '^torch==' constraints.txt) \
 COPY pyproject.toml README.md LICENSE ./
 COPY lmsearch lmsearch
 COPY studies studies
-RUN pip install --no-cache-dir . -c constraints.txt
+RUN pip install --no-cache-dir '.[s3]' -c constraints.txt
 
 # Volumes take the owner of the folder that they are mounted on.
 RUN useradd --uid 10001 --create-home lmsearch \

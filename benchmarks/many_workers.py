@@ -39,6 +39,7 @@ from lmsearch.store.releasing import ConnectionRelease
 from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim, has_unfinished
 from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
+from lmsearch.store.weights import Weights
 from lmsearch.study.reading import parse_study
 from lmsearch.text.corpus import Corpus, Text
 from lmsearch.text.vocabulary import Vocabulary
@@ -120,7 +121,7 @@ def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any,
             runner = TrialRunner(
                 storage=storage, study=optuna_study(storage, "many"), info=info, corpus=corpus(),
                 trainer=Sleeper(epoch), checkpoints=Checkpoints(Path(folder) / "checkpoints", "bench"),
-                models=Path(folder) / "models",
+                weights=Weights(Path(folder) / "models"),
             )  # fmt: skip
             holder = Holder(worker=f"{process}-{number}", host="bench", process=process, device="cpu")
             set_value = storage.set_trial_intermediate_value

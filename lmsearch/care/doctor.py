@@ -22,6 +22,7 @@ from lmsearch.care.disk import (
 )
 from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarded, mend
 from lmsearch.care.nodes import check_nodes, check_wishes
+from lmsearch.care.shared import check_artifacts, check_shared
 from lmsearch.errors import LmsearchError
 from lmsearch.formats import FORMATS
 from lmsearch.machine import is_running
@@ -29,6 +30,7 @@ from lmsearch.search.placement import Placement
 from lmsearch.spelling import count, listed, spell_value
 from lmsearch.store import health
 from lmsearch.store import url as urls
+from lmsearch.store.artifacts import Artifacts
 from lmsearch.store.copies import is_copy
 from lmsearch.store.opening import creating, open_storage
 from lmsearch.store.outages import Patience
@@ -52,6 +54,7 @@ class Options:
     runs: Path
     cache: Path
     repair: bool
+    artifacts: Artifacts | None = None
     expected: bool  # the store was named, so that one that is not there is wrong
     placement: Placement = field(default_factory=Placement)  # a cluster whose nodes are checked too
     node_timeout: float = 10.0  # seconds of waiting for the store on a node
@@ -71,12 +74,15 @@ def examine(options: Options) -> Iterator[Finding]:
             yield from _stored(storage, options)
         finally:
             storage.engine.dispose()  # one connection more for a worker
+    if options.artifacts is not None:
+        yield from guarded("artifacts", check_artifacts(options.artifacts))
     devices = list(guarded("devices", check_devices()))
     yield from devices
     yield from guarded("versions", check_versions())
-    yield from check_wishes(devices)
+    yield from check_wishes(devices, has_artifacts=options.artifacts is not None)
     if options.placement.is_cluster:
-        yield from check_nodes(options.placement, urls.full_text(options.storage), options.node_timeout)
+        url = urls.full_text(options.storage)
+        yield from check_nodes(options.placement, url, options.node_timeout, options.artifacts)
 
 
 def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
@@ -85,6 +91,9 @@ def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
     yield from guarded("connections", _connections(storage))
     yield from guarded("leases", _studies(storage, options, studies))
     yield from guarded("disk", _disk(storage, options, studies))
+    if options.artifacts is not None:
+        found = check_shared(options.artifacts, storage, options.runs, studies, options.repair)
+        yield from guarded("artifacts", found)
     yield from guarded("corpora", check_corpora(options.cache, studies, options.repair))
 
 
@@ -315,7 +324,9 @@ def _trials(numbers: Sequence[int]) -> str:
 
 def _disk(storage: FencedStorage, options: Options, studies: Sequence[StudyTickets]) -> Iterator[Finding]:
     host, runs = socket.gethostname(), options.runs
-    folders = checkpoint_folders(runs, host, studies)
+    shared = None if options.artifacts is None else options.artifacts.folder
+    folders = checkpoint_folders(runs if shared is None else shared, host, studies)
+    folders = sorted({*folders, *checkpoint_folders(runs, host, studies)})
     elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]
     rooms = [runs, options.cache, *elsewhere]
     store_folder = Path(str(storage.store_url.database)).parent

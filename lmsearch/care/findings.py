@@ -8,7 +8,7 @@ from lmsearch.errors import LmsearchError
 OK, NOTE, REPAIRED, PROBLEM, UNCHECKED = "ok", "note", "repaired", "problem", "unchecked"
 """A note is worth knowing and not wrong; what is unchecked could not be checked here."""
 
-CHECKS = ("store", "connections", "leases", "disk", "corpora", "devices", "versions", "nodes")
+CHECKS = ("store", "connections", "leases", "disk", "artifacts", "corpora", "devices", "versions", "nodes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from lmsearch.errors import LmsearchError
 from lmsearch.launch import ray_core, slurm
 from lmsearch.processes import python
 from lmsearch.search.placement import Placement
+from lmsearch.store.artifacts import ARTIFACTS, Artifacts
 from lmsearch.version import __version__
 
 WISHES = "LMSEARCH_DOCTOR"
@@ -26,15 +27,18 @@ _RUN_ONCE: dict[str, Callable[[Sequence[str], Placement, Mapping[str, str], floa
 }
 
 
-def check_nodes(placement: Placement, storage: str, store_timeout: float) -> Iterator[Finding]:
+def check_nodes(
+    placement: Placement, storage: str, store_timeout: float, artifacts: Artifacts | None = None
+) -> Iterator[Finding]:
     """Run the doctor where the launcher places a worker, and yield what it found there.
 
     `storage` is the store's URL, with its password: it travels in the environment.
     """
     mark = Path.cwd() / f".lmsearch-probe-{secrets.token_hex(4)}"
     mark.write_text(token := secrets.token_hex(8), encoding="utf-8")
-    wishes = {"version": __version__, "gpus": placement.gpus or 0, "mark": str(mark), "token": token}
+    wishes = {"version": __version__, "gpus": placement.resources.gpus or 0, "mark": str(mark), "token": token}
     environment = dict(os.environ) | {"LMSEARCH_STORAGE": storage, WISHES: json.dumps(wishes)}
+    environment |= {} if artifacts is None else {ARTIFACTS: artifacts.url}
     command = python("-m", "lmsearch.cli.main", "doctor", "--json", "--store-timeout", f"{store_timeout:g}s")
     try:
         said = _RUN_ONCE[placement.kind](command, placement, environment, _JOB_SECONDS)
@@ -59,8 +63,11 @@ def _read(said: str) -> Iterator[Finding]:
             yield Finding(check="nodes", state=one["state"], text=f"on {host}: {one['check']}: {one['text']}")
 
 
-def check_wishes(devices: Sequence[Finding]) -> Iterator[Finding]:
-    """In a job of `check_nodes`: check this node against what is expected of it; nothing elsewhere."""
+def check_wishes(devices: Sequence[Finding], has_artifacts: bool = False) -> Iterator[Finding]:
+    """In a job of `check_nodes`: check this node against what is expected of it; nothing elsewhere.
+
+    With artifacts, hosts need share no folder.
+    """
     try:
         wishes = json.loads(os.environ.get(WISHES, ""))
         version, gpus, mark, token = (wishes[name] for name in ("version", "gpus", "mark", "token"))
@@ -71,6 +78,8 @@ def check_wishes(devices: Sequence[Finding]) -> Iterator[Finding]:
         yield Finding(check="versions", state=PROBLEM, text=text)
     if gpus and not any("cuda:0" in finding.text for finding in devices):
         yield Finding(check="devices", state=PROBLEM, text=f"{gpus:g} GPUs a worker were asked for, and there is none")
+    if has_artifacts:
+        return
     path = Path(mark)
     try:
         shared = path.read_text(encoding="utf-8") == token
@@ -87,4 +96,4 @@ def check_wishes(devices: Sequence[Finding]) -> Iterator[Finding]:
             check="disk", state=OK, text=f"the folder {path.parent} of the search is shared and can be written"
         )
     else:
-        yield Finding(check="disk", state=PROBLEM, text=f"{text}; checkpoints need a shared folder")
+        yield Finding(check="disk", state=PROBLEM, text=f"{text}; share a folder, or name --artifacts URL")

@@ -104,7 +104,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
         raise SearchFailedError(f"{study} has no confirmed winner: {said}")
     folder = study_folder(study)
     printed = functools.partial(command_text, url=url)
-    files = write_files(results, folder, command, printed)
+    files = write_files(results, folder, command, printed, prepared.work.artifacts)
     tell_remark(files)
     if options["quiet"]:
         logs.warnings_only()

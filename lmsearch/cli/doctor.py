@@ -10,6 +10,7 @@ import click
 
 from lmsearch.cli.options import (
     DEFAULT_STORAGE,
+    artifacts_option,
     command_text,
     json_option,
     launcher_options,
@@ -35,6 +36,7 @@ _INDENT = 23  # of a sentence, after its state and its check
 @click.option("--repair", is_flag=True, help="Repair what is safe to repair; everything to be removed is listed first.")
 @click.option("--dry-run", is_flag=True, hidden=True)
 @launcher_options
+@artifacts_option
 @json_option
 def doctor(
     storage: str, store_timeout: float | None, repair: bool, dry_run: bool, as_json: bool, **options: Any
@@ -68,6 +70,7 @@ def doctor(
         runs=RUNS,
         cache=cache_folder(),
         repair=repair,
+        artifacts=options["artifacts"],
         expected=url != parse_storage(DEFAULT_STORAGE),
         command=lambda words: command_text(words, url),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.options import (
+    artifacts_option,
     command_text,
     json_option,
     open_store,
@@ -18,6 +19,7 @@ from lmsearch.spelling import spell_value
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
+    from lmsearch.store.artifacts import Artifacts
 
 
 @click.command()
@@ -54,8 +56,9 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
 @click.command()
 @click.argument("study")
 @storage_option
+@artifacts_option
 @json_option
-def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
+def best(study: str, storage: str, store_timeout: float | None, artifacts: "Artifacts | None", as_json: bool) -> None:
     """Show a study's best trial and regenerate its result files.
 
     \b
@@ -71,7 +74,7 @@ def best(study: str, storage: str, store_timeout: float | None, as_json: bool) -
     found = require_winner(results)
     command = functools.partial(command_text, url=url)
     made_with = command(["lmsearch", "best", study])
-    files = write_files(results, study_folder(results.name), made_with, command)
+    files = write_files(results, study_folder(results.name), made_with, command, artifacts)
     if as_json:
         tell_remark(files)
         say_json(best_config(results, study_folder(results.name), made_with))

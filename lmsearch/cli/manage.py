@@ -1,11 +1,11 @@
 """`lmsearch enqueue`, `retry`, `fail`, `stop` and `delete`: what a person does to a study by hand."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lmsearch.cli.options import (
+    artifacts_option,
     command_text,
     open_store,
     parse_storage,
@@ -19,6 +19,7 @@ from lmsearch.spelling import spell_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmsearch.store.artifacts import Artifacts
     from lmsearch.store.records import StudyInfo
     from lmsearch.store.storage import FencedStorage
     from lmsearch.store.tables import Ticket
@@ -127,15 +128,11 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
 
 @click.command()
 @click.argument("study")
-@click.option(
-    "--checkpoints",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that its workers used as --checkpoints; the study's files there are deleted too.",
-)
+@artifacts_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option
-def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_timeout: float | None) -> None:
-    """Delete a study permanently: its trials, and its checkpoints, weights and result files on this host.
+def delete(study: str, artifacts: "Artifacts | None", yes: bool, storage: str, store_timeout: float | None) -> None:
+    """Delete a study permanently: its trials, and its checkpoints, weights and results here and among the artifacts.
 
     It keeps models that `lmsearch train` made from its results, and files that lmsearch did not write.
 
@@ -150,12 +147,12 @@ def delete(study: str, checkpoints: Path | None, yes: bool, storage: str, store_
     check_name(study)
     opened = open_store(storage, store_timeout, write=True)
     check_idle(opened, study)
-    folder, shared = study_folder(study), None if checkpoints is None else checkpoints / study
+    folder = study_folder(study)
     if not yes:
         store_url = redact(parse_storage(storage))
-        folders = str(folder) if shared is None else f"{folder} and {shared}"
+        folders = str(folder) if artifacts is None else f"{folder} and {artifacts}"
         click.confirm(f"delete the study {study} in {store_url}, and its files in {folders} here?", abort=True)
-    left = remove(opened, study, folder, shared)
+    left = remove(opened, study, folder, artifacts)
     say(f"{study} is deleted")
     if left:
         kept = ", ".join(str(path) for path in left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")

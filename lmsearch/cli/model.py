@@ -10,6 +10,7 @@ from lmsearch.cli.options import (
     COUNT,
     NUMBER,
     SEED,
+    artifacts_option,
     command_text,
     device_option,
     json_option,
@@ -25,19 +26,22 @@ from lmsearch.errors import ConfigError, CorpusError, LmsearchError
 
 if TYPE_CHECKING:
     from lmsearch.lm.use.trained import TextResult, TrainedModel
+    from lmsearch.store.artifacts import Artifacts
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _corpus_option = click.option("--corpus", type=click.Path(), help="Path of the model's text, if it was moved.")
 
 
-def _open(text: str, device: str, storage: str, store_timeout: float | None) -> tuple[Path, "TrainedModel"]:
+def _open(
+    text: str, device: str, storage: str, store_timeout: float | None, artifacts: "Artifacts | None"
+) -> tuple[Path, "TrainedModel"]:
     from lmsearch.lm.device import open_device
     from lmsearch.lm.use.model_folder import load_model
     from lmsearch.results.models import find_model
 
     command = functools.partial(command_text, url=parse_storage(storage))
-    folder, remarks = find_model(text, lambda: open_store(storage, store_timeout), command)
+    folder, remarks = find_model(text, lambda: open_store(storage, store_timeout), command, artifacts)
     for remark in remarks:
         say(f"note: {remark}", err=True)
     return folder, load_model(folder).to(open_device(device))
@@ -47,6 +51,7 @@ def _open(text: str, device: str, storage: str, store_timeout: float | None) -> 
 @click.argument("model")
 @device_option
 @storage_option
+@artifacts_option
 @pickle_option
 @_corpus_option
 @json_option
@@ -62,7 +67,7 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     """
     from lmsearch.results.evaluations import add_evaluation, read_evaluations
 
-    folder, trained = _open(model, device, storage, store_timeout)
+    folder, trained = _open(model, device, storage, store_timeout, options["artifacts"])
     tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
     read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
@@ -144,6 +149,7 @@ def _tell_study(
 )
 @device_option
 @storage_option
+@artifacts_option
 @pickle_option
 @_corpus_option
 @json_option
@@ -165,7 +171,7 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.results.evaluations import add_evaluation, read_evaluations
     from lmsearch.search.tune import tune
 
-    folder, trained = _open(model, device, storage, options["store_timeout"])
+    folder, trained = _open(model, device, storage, options["store_timeout"], options["artifacts"])
     corpus = _same_corpus(folder, trained, options)
     if with_test:  # refused before the search
         _test_split(corpus)
@@ -203,8 +209,17 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 @click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A text file; may be .gz.")
 @device_option
 @storage_option
+@artifacts_option
 @json_option
-def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: float | None, as_json: bool) -> None:
+def evaluate(
+    model: str,
+    text: Path,
+    device: str,
+    storage: str,
+    store_timeout: float | None,
+    artifacts: "Artifacts | None",
+    as_json: bool,
+) -> None:
     """Compute the exact perplexity of any text, over the model's whole vocabulary.
 
     The text is split into words as the training text was. Of N tokens (an end of line is one) the N - 1 after the
@@ -217,7 +232,7 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
     """
     from lmsearch.text.readers import text_lines
 
-    _, trained = _open(model, device, storage, store_timeout)
+    _, trained = _open(model, device, storage, store_timeout, artifacts)
     result = trained.evaluate(text_lines(text))
     if as_json:
         document = {
@@ -245,6 +260,7 @@ def evaluate(model: str, text: Path, device: str, storage: str, store_timeout: f
 )
 @device_option
 @storage_option
+@artifacts_option
 @pickle_option
 @json_option
 def predict(
@@ -256,6 +272,7 @@ def predict(
     device: str,
     storage: str,
     store_timeout: float | None,
+    artifacts: "Artifacts | None",
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
@@ -271,7 +288,7 @@ def predict(
     """
     from lmsearch.lm.use.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
-    _, trained = _open(model, device, storage, store_timeout)
+    _, trained = _open(model, device, storage, store_timeout, artifacts)
     parsed = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
     document: dict[str, Any] = {"contexts": len(parsed.contexts_NT)}
     if parsed.unknown:
@@ -322,6 +339,7 @@ def _next_word(candidates: dict[str, Any]) -> str:
 @click.option("--samples", type=COUNT, default=1, show_default=True, help="Number of texts.")
 @device_option
 @storage_option
+@artifacts_option
 def generate(model: str, prompt: str, words: int, seed: int, samples: int, device: str, **options: Any) -> None:
     """Generate text with a model.
 
@@ -337,9 +355,9 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     from lmsearch.lm.use.generate import Sampling
     from lmsearch.text.vocabulary import EOS
 
-    storage, store_timeout = options.pop("storage"), options.pop("store_timeout")
+    storage, store_timeout, artifacts = (options.pop(name) for name in ("storage", "store_timeout", "artifacts"))
     sampling = Sampling(**options)
-    _, trained = _open(model, device, storage, store_timeout)
+    _, trained = _open(model, device, storage, store_timeout, artifacts)
     prompt_words = trained.prompt_words(prompt)
     if unknown := [word for word in prompt_words if word not in trained.vocabulary.index]:
         say(f"the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}: <unk> to it", err=True)

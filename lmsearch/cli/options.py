@@ -4,7 +4,6 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,8 +11,9 @@ import click
 from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
-from lmsearch.search.placement import KINDS, Placement, read_placement
+from lmsearch.search.placement import KINDS, RESOURCES, Placement, Resources, read_placement
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
+from lmsearch.store.artifacts import ARTIFACTS, Artifacts
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 
 if TYPE_CHECKING:
@@ -167,9 +167,7 @@ def launcher_options(function: F) -> F:
             help=f"What places the workers: {_listed(KINDS)}, or a file of yours that describes a cluster "
             "(my-cluster.toml). [default: local]",
         ),
-        click.option("--gpus-per-worker", type=Number(above=-1e-9), metavar="0.5", help="GPUs of each worker."),
-        click.option("--cpus-per-worker", type=COUNT, metavar="N", help="Processors of each worker."),
-        click.option("--memory-per-worker", metavar="8G", help="Memory of each worker."),
+        resource_options,
         click.option(
             "--launcher-option",
             "launcher_option",
@@ -184,16 +182,22 @@ def launcher_options(function: F) -> F:
     return function
 
 
+def resource_options(function: F) -> F:
+    """Add the options about what each worker of a cluster gets."""
+    gpus = click.option("--gpus-per-worker", type=Number(above=-1e-9), metavar="0.5", help="GPUs of each worker.")
+    cpus = click.option("--cpus-per-worker", type=COUNT, metavar="N", help="Processors of each worker.")
+    memory = click.option("--memory-per-worker", metavar="8G", help="Memory of each worker.")
+    return gpus(cpus(memory(function)))
+
+
+def resources_of(options: Mapping[str, Any]) -> Resources:
+    """Return what `resource_options` gave."""
+    return Resources(**{name: options[f"{name}_per_worker"] for name in RESOURCES})
+
+
 def placement_of(options: Mapping[str, Any]) -> Placement:
     """Return what `launcher_options` gave."""
-    return read_placement(
-        options["launcher"],
-        options["gpus_per_worker"],
-        options["cpus_per_worker"],
-        options["memory_per_worker"],
-        options["launcher_option"],
-        options["detach"],
-    )
+    return read_placement(options["launcher"], resources_of(options), options["launcher_option"], options["detach"])
 
 
 def sampler_option(function: F) -> F:
@@ -221,14 +225,34 @@ def pickle_option(function: F) -> F:
     return click.option("--allow-pickle", is_flag=True, help=help_text)(function)
 
 
+def artifacts_option(function: F) -> F:
+    """Add --artifacts, and refuse the option that it replaced."""
+    option = click.option(
+        "--artifacts",
+        metavar="URL",
+        envvar=ARTIFACTS,
+        callback=_artifacts,
+        help="Where hosts share checkpoints, weights, results and encoded texts: a folder, or s3://BUCKET/FOLDER. A "
+        f"trial can then resume on any host. Also {ARTIFACTS}. [default: runs/STUDY, on this host alone]",
+    )
+    old = click.option("--checkpoints", hidden=True, expose_value=False, callback=_refuse_checkpoints)
+    return option(old(function))
+
+
+def _artifacts(context: click.Context, parameter: click.Parameter, value: str | None) -> Artifacts | None:
+    return None if value is None else Artifacts.parse(value)
+
+
+def _refuse_checkpoints(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise ConfigError(
+            f"--checkpoints is now --artifacts, which takes object stores too: --artifacts {shlex.quote(value)}"
+        )
+
+
 def work_options(function: F) -> F:
-    """Add the options of `run` and `worker` about checkpoints, stalls and failures."""
+    """Add the options of `run` and `worker` about shared files, stalls and failures."""
     options = (
-        click.option(
-            "--checkpoints",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder for checkpoints and weights. If several hosts share it, a trial can resume on any of them.",
-        ),
         click.option(
             "--stall",
             metavar="10m",
@@ -253,10 +277,10 @@ def work_options(function: F) -> F:
     )
     for option in options:
         function = option(function)
-    return function
+    return artifacts_option(function)
 
 
 def work_request(options: Mapping[str, Any]) -> WorkOptions:
     """Return what `work_options` and --store-timeout gave."""
-    names = ("checkpoints", "store_timeout", "stall", "max_failures", "allow_pickle", "idle", "lease_seconds")
+    names = ("artifacts", "store_timeout", "stall", "max_failures", "allow_pickle", "idle", "lease_seconds")
     return WorkOptions(**{name: options[name] for name in names})

@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lmsearch.cli.look import tell_remark
-from lmsearch.cli.options import command_text, open_store, parse_storage, storage_option
+from lmsearch.cli.options import artifacts_option, command_text, open_store, parse_storage, storage_option
 from lmsearch.cli.terminal import say, say_data
 from lmsearch.folders import study_folder
 from lmsearch.losses import json_text
+
+if TYPE_CHECKING:
+    from lmsearch.store.artifacts import Artifacts
 
 
 @click.command()
@@ -25,8 +29,15 @@ from lmsearch.losses import json_text
 )
 @click.option("--figure", metavar="NAME", help="Write one figure, such as curves, budget or slice-train.learning_rate.")
 @storage_option
+@artifacts_option
 def report(
-    study: str, output: Path | None, form: str, figure: str | None, storage: str, store_timeout: float | None
+    study: str,
+    output: Path | None,
+    form: str,
+    figure: str | None,
+    storage: str,
+    store_timeout: float | None,
+    artifacts: "Artifacts | None",
 ) -> None:
     """Write a study's report as one HTML file: what is best, how sure that is, and what to try next.
 
@@ -66,7 +77,7 @@ def report(
         path = Path("-")
     whole = figure is None and form == "html"
     if whole:  # first: where another store's results of this name lie, they go, and its report with them
-        files = write_files(results, folder, command(["lmsearch", "report", study]), command)
+        files = write_files(results, folder, command(["lmsearch", "report", study]), command, artifacts)
         tell_remark(files)
     path = output or path
     if str(path) == "-":

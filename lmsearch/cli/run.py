@@ -130,7 +130,7 @@ def _conclude(
 
     results = _results(prepared, record)
     printed = functools.partial(command_text, url=prepared.storage.store_url)
-    files = write_files(results, prepared.folder, command, printed)
+    files = write_files(results, prepared.folder, command, printed, prepared.work.artifacts)
     tell_remark(files)
     keeper.end(results, interrupted=bool(received))
     if as_json:

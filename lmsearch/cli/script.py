@@ -1,6 +1,6 @@
 """`lmsearch script`: what is handed to a cluster, for those who hand it over themselves."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,11 +9,16 @@ from lmsearch.cli.options import (
     launcher_options,
     open_store,
     placement_of,
+    resource_options,
+    resources_of,
     storage_option,
     work_options,
     work_request,
 )
 from lmsearch.cli.terminal import say_data
+
+if TYPE_CHECKING:
+    from lmsearch.store.records import StudyInfo
 
 
 @click.group()
@@ -27,7 +32,9 @@ def script() -> None:
     """
 
 
-def _worker(study: str, storage: str, store_timeout: float | None, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def _worker(
+    study: str, storage: str, store_timeout: float | None, options: dict[str, Any]
+) -> tuple["StudyInfo", list[str]]:
     """Return the study and the arguments of a worker of it, but for its name."""
     from lmsearch.launch.search import corpus_words
     from lmsearch.store.records import open_study
@@ -69,9 +76,14 @@ def slurm(study: str, workers: int, storage: str, store_timeout: float | None, *
 @click.argument("study")
 @click.option("--image", required=True, help="Image with lmsearch in it, such as registry.example/lmsearch:0.3.")
 @click.option("--secret", default="lmsearch", show_default=True, help="Secret whose key `url` is the store's URL.")
-@click.option("--claim", metavar="NAME", help="PersistentVolumeClaim for checkpoints and the text, mounted at /work.")
+@click.option("--claim", metavar="NAME", help="PersistentVolumeClaim that all pods share, mounted at /work.")
+@click.option(
+    "--credentials",
+    metavar="SECRET",
+    help="Secret whose keys are variables for the artifacts, such as AWS_ACCESS_KEY_ID.",
+)
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Number of workers: indexes of the job.")
-@launcher_options
+@resource_options
 @storage_option
 @work_options
 def kubernetes(study: str, storage: str, store_timeout: float | None, **options: Any) -> None:
@@ -84,23 +96,17 @@ def kubernetes(study: str, storage: str, store_timeout: float | None, **options:
     import json
 
     from lmsearch.launch.kubernetes import manifest
-    from lmsearch.search.placement import Placement
 
     options["store_timeout"] = store_timeout
     info, words = _worker(study, storage, store_timeout, options)
-    placement = Placement(
-        kind="slurm",  # any but this host
-        gpus=options["gpus_per_worker"],
-        cpus=options["cpus_per_worker"],
-        memory=options["memory_per_worker"],
-    )
     document = manifest(
         info.ref.name,
         options["image"],
         options["secret"],
         options["claim"],
-        placement,
+        resources_of(options),
         options["workers"],
         [info.ref.name, *words],
+        options["credentials"],
     )
     say_data(json.dumps(document, indent=2) + "\n")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmsearch.errors import ConfigError
-from lmsearch.search.placement import Placement
+from lmsearch.search.placement import Resources
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _LONGEST_NAME = 50  # characters, so that a pod's name, which is longer, fits in 63
@@ -13,16 +13,25 @@ _SAVED = (143, 138, 129, 130)  # exit codes of a worker that was asked to stop, 
 
 
 def manifest(
-    study: str, image: str, secret: str, claim: str | None, placement: Placement, workers: int, words: Sequence[str]
+    study: str,
+    image: str,
+    secret: str,
+    claim: str | None,
+    resources: Resources,
+    workers: int,
+    words: Sequence[str],
+    credentials: str | None = None,
 ) -> dict[str, Any]:
     """Return an Indexed Job with one worker an index; raises `ConfigError` for a name that Kubernetes does not take.
 
     The store's URL comes from the key `url` of the secret. `claim` is a PersistentVolumeClaim that several nodes may
-    write to, for checkpoints and the text; it is mounted at /work, the working folder. A pod that a node's failure or
-    a preemption ended is replaced and does not count; a worker that refuses to work ends its index at once.
+    write to, where no artifacts are named; it is mounted at /work, the working folder. `credentials` is a secret whose
+    keys are variables, such as AWS_ACCESS_KEY_ID. A pod that a node's failure or a preemption ended is replaced and
+    does not count; a worker that refuses to work ends its index at once.
     """
     name = "lmsearch-" + re.sub(r"[^a-z0-9-]+", "-", study.lower()).strip("-")
-    for value, what in ((name[:_LONGEST_NAME], "study"), (secret, "secret"), (claim or "claim", "claim")):
+    named = ((secret, "secret"), (claim or "claim", "claim"), (credentials or "secret", "secret"))
+    for value, what in ((name[:_LONGEST_NAME], "study"), *named):
         if not _NAME.fullmatch(value):
             raise ConfigError(f"Kubernetes takes no name such as {value!r} for a {what}: small letters, digits and -")
     container: dict[str, Any] = {
@@ -36,13 +45,15 @@ def manifest(
             {"name": "LMSEARCH_LAUNCHER", "value": "kubernetes"},
             {"name": "OMP_NUM_THREADS", "value": "1"},
         ],
-        "resources": _resources(placement),
+        "resources": _resources(resources),
     }
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 90,  # for a worker to save its trial
         "containers": [container],
     }
+    if credentials is not None:
+        container["envFrom"] = [{"secretRef": {"name": credentials}}]
     volume = {"emptyDir": {}} if claim is None else {"persistentVolumeClaim": {"claimName": claim}}
     container["volumeMounts"] = [{"name": "work", "mountPath": "/work"}]
     pod["volumes"] = [{"name": "work", **volume}]
@@ -77,16 +88,16 @@ def _label(study: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", study)[:63].strip("-_.") or "study"
 
 
-def _resources(placement: Placement) -> dict[str, Any]:
+def _resources(resources: Resources) -> dict[str, Any]:
     limits: dict[str, Any] = {}
-    if placement.gpus:
-        if placement.gpus != int(placement.gpus):
-            raise ConfigError(f"Kubernetes gives whole GPUs, not {placement.gpus:g}")
-        limits["nvidia.com/gpu"] = int(placement.gpus)
+    if resources.gpus:
+        if resources.gpus != int(resources.gpus):
+            raise ConfigError(f"Kubernetes gives whole GPUs, not {resources.gpus:g}")
+        limits["nvidia.com/gpu"] = int(resources.gpus)
     requests: dict[str, Any] = {}
-    if placement.cpus is not None:
-        requests["cpu"] = placement.cpus
-    if placement.memory is not None:
-        limits["memory"] = requests["memory"] = placement.memory + ("i" if placement.memory[-1].isalpha() else "")
+    if resources.cpus is not None:
+        requests["cpu"] = resources.cpus
+    if resources.memory is not None:
+        limits["memory"] = requests["memory"] = resources.memory + ("i" if resources.memory[-1].isalpha() else "")
     found = {"limits": limits, "requests": requests}
     return {name: values for name, values in found.items() if values}

@@ -17,7 +17,7 @@ from typing import Any
 
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.launch.base import Exit, Placed
-from lmsearch.search.placement import Placement
+from lmsearch.search.placement import Placement, Resources
 from lmsearch.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class WorkerActor:
 
     def __init__(self, name: str, words: Sequence[str], folder: str, environment: dict[str, str], version: str) -> None:
         import subprocess
+        import tempfile
 
         from lmsearch.processes import python
 
@@ -58,7 +59,12 @@ class WorkerActor:
             raise RuntimeError(f"the node {socket.gethostname()} has lmsearch {__version__}, not {version}")
         self._name = f"{name}-{secrets.token_hex(2)}"
         logs = Path(folder) / "runs" / words[0] / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+        except OSError:  # this node does not share the folder: what must be shared is among the artifacts
+            folder = tempfile.mkdtemp(prefix="lmsearch-")
+            logs = Path(folder) / "runs" / words[0] / "logs"
+            logs.mkdir(parents=True)
         theirs, self._ours = os.pipe()
         command = python("-m", "lmsearch.cli.main", "worker", *words, "--name", self._name)
         with (logs / f"{self._name}.log").open("wb") as log:
@@ -122,7 +128,7 @@ class RayLauncher:
             lifetime="detached",
             max_restarts=_RESTARTS,
             max_concurrency=4,
-            **_resources(self._placement),
+            **_resources(self._placement.resources),
         )
         worker = f"ray-{name.removeprefix(self._prefix)}"
         handle = remote.remote(worker, list(self._words(device)), str(Path.cwd()), self._environment, __version__)
@@ -186,15 +192,16 @@ class RayLauncher:
             self._ray.kill(placed.handle, no_restart=True)
 
 
-def _resources(placement: Placement) -> dict[str, Any]:
-    found: dict[str, Any] = {"num_cpus": placement.cpus or 1, "num_gpus": placement.gpus or 0}
-    return found if placement.memory is None else found | {"memory": _bytes(placement.memory)}
+def _resources(resources: Resources) -> dict[str, Any]:
+    found: dict[str, Any] = {"num_cpus": resources.cpus or 1, "num_gpus": resources.gpus or 0}
+    return found if resources.memory is None else found | {"memory": _bytes(resources.memory)}
 
 
 def run_once(command: Sequence[str], placement: Placement, environment: Mapping[str, str], seconds: float) -> str:
     """Run a command where a worker may be placed, return what it printed; raises `RayError`, also after `seconds`."""
     ray = _connect(placement)
-    folder, own = str(Path.cwd()), {name: text for name, text in environment.items() if name.startswith("LMSEARCH_")}
+    own = {name: text for name, text in environment.items() if name.startswith(("LMSEARCH_", "AWS_", "FSSPEC_"))}
+    folder = str(Path.cwd())
 
     def run() -> str:
         import os
@@ -202,16 +209,13 @@ def run_once(command: Sequence[str], placement: Placement, environment: Mapping[
         import sys
         from pathlib import Path
 
-        if not Path(folder).is_dir():
-            return f"error: {folder} is not shared with this node"
         words = [sys.executable, *command[1:]]
-        done = subprocess.run(
-            words, cwd=folder, env=dict(os.environ) | own, capture_output=True, text=True, check=False
-        )
+        place = folder if Path(folder).is_dir() else None  # where files are shared by a bucket, folders need not be
+        done = subprocess.run(words, cwd=place, env=dict(os.environ) | own, capture_output=True, text=True, check=False)
         return done.stdout or done.stderr
 
     try:
-        answer = ray.remote(run).options(max_retries=0, **_resources(placement)).remote()
+        answer = ray.remote(run).options(max_retries=0, **_resources(placement.resources)).remote()
         return str(ray.get(answer, timeout=seconds))
     except ray.exceptions.GetTimeoutError as error:
         raise RayError(f"the cluster had no room for a worker within {seconds:.0f} s") from error

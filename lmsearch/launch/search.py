@@ -64,8 +64,12 @@ def _ray(prepared: Prepared) -> RayLauncher:
         prepared.placement,
         lambda device: worker_words(prepared, device),
         {"LMSEARCH_STORAGE": urls.full_text(prepared.storage.store_url), "LMSEARCH_LAUNCHER": RayLauncher.kind}
-        | {name: value for name, value in os.environ.items() if name.startswith(("LMSEARCH_LOG_", "LMSEARCH_CACHE"))},
+        | {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)},
     )
+
+
+_FORWARDED = ("LMSEARCH_LOG_", "LMSEARCH_CACHE", "AWS_", "FSSPEC_")
+"""How the variables begin that a worker needs and an engine does not hand on by itself."""
 
 
 LAUNCHERS: dict[str, Callable[[Prepared], Launcher[Any]]] = {"local": _local, "slurm": _slurm, "ray": _ray}

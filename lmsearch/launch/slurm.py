@@ -171,18 +171,18 @@ def script(study: str, key: str, folder: Path, placement: Placement, words: Work
 
 def _options(placement: Placement) -> dict[str, str]:
     """Return the options of sbatch for what a worker gets, and those of the person's own."""
-    options = {}
-    if placement.gpus:
-        if placement.gpus != int(placement.gpus):
+    options, resources = {}, placement.resources
+    if resources.gpus:
+        if resources.gpus != int(resources.gpus):
             raise SlurmError(
-                f"Slurm gives whole GPUs, not {placement.gpus:g}; where your site shares them, leave --gpus-per-worker "
+                f"Slurm gives whole GPUs, not {resources.gpus:g}; where your site shares them, leave --gpus-per-worker "
                 "out and give --launcher-option gres=shard:1"
             )
-        options["gres"] = f"gpu:{placement.gpus:.0f}"
-    if placement.cpus is not None:
-        options["cpus-per-task"] = str(placement.cpus)
-    if placement.memory is not None:
-        options["mem"] = placement.memory
+        options["gres"] = f"gpu:{resources.gpus:.0f}"
+    if resources.cpus is not None:
+        options["cpus-per-task"] = str(resources.cpus)
+    if resources.memory is not None:
+        options["mem"] = resources.memory
     return options | dict(placement.options)
 
 

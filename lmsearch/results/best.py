@@ -39,15 +39,19 @@ from lmsearch.folders import (
     make_folder,
     mark_of,
     read_document,
+    remove_weights,
 )
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text, perplexity
 from lmsearch.results.commands import Command
 from lmsearch.results.confirmation import confirmation_document
 from lmsearch.results.reading import Results
+from lmsearch.store.artifacts import Artifacts, ArtifactsError, study_files
 from lmsearch.store.belonging import config_digest
 from lmsearch.store.checkpoints import SHORT
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
+from lmsearch.store.tables import StudyRef
+from lmsearch.store.weights import Weights
 from lmsearch.study.closed import config_tables
 from lmsearch.version import __version__
 
@@ -65,8 +69,10 @@ class ResultFiles:
     remark: str = ""  # what a person should know about these files
 
 
-def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
+def write_results(results: Results, folder: Path, command: str, artifacts: Artifacts | None = None) -> ResultFiles:
     """Regenerate all result files of a study in its folder; raises `OSError` where that cannot be.
+
+    Weights that are not on this host are fetched from `artifacts`, where all but the model is then put too.
 
     The files of another store's study of this name are replaced, and `remark` says so: each can be made from its store
     again. Raises `ConfigError` where somebody else's files have these names.
@@ -74,15 +80,31 @@ def write_results(results: Results, folder: Path, command: str) -> ResultFiles:
     make_folder(folder)
     with filelock.FileLock(folder / LOCK):  # two runs of one study may end at the same time
         remark = _take(folder, results)
-        files = _write_results(results, folder, command)
+        files, away = _write_results(results, folder, command, artifacts)
         make_folder(folder, **{RESULTS_OF: results.record.info.ref.key})
-        return replace(files, remark=remark)
+    if artifacts is not None and not away:
+        away = _share_results(results.record.info.ref, folder, artifacts)
+    return replace(files, remark="; ".join(text for text in (remark, away) if text))
 
 
-def write_files(results: Results, folder: Path, made_with: str, command: Command) -> ResultFiles:
+def _share_results(study: StudyRef, folder: Path, artifacts: Artifacts) -> str:
+    """Put the result files among the artifacts, but for the model, whose weights are there; return what kept it."""
+    try:
+        objects = artifacts.results(study.name, study.key)
+        for name in RESULTS:
+            if (folder / name).is_file():
+                objects.put(name, folder / name)
+    except ArtifactsError as error:
+        return f"the results are not among the artifacts: {error}"
+    return ""
+
+
+def write_files(
+    results: Results, folder: Path, made_with: str, command: Command, artifacts: Artifacts | None = None
+) -> ResultFiles:
     """Write the result files of a study; raises `ResultsError`, with the command that writes them again."""
     try:
-        return write_results(results, folder, made_with)
+        return write_results(results, folder, made_with, artifacts)
     except OSError as error:
         raise ResultsError(
             f"the results cannot be written: {error}; nothing is lost, write them again with: "
@@ -147,22 +169,31 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write_results(results: Results, folder: Path, command: str) -> ResultFiles:
+def _write_results(
+    results: Results, folder: Path, command: str, artifacts: Artifacts | None
+) -> tuple[ResultFiles, str]:
+    """Return the files, and why the weights could not be looked for everywhere, "" where they could."""
     record, best = results.record, results.winner
     replace_file(folder / "study.toml", record.info.spec.text_from(folder))
     replace_file(folder / "trials.csv", trials_csv(record))
     if best is None:
-        return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv")
+        return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv"), ""
     config = best_config(results, folder, command)
     replace_file(folder / "best-config.json", json_text(config, indent=2) + "\n")
-    model = _renew_model(record.info, best, folder)
+    away = ""
+    try:
+        source = find_weights(record.info, best, folder, artifacts)
+    except ArtifactsError as error:
+        source, away = None, f"the best model's weights may be where nothing answers: {error}"
+    model = _renew_model(record.info, best, folder, source)
     host = HostPath.parse(best.model).host
-    return ResultFiles(
+    files = ResultFiles(
         best_config=folder / "best-config.json",
         best_model=model,
         model_host="" if model is not None or host == socket.gethostname() else host,
         trials=folder / "trials.csv",
     )
+    return files, away
 
 
 def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
@@ -268,11 +299,11 @@ def is_best_model(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
     return (metrics["study_key"], metrics.get("digest")) == (info.ref.key, config_digest(info, best.params))
 
 
-def _renew_model(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | None:
+def _renew_model(info: StudyInfo, best: TrialRecord, folder: Path, source: Path | None) -> Path | None:
     """Make best-model/ that of the best trial; where its weights are not here, no other trial's may stand there."""
     target = folder / MODEL
     check_replaceable(target)
-    if (source := find_weights(info, best, folder)) is not None:
+    if source is not None:
         copy_model(info, best, source, target)
     elif not is_best_model(target, info, best) and _set_aside(target) is None:
         _remove(target)
@@ -284,18 +315,28 @@ def name_of_retraining(info: StudyInfo, trial: TrialRecord) -> str:
     return f"{info.ref.key[:SHORT]}-trial-{trial.number}-{config_digest(info, trial.params)[:SHORT]}-again"
 
 
-def find_weights(info: StudyInfo, best: TrialRecord, folder: Path) -> Path | None:
-    """Find the weights of a trial by their name, in the study's folder or in another of ours on this host.
+def find_weights(info: StudyInfo, best: TrialRecord, folder: Path, artifacts: Artifacts | None = None) -> Path | None:
+    """Find the weights of a trial by their name: in the study's folder, in another of ours here, among the artifacts.
 
     They must be for the trial's values and text, and have its perplexity: a copy of the store gives its numbers again.
+    Raises `ArtifactsError` where they may lie in a store that does not answer.
     """
     kept = HostPath.parse(best.model)
-    if not WEIGHTS.fullmatch(kept.path.name):
+    name = kept.path.name
+    if not WEIGHTS.fullmatch(name):
         return None
-    candidates = [folder / "models" / kept.path.name]
+    weights = Weights.of(study_files(artifacts, info.ref.name, info.ref.key, folder))
+    candidates = [folder / "models" / name, weights.folder / name]
     if kept.host == socket.gethostname() and kept.can_be:
         candidates.append(kept.path)
-    return next((path for path in candidates if is_ours(path.parent) and _has_weights_of(path, info, best)), None)
+    for path in candidates:
+        if is_ours(path.parent) and _has_weights_of(path, info, best):
+            return path
+    fetched = weights.fetch(name)
+    if fetched is None or _has_weights_of(fetched, info, best):
+        return fetched
+    remove_weights(fetched)
+    return None
 
 
 def _has_weights_of(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:

@@ -9,12 +9,15 @@ from lmsearch.folders import MODEL, HostPath, is_model, study_folder
 from lmsearch.results.best import find_weights, is_best_model, require_winner, write_files
 from lmsearch.results.commands import Command
 from lmsearch.results.reading import read_best
+from lmsearch.store.artifacts import Artifacts
 from lmsearch.store.storage import FencedStorage
 
 OpenStore = Callable[[], FencedStorage]
 
 
-def find_model(text: str, open_store: OpenStore, command: Command) -> tuple[Path, list[str]]:
+def find_model(
+    text: str, open_store: OpenStore, command: Command, artifacts: Artifacts | None = None
+) -> tuple[Path, list[str]]:
     """Find a model's folder by its path, or that of the best trial that the store has of the study of that name.
 
     Where the study's best-model/ is another's, as after more trials elsewhere, it is made again. Returned beside the
@@ -26,7 +29,7 @@ def find_model(text: str, open_store: OpenStore, command: Command) -> tuple[Path
         if (folder / "model.safetensors").is_file():
             return folder, []
     try:
-        return _best_of_study(text, open_store, command)
+        return _best_of_study(text, open_store, command, artifacts)
     except StoreGoneError:
         raise
     except (StoreError, StudyError) as error:
@@ -50,7 +53,9 @@ def _models_hint(text: str) -> str:
     return f"; to use a model in that folder, name its own folder: {', '.join(found)}" if found else ""
 
 
-def _best_of_study(name: str, open_store: OpenStore, command: Command) -> tuple[Path, list[str]]:
+def _best_of_study(
+    name: str, open_store: OpenStore, command: Command, artifacts: Artifacts | None
+) -> tuple[Path, list[str]]:
     opened = open_store()
     try:
         results = read_best(name, opened)
@@ -61,7 +66,7 @@ def _best_of_study(name: str, open_store: OpenStore, command: Command) -> tuple[
     if is_best_model(folder / MODEL, info, best):
         return folder / MODEL, []
     best_command = command(["lmsearch", "best", name])
-    if find_weights(info, best, folder) is None:
+    if find_weights(info, best, folder, artifacts) is None:
         host = HostPath.parse(best.model).host
         where = f"on {host}" if host not in ("", socket.gethostname()) else "not kept"
         raise ConfigError(
@@ -69,7 +74,7 @@ def _best_of_study(name: str, open_store: OpenStore, command: Command) -> tuple[
             f"{best_command}, and train it again with: lmsearch train {folder / 'best-config.json'}"
         )
     stale = is_model(folder / MODEL)
-    files = write_files(results, folder, best_command, command)
+    files = write_files(results, folder, best_command, command, artifacts)
     assert files.best_model is not None
     remarks = [files.remark] if files.remark else []
     if stale:

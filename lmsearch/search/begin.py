@@ -45,10 +45,18 @@ def begin(
     stored = before.spec if before else None
     open_budget(storage, info.ref, lambda tickets: decide_tickets(spec, request, stored, tickets))
     requested = info.source if source is None else Source(name=source, key="", taken=False)
-    if (info.spec.text, info.folder, info.source, info.remarks) != (spec.text, folder, requested, remarks):
-        info = replace(info, spec=spec, folder=folder, source=requested, remarks=remarks)
+    current = replace(
+        info, spec=spec, folder=folder, source=requested, remarks=remarks, shuffles=corpus.shuffle_articles
+    )
+    if _kept_of(current) != _kept_of(info):
+        info = current
         store_info(storage, info)
     return info
+
+
+def _kept_of(info: StudyInfo) -> tuple[object, ...]:
+    """Return what may differ between two calls of `begin` for one study."""
+    return info.spec.text, info.folder, info.source, info.remarks, info.shuffles
 
 
 def _find_or_create(
@@ -79,6 +87,7 @@ def _find_or_create(
                 len(corpus.vocabulary),
                 source=Source(name=source, key="", taken=False) if source else None,
                 remarks=remarks,
+                shuffles=corpus.shuffle_articles,
             )
         _check_same(before, spec, corpus)
         if not is_copy(storage, before):

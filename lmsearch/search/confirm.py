@@ -61,6 +61,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
                 info.vocabulary_size,
                 defaults=info.defaults,
                 confirms=study,
+                shuffles=info.shuffles,
             )
         elif not again.is_of(info):
             raise StudyError(

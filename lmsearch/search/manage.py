@@ -25,16 +25,19 @@ from lmsearch.folders import (
     is_ours,
     mark_of,
     remove_weights,
+    study_folder,
 )
 from lmsearch.search.budget import filling_sampler
+from lmsearch.store.artifacts import Artifacts, StudyFiles, study_files
 from lmsearch.store.belonging import OTHER, Belonging
-from lmsearch.store.checkpoints import SHORT, Checkpoints, remove_checkpoint
+from lmsearch.store.checkpoints import SHORT, Checkpoints
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.records import StudyInfo, open_study
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_study, leases, list_tickets
 from lmsearch.store.trials import read_study
+from lmsearch.store.weights import Weights
 
 _OF_A_STUDY = re.compile(r"\.[0-9a-f]{12}-")  # begins a draft that says by its name whose it is
 
@@ -118,41 +121,50 @@ def check_idle(storage: FencedStorage, name: str) -> StudyInfo:
     return info
 
 
-def delete(storage: FencedStorage, name: str, folder: Path | None, shared: Path | None = None) -> list[Path]:
-    """Delete a study that nobody works on: trials, tickets, and its files in `folder`, and in one that hosts share.
+def delete(storage: FencedStorage, name: str, folder: Path | None, artifacts: Artifacts | None = None) -> list[Path]:
+    """Delete a study that nobody works on: trials, tickets, and its files in `folder`, and among the artifacts.
 
     The files go first, and trials and tickets in one transaction, so that whatever ends it, it can be done again.
     Returns what stays in the folders: all that lmsearch did not make for this study, such as models that were trained
-    from its results.
+    from its results. Raises `ArtifactsError` where an object store does not answer: nothing is deleted in the store.
     """
     info = check_idle(storage, name)
-    folders = [parent for parent in (folder, shared) if parent is not None]
-    for parent in folders:
-        _delete_files(storage, info, parent)
+    places = [] if folder is None else [StudyFiles(folder)]
+    if artifacts is not None:
+        places.append(study_files(artifacts, name, info.ref.key, study_folder(name) if folder is None else folder))
+        for result in RESULTS:
+            artifacts.results(name, info.ref.key).remove(result)
+    for place in places:
+        _delete_files(storage, info, place)
     if folder is not None:
         _delete_results(info, folder)
+    folders = list(dict.fromkeys(place.folder for place in places))
     for parent in folders:
         for draft in (path for inner in (parent, parent / "checkpoints", parent / "models") for path in drafts(inner)):
             if draft.name.startswith(f".{info.ref.key[:SHORT]}-") or not _OF_A_STUDY.match(draft.name):
                 _remove_draft(draft)
-        for inner in (parent / "checkpoints", parent / "models", parent / LOGS, parent):
+        for inner in (parent / "checkpoints", parent / "models", parent / "results", parent / LOGS, parent):
             _remove_empty(inner)
     delete_study(storage, info.ref)
     return [path for parent in folders if parent.is_dir() for path in sorted(parent.iterdir()) if path.name != MARK]
 
 
-def _delete_files(storage: FencedStorage, info: StudyInfo, folder: Path) -> None:
-    """Remove a study's checkpoints and weights, by their names, from a folder of ours."""
+def _delete_files(storage: FencedStorage, info: StudyInfo, files: StudyFiles) -> None:
+    """Remove a study's checkpoints and weights, by their names, from a folder of ours and what stands behind it."""
     stem = info.ref.key[:SHORT]
     trials = storage.get_all_trials(info.ref.id, deepcopy=False)
     belonging = Belonging(storage, info, list_tickets(storage, info.ref), trials)
-    if is_ours(folder / "checkpoints"):
-        for path in Checkpoints(folder / "checkpoints", "").of_study(info.ref.key):
-            if belonging.of_checkpoint(path) != OTHER:
-                remove_checkpoint(path)
-    if not is_ours(folder / "models"):
+    checkpoints, weights = Checkpoints.of(files, ""), Weights.of(files)
+    paths = checkpoints.of_study(info.ref.key) if is_ours(files.checkpoints) else []
+    for path in dict.fromkeys([*paths, *checkpoints.shared_of_study(info.ref.key)]):
+        if belonging.of_checkpoint(path) != OTHER:
+            checkpoints.discard(path)
+    for name in weights.shared_names(stem):
+        if belonging.of_weights(files.models / name) != OTHER:
+            weights.remove(files.models / name)
+    if not is_ours(files.models):
         return
-    for path in (folder / "models").glob(f"{stem}-trial-*"):
+    for path in files.models.glob(f"{stem}-trial-*"):
         if AGAIN.fullmatch(path.name) and is_model(path):
             remove_tree(path)
         elif AGAIN.fullmatch(path.name.removesuffix(".training")) and not path.is_dir():

@@ -20,14 +20,37 @@ _MEMORY = re.compile(r"\d+[KMGT]?")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each worker gets of its node; None is: as the engine does by itself."""
+
+    gpus: float | None = None
+    cpus: int | None = None
+    memory: str | None = None  # such as 8G
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and not 0 <= self.gpus <= 1024:
+            raise ConfigError(f"a worker cannot have {self.gpus:g} GPUs; give 0, 0.5, 1, …")
+        if self.cpus is not None and not 1 <= self.cpus <= 4096:
+            raise ConfigError(f"a worker cannot have {self.cpus} processors")
+        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
+            raise ConfigError(f"{self.memory!r} is no size of memory; write 8G or 4000M")
+
+    def over(self, base: "Resources") -> "Resources":
+        """Return these, and what they leave open as `base` has it."""
+        asked = {name: value for name in RESOURCES if (value := getattr(self, name)) is not None}
+        return replace(base, **asked)
+
+
+RESOURCES = ("gpus", "cpus", "memory")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Placement:
     """A launcher, what each worker gets, and what the engine is told beside that."""
 
     kind: str = "local"
     file: Path | None = None  # from which it was read
-    gpus: float | None = None  # of one worker
-    cpus: int | None = None
-    memory: str | None = None  # such as 8G
+    resources: Resources = Resources()
     options: Mapping[str, str] = field(default_factory=dict)  # of the engine, such as partition
     setup: tuple[str, ...] = ()  # lines of shell before the worker, such as `module load`
     detach: bool = False  # leave the workers at work and return
@@ -40,19 +63,13 @@ class Placement:
         for name, value in self.options.items():
             if not _OPTION.fullmatch(name) or not value.isprintable():
                 raise ConfigError(f"--launcher-option {name}={value!r} cannot be; write partition=gpu")
-        if self.gpus is not None and not 0 <= self.gpus <= 1024:
-            raise ConfigError(f"a worker cannot have {self.gpus:g} GPUs; give 0, 0.5, 1, …")
-        if self.cpus is not None and not 1 <= self.cpus <= 4096:
-            raise ConfigError(f"a worker cannot have {self.cpus} processors")
-        if self.memory is not None and not _MEMORY.fullmatch(self.memory):
-            raise ConfigError(f"{self.memory!r} is no size of memory; write 8G or 4000M")
         if any("\n" in line or "\0" in line for line in self.setup):
             raise ConfigError("each entry of setup must be one line of shell")
         if self.kind == "local":
             self._check_local()
 
     def _check_local(self) -> None:
-        asked = [name for name in ("gpus", "cpus", "memory") if getattr(self, name) is not None]
+        asked = [name for name in RESOURCES if getattr(self.resources, name) is not None]
         if asked or self.options or self.setup:
             what = f"--{asked[0]}-per-worker" if asked else "setup" if self.setup else "--launcher-option"
             raise ConfigError(f"{what} is for a cluster; name one with --launcher ({', '.join(KINDS[1:])})")
@@ -72,8 +89,8 @@ class Placement:
             words += ["--launcher", str(self.file)]
         elif self.kind != "local":
             words += ["--launcher", self.kind]
-        for name in ("gpus", "cpus", "memory"):
-            if (value := getattr(self, name)) != getattr(base, name):
+        for name in RESOURCES:
+            if (value := getattr(self.resources, name)) != getattr(base.resources, name):
                 words += [f"--{name}-per-worker", f"{value:g}" if isinstance(value, float) else str(value)]
         for name, option in self.options.items():
             if base.options.get(name) != option:
@@ -83,9 +100,7 @@ class Placement:
 
 def read_placement(
     launcher: str,
-    gpus: float | None = None,
-    cpus: int | None = None,
-    memory: str | None = None,
+    resources: Resources = Resources(),
     options: Iterable[str] = (),
     detach: bool = False,
 ) -> Placement:
@@ -97,9 +112,7 @@ def read_placement(
             raise ConfigError(f"--launcher-option {name + value!r} is not NAME=VALUE; write partition=gpu")
     return replace(
         base,
-        gpus=base.gpus if gpus is None else gpus,
-        cpus=base.cpus if cpus is None else cpus,
-        memory=base.memory if memory is None else memory,
+        resources=resources.over(base.resources),
         options={**base.options, **{name.strip(): value.strip() for name, _, value in pairs}},
         detach=detach,
     )
@@ -128,9 +141,7 @@ def read_file(path: Path) -> Placement:
     return Placement(
         kind=_typed(path, document, "kind", str, "local"),
         file=path,
-        gpus=None if gpus is None else float(gpus),
-        cpus=cpus,
-        memory=memory,
+        resources=Resources(gpus=None if gpus is None else float(gpus), cpus=cpus, memory=memory),
         options={name: str(value) for name, value in options.items()},
         setup=tuple(setup),
     )

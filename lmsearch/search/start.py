@@ -4,7 +4,7 @@ import contextlib
 import logging
 import shlex
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -16,9 +16,11 @@ from lmsearch.search import budget as budgets
 from lmsearch.search.begin import SpaceChangedError, begin, check_space
 from lmsearch.search.budget import check_request
 from lmsearch.search.confirm import begin_confirmation
+from lmsearch.search.corpora import join_corpus, share_corpus
 from lmsearch.search.placement import Placement
 from lmsearch.search.take_over import check_source, complete
 from lmsearch.search.work import STORE_SECONDS, WorkOptions
+from lmsearch.store.artifacts import Artifacts, study_files
 from lmsearch.store.belonging import others_in, others_sentence
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
@@ -204,6 +206,8 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     for remark in (*judge(corpus), *spec.warnings()):
         _log.warning("%s", remark, extra={"event": "remark"})
     storage = _open(url, request.work.store_timeout, create=True)
+    if request.work.artifacts is not None:
+        share_corpus(corpus, request.work.artifacts)
     source = request.source or ("" if known is not None else spec.settings.source)
     if source:
         check_source(storage, source, name, spec, corpus)
@@ -213,7 +217,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
         error.new_study = ["lmsearch", "run", request.study_file, "--name", f"{name}-2", "--from", name]
         raise
     _take_over(storage, info)
-    _prepare_folder(storage, info, request.work.checkpoints)
+    _prepare_folder(storage, info, request.work.artifacts)
     hours = request.hours or spec.settings.hours
     return Prepared(
         storage=storage,
@@ -231,12 +235,15 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
     _check_store(url, request.placement)
     devices = _devices(request.device, request.workers, request.placement)
     storage = _open(url, request.work.store_timeout, write=True)
-    data = open_own_study(storage, request.study).spec.data
-    text = ""
-    if request.corpus is not None:
-        text = str(absolute(request.corpus, "the corpus"))
-        data = replace(data, corpus=text)
-    corpus = open_corpus(data, cache_folder(), allow_pickle=request.work.allow_pickle, progress=progress)
+    text = "" if request.corpus is None else str(absolute(request.corpus, "the corpus"))
+    corpus = join_corpus(
+        open_own_study(storage, request.study),
+        cache_folder(),
+        text or None,
+        request.work.artifacts,
+        request.work.allow_pickle,
+        progress,
+    )
     return Prepared(
         storage=storage,
         info=begin_confirmation(storage, request.study, request.top, request.seeds),
@@ -284,11 +291,11 @@ def _take_over(storage: FencedStorage, info: StudyInfo) -> None:
         )
 
 
-def _prepare_folder(storage: FencedStorage, info: StudyInfo, checkpoints: Path | None) -> None:
+def _prepare_folder(storage: FencedStorage, info: StudyInfo, artifacts: Artifacts | None) -> None:
     """Mark the study's folder as ours, and warn where files in it are newer than the store."""
     folder = study_folder(info.ref.name)
     with contextlib.suppress(OSError):  # what cannot be written is reported where it must be
         make_folder(folder)
-    files = folder if checkpoints is None else checkpoints / info.ref.name
-    if others := others_in(storage, info, files):
+    files = study_files(artifacts, info.ref.name, info.ref.key, folder)
+    if others := others_in(storage, info, files.folder):
         _log.warning("%s", others_sentence(others), extra={"event": "newer_files"})

@@ -15,21 +15,23 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import LmsearchError
-from lmsearch.folders import WEIGHTS, HostPath, make_folder, named_in, read_name, remove_weights
+from lmsearch.folders import WEIGHTS, HostPath, make_folder, named_in, read_name
 from lmsearch.formats import stamp
 from lmsearch.lm.events import Epoch, Event, Step
 from lmsearch.lm.trainer import Trainer
 from lmsearch.losses import perplexity
 from lmsearch.search.outcome import DIVERGED, decide, diverged, final_value, reported_value
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
+from lmsearch.store.artifacts import ArtifactsError
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
-from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found, remove_checkpoint
+from lmsearch.store.checkpoints import SHORT, Checkpoint, Checkpoints, Found
 from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM, EpochRow, HeldTicket, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
 from lmsearch.store.trials import read_epochs
+from lmsearch.store.weights import Weights
 from lmsearch.text.corpus import Corpus
 
 _log = logging.getLogger(__name__)
@@ -75,7 +77,7 @@ class TrialRunner:
     corpus: Corpus
     trainer: Trainer
     checkpoints: Checkpoints
-    models: Path  # the folder for weights of best epochs
+    weights: Weights  # of best epochs
 
     def open(self, ticket: HeldTicket) -> "Trial":
         """Ask Optuna for the ticket's trial, or take it up where it was saved. Raises `DroppedError`."""
@@ -139,17 +141,20 @@ class TrialRunner:
         tickets = list_tickets(self.storage, self.info.ref)
         trials = self.study.get_trials(deepcopy=False)
         belonging = Belonging(self.storage, self.info, tickets, trials)
-        for path in self.checkpoints.of_study(self.info.ref.key):
+        paths = self.checkpoints.of_study(self.info.ref.key)
+        with contextlib.suppress(ArtifactsError):
+            paths += self.checkpoints.shared_of_study(self.info.ref.key)
+        for path in dict.fromkeys(paths):
             if belonging.of_checkpoint(path) == LEFT:
-                remove_checkpoint(path)
+                self.checkpoints.discard(path)
         kept = {name for trial in trials if (name := _weights_name(trial))}
-        for folder in _weights(self):
-            if folder.name not in kept and belonging.of_weights(folder) == LEFT:
-                remove_weights(folder)
+        for name in self.weights.names(self.info.ref.key[:SHORT]) - kept:
+            if belonging.of_weights(self.weights.folder / name) == LEFT:
+                self.weights.remove(self.weights.folder / name)
 
     def tell_of_others(self) -> None:
         """Say so where files are newer than the store's rows, or of other trainings: it was restored, or copied."""
-        if others := others_in(self.storage, self.info, self.models.parent):
+        if others := others_in(self.storage, self.info, self.weights.folder.parent):
             _log.warning("%s", others_sentence(others), extra={"event": "newer_files"})
 
 
@@ -205,13 +210,15 @@ class Trial:
         self.reported: set[int] = set()  # epochs that the store has
 
     def _best_of(self, found: Found) -> Path | None:
-        """Find the weights that a checkpoint names, which may lie beside it in another folder of this host."""
+        """Find the weights that a checkpoint names, which may lie beside it in another folder of this host.
+
+        Raises `ArtifactsError`.
+        """
         name = found.checkpoint.best_model if found.checkpoint else None
         said = read_name(WEIGHTS, name) if name else None
         if name is None or said is None or (said.key, said.number) != (self._stem, self.trial.number):
             return None
-        paths = [folder / name for folder in (self.runner.models, found.models) if folder is not None]
-        return next((path for path in paths if path.is_dir() and not path.is_symlink()), None)
+        return self.runner.weights.find(name, [] if found.models is None else [found.models])
 
     @property
     def _stem(self) -> str:
@@ -315,12 +322,13 @@ class Trial:
             (r.valid_loss for r in self.rows if math.isfinite(r.valid_loss)), default=math.inf
         ):
             saved = self._on_disk(lambda: self._save_model(event))
-            self.best_model = None if saved is None else self.runner.models / saved
+            self.best_model = None if saved is None else self.runner.weights.folder / saved
+        self._on_disk(self.runner.weights.share)
         self.rows.append(row)
         progress = control.progress(event)
         self._report(row, progress, self._save(event.number, event))
         if previous is not None and previous != self.best_model:
-            remove_weights(previous)
+            self.runner.weights.remove(previous)
         _log.info(
             "trial %d: epoch %d, perplexity %.2f",
             self.trial.number,
@@ -340,6 +348,7 @@ class Trial:
             digest=self.digest,
         )
         key = self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
+        self.disk_warned = key is None
         extra = {"event": "saved", "trial": self.trial.number, "epoch": epoch, "step": event.step, "checkpoint": key}
         _log.debug("trial %d: saved in epoch %d at step %d", self.trial.number, epoch, event.step, extra=extra)
         return key
@@ -354,7 +363,6 @@ class Trial:
                 _log.warning("%s; training continues without new checkpoints", error, extra=extra)
             self.disk_warned = True
             return None
-        self.disk_warned = False
         return written
 
     def _save_model(self, event: Epoch) -> str:
@@ -371,8 +379,10 @@ class Trial:
             "epoch": event.number,
             "corpus": corpus.fingerprint,
         }
-        make_folder(self.runner.models)
-        self.runner.trainer.save_model(self.runner.models / name, event, self.config, corpus, metrics)
+        folder = self.runner.weights.folder
+        make_folder(folder)
+        self.runner.trainer.save_model(folder / name, event, self.config, corpus, metrics)
+        self.runner.weights.add(name)
         return name
 
     def _report(self, row: EpochRow, progress: Progress, key: str | None) -> None:
@@ -398,6 +408,7 @@ class Trial:
     def complete(self) -> str:
         """End the trial after its last epoch."""
         if self.best_model is not None and self.best_model.exists():
+            self._on_disk(self.runner.weights.share)
             self.trial.set_user_attr("model", str(HostPath(self.runner.checkpoints.host, self.best_model)))
             try:
                 sample = self.runner.trainer.sample(self.best_model, _SAMPLE_WORDS)
@@ -423,7 +434,7 @@ class Trial:
         else:  # it was abandoned before its values were read
             self.runner.remove_checkpoints(self.ticket)
         if outcome != "complete" and self.best_model is not None:
-            remove_weights(self.best_model)
+            self.runner.weights.remove(self.best_model)
         if outcome == "complete":
             keep_best_models(self.runner)
         extra = {"event": "ended", "trial": self.trial.number, "outcome": outcome}
@@ -436,17 +447,11 @@ def keep_best_models(runner: TrialRunner) -> None:
     ended = runner.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     complete = sorted(ended, key=lambda trial: min(trial.intermediate_values.values(), default=math.inf))
     surplus = {trial.number: trial for trial in complete[_KEPT_MODELS:]}
-    for folder in _weights(runner):
-        name = read_name(WEIGHTS, folder.name)
-        trial = surplus.get(name.number) if name else None
-        if trial is not None and folder.name == _weights_name(trial):
-            remove_weights(folder)
-
-
-def _weights(runner: TrialRunner) -> list[Path]:
-    """List the folders of the study's weights, of a copy of the store too."""
-    found = runner.models.glob(f"{runner.info.ref.key[:SHORT]}-trial-*-epoch-*")
-    return [folder for folder in found if WEIGHTS.fullmatch(folder.name)]
+    for name in runner.weights.names(runner.info.ref.key[:SHORT]):
+        said = read_name(WEIGHTS, name)
+        trial = surplus.get(said.number) if said else None
+        if trial is not None and name == _weights_name(trial):
+            runner.weights.remove(runner.weights.folder / name)
 
 
 def _weights_name(trial: FrozenTrial) -> str:

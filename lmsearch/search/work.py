@@ -1,9 +1,8 @@
-"""What holds for each worker of a search: waiting times, checkpoints, failures."""
+"""What holds for each worker of a search: waiting times, shared files, failures."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from lmsearch.folders import absolute
+from lmsearch.store.artifacts import Artifacts
 
 STORE_SECONDS = 10.0  # of waiting for a store that does not answer, where no trial runs
 WORK_STORE_SECONDS = 600.0  # the same, while trials run
@@ -15,7 +14,7 @@ LEASE_SECONDS = 30.0
 class WorkOptions:
     """What holds for each worker of a search, on a command line of `run`, `confirm` or `worker`."""
 
-    checkpoints: Path | None = None  # a folder for checkpoints and weights, where they are not to lie in runs/STUDY
+    artifacts: Artifacts | None = None  # where hosts share checkpoints, weights and texts; None: runs/STUDY has them
     store_timeout: float | None = None  # seconds of waiting for a store that does not answer
     stall: float = STALL_SECONDS  # without a step
     max_failures: int | None = None  # in a row with the same traceback; None: the study's
@@ -26,8 +25,8 @@ class WorkOptions:
     def words(self) -> list[str]:
         """Return the options that differ from their defaults, for a command line."""
         words = []
-        if self.checkpoints is not None:
-            words += ["--checkpoints", str(absolute(self.checkpoints, "--checkpoints"))]
+        if self.artifacts is not None:
+            words += ["--artifacts", self.artifacts.url]
         if self.store_timeout is not None:
             words += ["--store-timeout", f"{self.store_timeout:g}s"]
         if self.stall != STALL_SECONDS:

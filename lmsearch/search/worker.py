@@ -16,31 +16,34 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import URL
 
 from lmsearch import stopping
-from lmsearch.errors import ConfigError, CorpusError, LmsearchError, StoreGoneError
+from lmsearch.errors import ConfigError, LmsearchError, StoreGoneError
 from lmsearch.folders import make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
+from lmsearch.search.corpora import join_corpus
 from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
 from lmsearch.search.trial import Control, DroppedError, OutOfMemoryError, ReleasedError, TrialRunner
 from lmsearch.search.work import WorkOptions
 from lmsearch.spelling import nearest
 from lmsearch.store import tickets, workers
+from lmsearch.store.artifacts import ArtifactsError, study_files
 from lmsearch.store.backup import write_back
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import Outage, Patience
-from lmsearch.store.records import StudyInfo, optuna_study
+from lmsearch.store.records import optuna_study
 from lmsearch.store.releasing import ConnectionRelease
 from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import HeldTicket, StudyRef
+from lmsearch.store.weights import Weights
 from lmsearch.store.workers import WorkerEnd
-from lmsearch.text.corpus import Corpus, open_corpus
 
 _log = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
+_AWAY_SECONDS = 5.0  # between looks for a checkpoint in an object store that does not answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +161,22 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     if stopped:
         _log.info("%s was stopped with `lmsearch stop`; `lmsearch run` resumes it", options.study)
         return 0
-    corpus = join_corpus(info, options)
+    corpus = join_corpus(info, options.cache, options.corpus, options.work.artifacts, options.work.allow_pickle)
     host = socket.gethostname()
     holder = tickets.Holder(worker=options.name, host=host, process=os.getpid(), device=trainer.name)
     settings = info.spec.settings
-    files = study_files(options)
+    files = study_files(options.work.artifacts, info.ref.name, info.ref.key, options.folder)
     runner = TrialRunner(
         storage=storage,
         study=optuna_study(storage, info.ref.name),
         info=info,
         corpus=corpus,
         trainer=trainer,
-        checkpoints=Checkpoints(files / "checkpoints", host, settings.checkpoint_bytes),
-        models=files / "models",
+        checkpoints=Checkpoints.of(files, host, settings.checkpoint_bytes),
+        weights=Weights.of(files),
     )
     with contextlib.suppress(OSError):  # a full disk is reported when there is something to write
-        make_folder(files)
+        make_folder(files.folder)
     if options.parent_pipe is None:  # else the parent has said it
         runner.tell_of_others()
     gc.freeze()  # what is loaded by now stays: the collection before each trial need not look through it
@@ -190,30 +193,13 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     return _work(runner, holder, stop, options)
 
 
-def study_files(options: WorkerOptions) -> Path:
-    """Return the folder for a worker's checkpoints and weights."""
-    shared = options.work.checkpoints
-    return (options.folder if shared is None else shared / options.folder.name).resolve()
-
-
-def join_corpus(info: StudyInfo, options: WorkerOptions) -> Corpus:
-    """Open the study's corpus on this host; raises `CorpusError` where its text is another."""
-    corpus = open_corpus(info.spec.data, options.cache, options.corpus, options.work.allow_pickle)
-    if corpus.fingerprint != info.fingerprint:
-        raise CorpusError(
-            f"the study {info.ref.name} was started on {info.corpus} (fingerprint {info.fingerprint}), "
-            f"here is {corpus.description} (fingerprint {corpus.fingerprint}); "
-            "give the path of the same text with --corpus PATH"
-        )
-    return corpus
-
-
 def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: WorkerOptions) -> int:
     failures: list[str | None] = []  # of the trials that ended here, the traceback; None of one that did not fail
     storage, study = runner.storage, runner.info.ref
     max_failures = options.work.max_failures or runner.info.spec.settings.max_failures
     beaten = worked = time.monotonic()
     stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / "logs", holder.worker)
+    away: float | None = None  # since when the artifacts do not answer where they must
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)
         if ticket is None:
@@ -238,7 +224,16 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             extra={"event": "claimed", "ticket": ticket.number, "lease": ticket.lease},
         )
         lease = Lease(storage, study, ticket, options.work.stall, stop.requested, stop.note_request, stacks)
-        outcome = _run_ticket(runner, lease)
+        try:
+            outcome = _run_ticket(runner, lease)
+        except ArtifactsError as error:  # starting the trial again would cost all its epochs
+            away = away or time.monotonic()
+            if time.monotonic() - away > options.work.patience:
+                raise
+            _log.warning("waiting for a checkpoint: %s", error, extra={"event": "waiting_for_artifacts"})
+            time.sleep(_AWAY_SECONDS)
+            continue
+        away = None
         if options.parent_pipe is None:
             write_back(storage)  # else the parent does it
         worked = time.monotonic()
@@ -266,7 +261,7 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
         except DroppedError as error:
             tickets.close_ended(runner.storage, runner.info.ref)
             _log.warning("%s", error, extra={"event": "dropped", "ticket": ticket.number})
-        except NewerFormatError:  # its checkpoint is a later lmsearch's, which resumes it
+        except (NewerFormatError, ArtifactsError):  # its checkpoint waits: for a later lmsearch, or for its store
             runner.storage.release(ticket, None, None)
             raise
         except KeyError:  # what Optuna raises where the study is gone

@@ -68,6 +68,7 @@ class StudyInfo:
     source: Source | None = None
     remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
     confirms: str = ""  # the study whose leaders this one trains again
+    shuffles: bool | None = None  # whether articles are, where the file does not say; None: before lmsearch 0.3.0
     is_plain: bool = False  # a study of plain Optuna, to be looked at alone
 
     def is_of(self, study: "StudyInfo") -> bool:
@@ -286,6 +287,7 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         source=_source(stored, name),
         remarks=_remarks(stored),
         confirms=_confirms(stored, name, spec),
+        shuffles=shuffles if isinstance(shuffles := stored.get("shuffles"), bool) else None,
     )
 
 
@@ -391,6 +393,7 @@ def create_study(
     defaults: str = __version__,
     remarks: tuple[str, ...] = (),
     confirms: str = "",
+    shuffles: bool | None = None,
 ) -> StudyInfo:
     """Create a study, or finish a creation that was cut short. The caller holds the creation lock.
 
@@ -418,6 +421,7 @@ def create_study(
             source=source,
             remarks=remarks,
             confirms=confirms,
+            shuffles=shuffles,
         )
         for model, attribute, value in (
             (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
@@ -450,6 +454,7 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
         "vocabulary_size": info.vocabulary_size,
         "remarks": list(info.remarks),
         "confirms": info.confirms,
+        "shuffles": info.shuffles,
     }
     found: dict[str, Any] = json.loads(json.dumps(stored, default=str))
     return found

@@ -60,6 +60,7 @@ class Corpus:
     test: Text | None
     shuffle_articles: bool = False  # each epoch, where the config does not say
     facts: TextFacts = TextFacts()
+    folder: Path | None = None  # where it lies encoded
 
 
 def _no_progress(what: str, done: int, total: int | None) -> None:
@@ -241,10 +242,12 @@ def _write_header(file: IO[bytes], tokens: int) -> None:
 
 
 def _read_split(folder: Path, split: str) -> Text:
-    return Text(
-        np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / f"{split}.articles.npy", allow_pickle=False),
-    )
+    """Open a split; raises `ValueError` for what is no array of its kind."""
+    tokens = np.load(folder / f"{split}.npy", mmap_mode="r", allow_pickle=False)
+    starts = np.load(folder / f"{split}.articles.npy", allow_pickle=False)
+    if (tokens.dtype, tokens.ndim) != (np.dtype(np.int32), 1) or (starts.dtype, starts.ndim) != (np.dtype(np.int64), 1):
+        raise ValueError(f"{folder / split} has arrays of {tokens.dtype} and {starts.dtype}")
+    return Text(tokens, starts)
 
 
 def load_cached(folder: Path, description: str) -> Corpus | None:
@@ -262,13 +265,15 @@ def load_cached(folder: Path, description: str) -> Corpus | None:
         texts = {split: _read_split(folder, split) for split in meta["splits"] if split in ("train", "valid", "test")}
         vocabulary = Vocabulary(tuple(meta["words"]))
         facts = TextFacts(**meta["facts"])
+        is_whole = {"train", "valid"} <= texts.keys() and _fingerprint(vocabulary, texts) == meta.get("fingerprint")
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    if not {"train", "valid"} <= texts.keys() or _fingerprint(vocabulary, texts) != meta.get("fingerprint"):
+    if not is_whole:
         return None
     return Corpus(
-        description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"), facts=facts
-    )
+        description, meta["fingerprint"], vocabulary, texts["train"], texts["valid"], texts.get("test"), facts=facts,
+        folder=folder,
+    )  # fmt: skip
 
 
 def _digest(meta: dict[str, Any]) -> str:

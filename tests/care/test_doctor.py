@@ -379,7 +379,7 @@ def test_a_damaged_checkpoint_is_named_and_the_trial_continues_without_it(sqlite
 
 def test_checkpoints_that_lie_elsewhere_on_this_host_are_looked_at(sqlite_bureau: Bureau) -> None:
     shared = sqlite_bureau.folder / "shared"
-    worker = sqlite_bureau.start_worker("--checkpoints", str(shared), pause="0.2")
+    worker = sqlite_bureau.start_worker("--artifacts", str(shared), pause="0.2")
     wait_for(lambda: is_amid_a_trial(sqlite_bureau))
     worker.terminate()
     worker.wait()

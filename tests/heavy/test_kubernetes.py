@@ -10,7 +10,14 @@ from tests.conftest import Cli
 pytestmark = pytest.mark.heavy
 
 
-@pytest.mark.parametrize("extra", [(), ("--claim", "work", "--gpus-per-worker", "1", "--memory-per-worker", "8G")])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("--claim", "work", "--gpus-per-worker", "1", "--memory-per-worker", "8G"),
+        ("--artifacts", "s3://texts/lm", "--credentials", "s3-keys"),
+    ],
+)
 def test_the_job_is_one_that_kubernetes_takes(sqlite_bureau: Bureau, cli: Cli, extra: tuple[str, ...]) -> None:
     import kubernetes_validate  # of the extra test-heavy, which other tests can do without
 

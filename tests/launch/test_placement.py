@@ -10,7 +10,7 @@ import pytest
 from lmsearch.errors import ConfigError
 from lmsearch.launch.kubernetes import manifest
 from lmsearch.launch.slurm import SlurmError, script
-from lmsearch.search.placement import Placement, read_placement
+from lmsearch.search.placement import Placement, Resources, read_placement
 
 CLUSTER = """
 kind = "slurm"
@@ -27,21 +27,21 @@ time = "4:00:00"
 def test_a_file_and_options_make_one_placement_and_the_command_gives_it_again(tmp_path: Path) -> None:
     path = tmp_path / "my-cluster.toml"
     path.write_text(CLUSTER)
-    found = read_placement(str(path), cpus=2, options=["partition=long", "qos=low"], detach=True)
-    assert (found.kind, found.gpus, found.cpus, found.memory) == ("slurm", 1.0, 2, "8G")
+    found = read_placement(str(path), Resources(cpus=2), options=["partition=long", "qos=low"], detach=True)
+    assert (found.kind, found.resources) == ("slurm", Resources(gpus=1.0, cpus=2, memory="8G"))
     assert found.options == {"partition": "long", "time": "4:00:00", "qos": "low"}
     words = found.words()
     assert words == [
         *("--launcher", str(path), "--cpus-per-worker", "2"),
         *("--launcher-option", "partition=long", "--launcher-option", "qos=low", "--detach"),
     ]
-    again = read_placement(words[1], cpus=int(words[3]), options=[words[5], words[7]], detach=True)
+    again = read_placement(words[1], Resources(cpus=int(words[3])), options=[words[5], words[7]], detach=True)
     assert again == found
 
 
 def test_the_local_launcher_takes_nothing_of_a_clusters() -> None:
     assert read_placement("local").words() == []
-    for asked in ({"gpus": 1.0}, {"options": ["partition=gpu"]}, {"detach": True}):
+    for asked in ({"resources": Resources(gpus=1.0)}, {"options": ["partition=gpu"]}, {"detach": True}):
         with pytest.raises(ConfigError, match="for a cluster"):
             read_placement("local", **asked)  # type: ignore[arg-type]
 
@@ -88,13 +88,13 @@ def test_the_script_for_slurm_is_shell_with_the_options_the_setup_and_the_worker
 
 def test_slurm_gives_no_part_of_a_gpu() -> None:
     with pytest.raises(SlurmError, match="gres=shard:1"):
-        the_script(Placement(kind="slurm", gpus=0.5))
+        the_script(Placement(kind="slurm", resources=Resources(gpus=0.5)))
 
 
 def the_job(**changes: Any) -> dict[str, Any]:
     given = {"study": "my study", "image": "i", "secret": "lmsearch", "claim": "work", "workers": 8}
-    placement = Placement(kind="slurm", gpus=1.0, cpus=2, memory="8G")
-    return manifest(**{**given, "placement": placement, "words": ["my study"], **changes})  # type: ignore[arg-type]
+    resources = Resources(gpus=1.0, cpus=2, memory="8G")
+    return manifest(**{**given, "resources": resources, "words": ["my study"], **changes})  # type: ignore[arg-type]
 
 
 def test_the_job_for_kubernetes_has_no_secret_in_it_and_one_index_a_worker() -> None:
@@ -104,6 +104,9 @@ def test_the_job_for_kubernetes_has_no_secret_in_it_and_one_index_a_worker() -> 
     assert container["env"][0]["valueFrom"] == {"secretKeyRef": {"name": "lmsearch", "key": "url"}}
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 1, "memory": "8Gi"}
     assert "postgresql" not in json.dumps(job)
+    assert "envFrom" not in container
+    (container,) = the_job(credentials="s3-keys")["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
     assert the_job(claim=None)["spec"]["template"]["spec"]["volumes"] == [{"name": "work", "emptyDir": {}}]
 
 

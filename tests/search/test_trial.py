@@ -2,17 +2,20 @@
 
 import math
 import os
+import shutil
 from pathlib import Path
 
 import optuna
 import pytest
 
 from lmsearch.config import DataConfig
+from lmsearch.folders import is_model
 from lmsearch.lm.events import Event
 from lmsearch.search.begin import begin
 from lmsearch.search.budget import Request
 from lmsearch.search.trial import ReleasedError, TrialRunner
 from lmsearch.search.worker import run_trial
+from lmsearch.store.artifacts import ArtifactsError, StudyFiles
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import TrialRecord, optuna_study
@@ -20,7 +23,9 @@ from lmsearch.store.tables import Progress
 from lmsearch.store.tickets import Holder, claim, release_worker
 from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
+from lmsearch.store.weights import Weights
 from lmsearch.text.corpus import open_corpus
+from tests.buckets import Bucket
 from tests.factories import TINY_STUDY, make_spec, write_corpus
 from tests.stub import StubTrainer
 
@@ -50,12 +55,18 @@ class Desk:
 
     def __init__(self, folder: Path, url: str, text: str = TINY_STUDY) -> None:
         self.folder = folder
+        self.bucket = Bucket()
         self.storage = open_storage(parse_url(url))
         write_corpus(folder / "corpus")
         self.corpus = open_corpus(DataConfig(corpus=str(folder / "corpus")), Path(os.environ["LMSEARCH_CACHE"]))
         self.info = begin(self.storage, "tiny", make_spec(folder, text), str(folder), self.corpus, Request())
 
-    def run(self, stop_after: int | None = None, die_at: str = "") -> str:
+    def files(self, host: str = "") -> StudyFiles:
+        """Give where a host keeps the study's files: this one's folder, or with a bucket behind it another's."""
+        objects = self.bucket.objects() if host else None
+        return StudyFiles(self.folder / host, objects)
+
+    def run(self, stop_after: int | None = None, die_at: str = "", host: str = "") -> str:
         """Run the next ticket; `die_at` names a method of Optuna's trial at which the process is as if killed."""
         ticket = claim(self.storage, self.info.ref, Holder(worker="w", host="h", process=1, device="cpu"))
         assert ticket is not None
@@ -65,8 +76,8 @@ class Desk:
             info=self.info,
             corpus=self.corpus,
             trainer=StubTrainer("cpu"),
-            checkpoints=Checkpoints(self.folder / "checkpoints", "h"),
-            models=self.folder / "models",
+            checkpoints=Checkpoints.of(self.files(host), host or "h"),
+            weights=Weights.of(self.files(host)),
         )
         with pytest.MonkeyPatch.context() as patch:
             if die_at:
@@ -205,3 +216,43 @@ def test_the_pruner_stops_a_trial_that_does_not_promise(tmp_path: Path, storage_
         assert len(desk.trial(number).curve) == 3 if outcome == "complete" else len(desk.trial(number).curve) >= 2
     kept = {path.name.split("-")[2] for path in (tmp_path / "models").glob("*-trial-*")}
     assert len(kept) <= 3 and all(outcomes[int(number)] == "complete" for number in kept)
+
+
+def test_a_trial_moves_to_a_host_with_an_empty_disk_by_way_of_a_bucket(desk: Desk) -> None:
+    with pytest.raises(ReleasedError):
+        desk.run(12, host="first")
+    shutil.rmtree(desk.folder / "first")
+    assert desk.run(host="second") == "complete"
+    trial = desk.trial()
+    assert [row.epoch for row in trial.epochs] == list(trial.curve) == [1, 2, 3]
+    assert trial.model.startswith("second:")
+    weights = Weights.of(desk.files("third")).find(Path(trial.model).name)
+    assert weights is not None and is_model(weights)
+    assert [name.rpartition("/")[2] for name in desk.bucket.names()] == [f"{Path(trial.model).name}.zip"]
+
+
+def test_a_bucket_that_is_away_costs_one_warning_and_not_the_trial(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ReleasedError):
+        desk.run(6, host="first")
+    desk.bucket.is_away = True
+    assert desk.run(host="first") == "complete"
+    assert list(desk.trial().curve) == [1, 2, 3]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.__dict__.get("event") for record in warnings] == ["disk"], caplog.text
+    assert "cannot be written: Could not connect" in caplog.text
+
+
+def test_a_trial_whose_checkpoint_is_out_of_reach_is_not_started_again(desk: Desk) -> None:
+    with pytest.raises(ReleasedError):
+        desk.run(12, host="first")
+    desk.bucket.is_away = True
+    with pytest.raises(ArtifactsError):
+        desk.run(host="second")
+    before = desk.trial()
+    assert list(before.curve) == [1, 2] and before.ticket is not None and before.ticket.checkpoint is not None
+    release_worker(desk.storage, desk.info.ref, "w")
+    desk.bucket.is_away = False
+    assert desk.run(host="second") == "complete"
+    assert [row.epoch for row in desk.trial().epochs] == [1, 2, 3]

@@ -92,7 +92,7 @@ def test_a_file_on_another_host_cannot_be_read_and_the_host_is_named(checkpoints
     there = Checkpoints(tmp_path / "another", "there")
     found = there.find(make_ticket(lease=5, checkpoint=key), DIGEST, [])
     assert found.checkpoint is None
-    assert found.remark == "its checkpoint lies on here; share a folder with --checkpoints to resume from there"
+    assert found.remark == "its checkpoint lies on here; share it with --artifacts to resume from there"
 
 
 def test_a_file_in_a_folder_that_hosts_share_is_found_wherever_it_is_mounted(

@@ -93,7 +93,7 @@ def test_row_10_a_full_disk_costs_checkpoints_and_not_the_training(
 ) -> None:
     """I2, I3; and a worker that is then killed is followed by one that goes on from the old file, which is whole."""
     disk = mount_disk(20)
-    words = ["--checkpoints", str(disk.path), "--lease-seconds", "2"]
+    words = ["--artifacts", str(disk.path), "--lease-seconds", "2"]
     worker = sqlite_bureau.start_worker(*words, pause="0.3")
     files = disk.path / "tiny/checkpoints"
     wait_for(lambda: list(files.glob("*-e1-*.checkpoint")))

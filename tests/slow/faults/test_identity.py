@@ -26,6 +26,7 @@ from lmsearch.search.begin import begin
 from lmsearch.search.budget import Request
 from lmsearch.search.manage import delete, enqueue
 from lmsearch.store import records, trials
+from lmsearch.store.artifacts import Artifacts
 from lmsearch.store.backup import back_up
 from lmsearch.store.checkpoints import Checkpoints, read_checkpoint
 from lmsearch.store.opening import open_storage
@@ -391,7 +392,7 @@ def test_delete_leaves_what_was_trained_from_its_results_and_what_others_put_the
     (shared / "logs").symlink_to(victim)
     (shared / "trials.csv").write_text("theirs")
     (victim / f"host-1-{'0' * 8}.log").write_text("theirs")
-    left = delete(bureau.storage, "tiny", folder, shared)
+    left = delete(bureau.storage, "tiny", folder, Artifacts(str(shared.parent)))
     assert left == [folder / "notes.txt", final, shared / "logs", shared / "trials.csv"]
     assert sorted(path.name for path in victim.iterdir()) == ["chapter.txt", f"host-1-{'0' * 8}.log"]
     assert (final / "model.safetensors").exists() and find_study(bureau.storage, "tiny") is None

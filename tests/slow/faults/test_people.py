@@ -273,7 +273,7 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
 
 def test_delete_takes_the_files_in_a_shared_folder_too(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
-    words = ["--checkpoints", str(tmp_path / "shared")]
+    words = ["--artifacts", str(tmp_path / "shared")]
     assert cli("run", "tiny.toml", "--workers", "1", *words).returncode == 0
     assert len(list((tmp_path / "shared/tiny/models").glob("*-trial-*"))) == 3
     assert cli("delete", "tiny", "--yes", *words).stdout == "tiny is deleted\n"
@@ -304,7 +304,7 @@ def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ende
 
 def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, monkeypatch: pytest.MonkeyPatch) -> None:
     """I3; hosts are played by processes with host names of their own, which `unshare` gives."""
-    shared = ["--checkpoints", str(bureau.folder / "shared")]
+    shared = ["--artifacts", str(bureau.folder / "shared")]
     first = bureau.start_worker(*shared, prefix=on_host("first"), pause="0.2")
     wait_for(lambda: running(bureau))
     first.kill()
@@ -326,7 +326,7 @@ def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so
     second = bureau.start_worker(prefix=on_host("second"))
     assert second.wait(timeout=60) == 0
     said = bureau.said_by_hand()
-    assert "its checkpoint lies on first; share a folder with --checkpoints to resume from there" in said
+    assert "its checkpoint lies on first; share it with --artifacts to resume from there" in said
     assert said.count("starts again with the same values") == 1
     check_whole(bureau.record())
 

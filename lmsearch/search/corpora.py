@@ -1,0 +1,111 @@
+"""The text of a study on a worker's host: what lies there, else what `lmsearch run` put beside the checkpoints."""
+
+import contextlib
+import hashlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+
+from lmsearch.errors import CorpusError
+from lmsearch.files import remove_tree
+from lmsearch.folders import make_folder
+from lmsearch.formats import NewerFormatError
+from lmsearch.store.artifacts import Artifacts, ArtifactsError, fetch_folder, put_folder
+from lmsearch.store.records import StudyInfo
+from lmsearch.text.corpus import Corpus, Progress, load_cached, open_corpus
+from lmsearch.text.fetch import DATASETS
+from lmsearch.text.readers import SPLITS
+
+_log = logging.getLogger(__name__)
+
+_NEEDED = ("meta.json", *(f"{split}{end}" for split in ("train", "valid") for end in (".npy", ".articles.npy")))
+_FILES = ("meta.json", *(f"{split}{end}" for split in SPLITS for end in (".npy", ".articles.npy")))
+
+
+def join_corpus(
+    info: StudyInfo,
+    cache: Path,
+    corpus: str | None,
+    artifacts: Artifacts | None,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Corpus:
+    """Open the study's corpus on this host, or fetch it, encoded, from the artifacts.
+
+    `corpus` is where the text lies on this host, if elsewhere than the study says. Raises `CorpusError` where there is
+    no text with the study's fingerprint, and `ArtifactsError`.
+    """
+    shared = artifacts if info.shuffles is not None else None
+    name = info.spec.data.corpus
+    if shared is not None and corpus is None and name in DATASETS and not (cache / "downloads" / name).is_dir():
+        # A public text can be downloaded here too, but a node of a cluster may have no way to the internet.
+        with contextlib.suppress(ArtifactsError):
+            if (fetched := _fetch(shared, info, cache)) is not None:
+                return fetched
+    try:
+        found = open_corpus(info.spec.data, cache, corpus, allow_pickle, progress)
+        if found.fingerprint == info.fingerprint:
+            return found
+        refused = CorpusError(
+            f"the study {info.ref.name} was started on {info.corpus} (fingerprint {info.fingerprint}), "
+            f"here is {found.description} (fingerprint {found.fingerprint}); "
+            "give the path of the same text with --corpus PATH, or a place that has it with --artifacts URL"
+        )
+    except CorpusError as error:
+        refused = error
+    if shared is None:
+        raise refused
+    if (fetched := _fetch(shared, info, cache)) is None:
+        raise CorpusError(f"{refused}; {shared} does not have it either: lmsearch run puts it there") from refused
+    return fetched
+
+
+def share_corpus(corpus: Corpus, artifacts: Artifacts) -> None:
+    """Put an encoded corpus among the artifacts, once, under its fingerprint. Raises `ArtifactsError`."""
+    objects = artifacts.objects().under("corpora")
+    if corpus.folder is None or _name(corpus.fingerprint) in objects.names():
+        return
+    there = [name for name in _FILES if (corpus.folder / name).is_file()]
+    put_folder(objects, _name(corpus.fingerprint), corpus.folder, there)
+
+
+def _name(fingerprint: str) -> str:
+    return f"{fingerprint}.zip"
+
+
+def _fetch(artifacts: Artifacts, info: StudyInfo, cache: Path) -> Corpus | None:
+    """Fetch a corpus into the cache; what it has already serves. None where it is not there, or is damaged."""
+    objects = artifacts.objects().under("corpora")
+    folder = cache / "corpora" / hashlib.sha256(f"fingerprint {info.fingerprint}".encode()).hexdigest()[:32]
+    with contextlib.suppress(OSError):  # what cannot be written is reported where it must be
+        make_folder(folder.parent)
+    if (found := _cached(folder, info)) is not None:
+        return found
+    try:
+        with filelock.FileLock(f"{folder}.lock"):
+            if (found := _cached(folder, info)) is not None:
+                return found
+            if not fetch_folder(objects, _name(info.fingerprint), folder, _FILES, _NEEDED):
+                return None
+            if (found := _cached(folder, info)) is None:
+                remove_tree(folder)
+            return found
+    except ArtifactsError:
+        raise
+    except OSError as error:
+        raise CorpusError(
+            f"the text cannot be kept in {cache}: {error}; free space there, or name another folder in LMSEARCH_CACHE"
+        ) from error
+
+
+def _cached(folder: Path, info: StudyInfo) -> Corpus | None:
+    """Open a fetched corpus; None where it is not there, is damaged, or has another fingerprint than the study."""
+    try:
+        found = load_cached(folder, info.corpus)
+    except NewerFormatError:
+        return None
+    if found is None or found.fingerprint != info.fingerprint:
+        return None
+    return replace(found, shuffle_articles=bool(info.shuffles))
