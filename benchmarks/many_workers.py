@@ -1,7 +1,7 @@
 """How many connections, and how long claims and reports take, with 16 to 500 workers on one default PostgreSQL.
 
     python benchmarks/many_workers.py                      # 16, 64, 250 and 500 workers
-    python benchmarks/many_workers.py --workers 64 --epoch 5
+    python benchmarks/many_workers.py --workers 64 --epoch 10 --trials 3
 
 Each worker is a thread with the product's own claim, trial, lease and connection, in one of a few processes; nothing is
 shared between them but the database. Its trainer sleeps: an epoch lasts `--epoch` seconds in place of minutes, so that
@@ -25,9 +25,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from lmsearch.config import RunConfig
-from lmsearch.lm.events import Epoch, Event, Step
-from lmsearch.lm.trainer import Sample
+from lmsearch.lm.sleeper import SleepingTrainer
 from lmsearch.search.lease import Lease
 from lmsearch.search.trial import TrialRunner
 from lmsearch.search.worker import run_trial
@@ -57,46 +55,6 @@ epochs = {EPOCHS}
 """
 
 
-class _State:
-    def to_bytes(self) -> bytes:
-        return b"state"
-
-
-class Sleeper:
-    """A trainer that sleeps."""
-
-    name = "cpu"
-
-    def __init__(self, epoch: float) -> None:
-        self.epoch = epoch
-
-    def train(self, config: RunConfig, corpus: Corpus, state: bytes | None) -> Iterator[Event]:
-        rng = np.random.default_rng(threading.get_ident() % (1 << 32))
-        for number in range(1, EPOCHS + 1):
-            for step in range(4):
-                time.sleep(self.epoch / 4 * rng.uniform(0.8, 1.2))
-                yield Step(epoch=number, step=4 * number + step, tokens=step, state=_State)  # type: ignore[arg-type]
-            yield Epoch(
-                number=number, train_loss=1.0, valid_loss=0.9 / number, seconds=self.epoch, tokens=100,
-                learning_rate=0.1, step=4 * number + 4, state=_State, weights=dict,  # type: ignore[arg-type]
-            )  # fmt: skip
-
-    def save_model(self, folder: Path, *args: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def sample(self, folder: Path, words: int) -> Sample:
-        return Sample(text="", metrics={"valid_loss": 0.5})
-
-    def begin_measuring(self) -> None:
-        return
-
-    def peak_memory(self) -> int:
-        return 0
-
-    def is_out_of_memory(self, error: BaseException) -> bool:
-        return isinstance(error, MemoryError)
-
-
 def corpus() -> Corpus:
     text = Text(np.zeros(10, np.int32), np.zeros(1, np.int64))
     return Corpus(
@@ -120,7 +78,8 @@ def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any,
             info = open_study(storage, "many")
             runner = TrialRunner(
                 storage=storage, study=optuna_study(storage, "many"), info=info, corpus=corpus(),
-                trainer=Sleeper(epoch), checkpoints=Checkpoints(Path(folder) / "checkpoints", "bench"),
+                trainer=SleepingTrainer("cpu", epoch, spread=0.2),
+                checkpoints=Checkpoints(Path(folder) / "checkpoints", "bench"),
                 weights=Weights(Path(folder) / "models"),
             )  # fmt: skip
             holder = Holder(worker=f"{process}-{number}", host="bench", process=process, device="cpu")
@@ -164,7 +123,7 @@ def quantile(values: list[float], share: float) -> float:
     return 1e3 * sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def measure(server: str, workers: int, epoch: float, folder: Path) -> dict[str, Any]:
+def measure(server: str, workers: int, epoch: float, trials_each: int, folder: Path) -> dict[str, Any]:
     import psycopg
 
     name = f"many{workers}"
@@ -175,7 +134,7 @@ def measure(server: str, workers: int, epoch: float, folder: Path) -> dict[str, 
     info = create_study(
         storage, "many", parse_study(STUDY, Path()), folder="", corpus="none", fingerprint="f", vocabulary_size=4
     )
-    tickets = 3 * workers
+    tickets = trials_each * workers
     new = NewTicket(origin="search", sampler="random", pruner="none")
     change_tickets(storage, info.ref, lambda _: Changes(add=[new] * tickets))
     context = multiprocessing.get_context("spawn")
@@ -221,7 +180,7 @@ def measure(server: str, workers: int, epoch: float, folder: Path) -> dict[str, 
         "outcomes": sorted(outcomes),
         "errors": errors[:3] or sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})[:3],
         "seconds": round(seconds, 1),
-        "least": round(3 * EPOCHS * epoch, 1),
+        "least": round(trials_each * EPOCHS * epoch, 1),
         "trials_of_a_worker": [min(trials, default=0), max(trials, default=0)],
         "claim_ms": [round(quantile(claims, share), 1) for share in (0.5, 0.95, 1)],
         "report_ms": [round(quantile(reports, share), 1) for share in (0.5, 0.95, 1)],
@@ -247,11 +206,12 @@ def postgres() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[16, 64, 250, 500])
-    parser.add_argument("--epoch", type=float, default=10.0, help="seconds of an epoch")
+    parser.add_argument("--epoch", type=float, default=40.0, help="seconds of an epoch")
+    parser.add_argument("--trials", type=int, default=2, help="trials for each worker")
     given = parser.parse_args()
     with postgres() as server, tempfile.TemporaryDirectory() as folder:
         for workers in given.workers:
-            print(json.dumps(measure(server, workers, given.epoch, Path(folder))), flush=True)
+            print(json.dumps(measure(server, workers, given.epoch, given.trials, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

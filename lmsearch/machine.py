@@ -1,11 +1,14 @@
 """What this host has: devices for workers, and the kernel's count of processes ended for want of memory."""
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import IO
 
 from lmsearch.config import DEVICES
 from lmsearch.errors import DeviceError
@@ -15,7 +18,8 @@ from lmsearch.processes import python
 def default_devices(device: str, workers: int | None) -> list[str]:
     """List the device of each worker: the GPUs in turn, otherwise the CPU; by default one worker per device.
 
-    Raises `DeviceError` for a device that is not there.
+    GPUs that another search of this user has come last, and by default only where all are in use. Raises `DeviceError`
+    for a device that is not there.
     """
     if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
         raise DeviceError(f"no device is called {device!r}; there are: {', '.join(DEVICES)}")
@@ -25,9 +29,52 @@ def default_devices(device: str, workers: int | None) -> list[str]:
     elif device.startswith("cuda:") or (device == "cuda" and not gpus):
         raise DeviceError(f"the device {device} was asked for, and this machine has {len(gpus)} CUDA devices")
     else:
-        names = gpus or ["cpu"]
+        free = [gpu for gpu in gpus if not is_in_use(gpu)]
+        names = [*free, *(gpu for gpu in gpus if gpu not in free)] if workers else free or gpus
+        names = names or ["cpu"]
     default = len(names) if names[0].startswith("cuda") else usable_cpus()
     return [names[number % len(names)] for number in range(workers or default)]
+
+
+def hold_gpu(device: str) -> None:
+    """Mark a GPU as in use by this process until it ends, so that other searches of this user take another one."""
+    if (path := _lock_of(device)) is not None:
+        with contextlib.suppress(OSError):
+            file = path.open("a")
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _held.append(file)
+
+
+def is_in_use(device: str) -> bool:
+    """Whether a worker of this user holds a GPU on this host; false for what is no GPU."""
+    path = _lock_of(device)
+    if path is None or not path.exists():
+        return False
+    with contextlib.suppress(OSError), path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+_held: list[IO[str]] = []  # open until this process ends
+
+
+def _lock_of(device: str) -> Path | None:
+    """Return the lock of a GPU, in a folder that is this user's alone; None where there is none to be had."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number.isdecimal():
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # numbers, or names that begin with GPU- or MIG-
+    index = int(number)
+    name = visible[index].strip() if index < len(visible) and visible[index].strip() else number
+    folder = Path(tempfile.gettempdir()) / f"lmsearch-gpus-{os.getuid()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and "/" not in name:
+            return folder / f"{name}.lock"
+    return None
 
 
 def usable_cpus() -> int:

@@ -1,7 +1,8 @@
 """A search disturbed on purpose: workers and parents killed, frozen and stopped, the store cut off, at random.
 
 It runs in a throw-away study and a folder of its own. Only processes and connections of its own search are touched:
-before a PostgreSQL it puts a proxy, which alone fails.
+before a PostgreSQL it puts a proxy, which alone fails. On a cluster its workers are reached through the launcher, and
+the store is left alone: no node could reach a proxy on this host.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lmsearch.chaos.invariants import (
     Invariant,
@@ -34,12 +36,17 @@ from lmsearch.chaos.invariants import (
 from lmsearch.chaos.proxy import Mode, Proxy, server_address
 from lmsearch.chaos.study import write_inputs
 from lmsearch.errors import StudyError
+from lmsearch.launch.base import Launcher
+from lmsearch.launch.search import reach
 from lmsearch.machine import is_running
 from lmsearch.processes import python
 from lmsearch.search.manage import delete
+from lmsearch.search.placement import Placement
 from lmsearch.store import url as urls
+from lmsearch.store.artifacts import Artifacts
 from lmsearch.store.records import StudyInfo, StudyRecord, find_study
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import ask_to_stop, leases
 from lmsearch.store.trials import StudyReader
 from lmsearch.store.workers import list_workers
@@ -51,6 +58,7 @@ _ORPHAN_SECONDS = 15.0  # for workers to be gone when their parent is killed: th
 _LOCK_SECONDS = 30.0  # of SQLite's write lock
 _LAST_SECONDS = 300.0  # for the search to end once nobody disturbs it
 _LOOK_SECONDS = 0.25
+_ANSWER_SECONDS = 5.0  # for an engine to say which of its workers this is
 _TRIALS_A_WORKER = 3  # queued at a time; more are queued until the time is over
 
 
@@ -63,6 +71,8 @@ class ChaosOptions:
     minutes: float
     seed: int
     workers: int
+    placement: Placement = field(default_factory=Placement)
+    artifacts: Artifacts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +122,10 @@ class Chaos:
         self._calm_at = 0.0  # monotonic: when all that was done so far is undone
         self._reader: StudyReader | None = None
         self._over = threading.Event()
+        self._launcher: Launcher[Any] | None = None  # of a cluster
         url = options.storage.store_url
-        self._proxy = None if url.get_backend_name() == "sqlite" else Proxy(server_address(url))
+        here = not options.placement.is_cluster and url.get_backend_name() != "sqlite"
+        self._proxy = Proxy(server_address(url)) if here else None
         self._url = url if self._proxy is None else self._proxy.url(url)
         write_inputs(options.folder, _TRIALS_A_WORKER * options.workers)
 
@@ -160,7 +172,8 @@ class Chaos:
         info = find_study(self._storage, self.name)
         if info is not None:
             self._let_all_leave(info)
-            delete(self._storage, self.name, None if keep_files else self._options.folder / "runs" / self.name)
+            folder = None if keep_files else self._options.folder / "runs" / self.name
+            delete(self._storage, self.name, folder, self._options.artifacts)
 
     def _let_all_leave(self, info: StudyInfo) -> None:
         ask_to_stop(self._storage, info.ref, stopped=True)
@@ -174,6 +187,8 @@ class Chaos:
         trials = _TRIALS_A_WORKER * self._options.workers
         words = ["run", "chaos.toml", "--name", self.name, "--workers", str(self._options.workers), "--device", "cpu"]
         words += ["--lease-seconds", f"{_LEASE_SECONDS:g}", "--store-timeout", "10m"]
+        words += [] if self._options.artifacts is None else ["--artifacts", self._options.artifacts.url]
+        words += self._options.placement.words()
         words += ["--more", str(trials)] if more else []
         log = self._options.folder / f"run-{len(self._ends)}.log"
         with log.open("wb") as said:
@@ -218,15 +233,41 @@ class Chaos:
             self._reader = StudyReader(self._storage, info)
         return self._reader.read(epochs)
 
-    def _workers(self) -> list[int]:
-        """Return the processes that are working on a trial."""
+    def _workers(self) -> list[Ticket]:
+        """List the tickets whose workers can be reached."""
         record = self._record()
         tickets = () if record is None else record.tickets
+        cluster = self._options.placement.is_cluster
         return [
-            ticket.process
+            ticket
             for ticket in tickets
-            if ticket.is_running and ticket.process and ticket.host == socket.gethostname()
+            if ticket.is_running and ticket.process and (cluster or ticket.host == socket.gethostname())
         ]
+
+    def _reach(self, ticket: Ticket | None, number: int) -> bool:
+        """Send a signal to a ticket's worker; return whether it was there."""
+        if ticket is None or ticket.process is None:
+            return False
+        if not self._options.placement.is_cluster:
+            return _signal(ticket.process, number)
+        info = find_study(self._storage, self.name)
+        if self._launcher is None and info is not None:
+            self._launcher = reach(info, self._options.placement, self._options.folder / "runs" / self.name)
+        if self._launcher is None or ticket.worker is None:
+            return False
+        end = time.monotonic() + _ANSWER_SECONDS
+        found = [placed for placed in self._launcher.find() if ticket.worker.startswith(placed.name)]
+        while found and time.monotonic() < end:
+            for placed in found:
+                if self._launcher.look(placed) is None and placed.name == ticket.worker:
+                    self._launcher.signal(placed, number)
+                    return True
+            time.sleep(_LOOK_SECONDS)
+        return False
+
+    def _any_worker(self) -> Ticket | None:
+        workers = self._workers()
+        return self._random.choice(workers) if workers else None
 
     # The faults.
 
@@ -238,9 +279,7 @@ class Chaos:
             self._kill_parent,
             self._interrupt,
             self._freeze_worker,
-            self._disturb_store,
-            self._disturb_store,
-            self._disturb_store,
+            *([] if self._options.placement.is_cluster else [self._disturb_store] * 3),
         ]
         done = self._random.choice(faults)()
         if done is not None:
@@ -248,18 +287,19 @@ class Chaos:
             _log.info("%5.0f s  %s", time.monotonic() - self._began, done, extra={"event": "fault"})
 
     def _kill_worker(self) -> str | None:
-        process = self._random.choice(self._workers() or [0])
-        if not process or not _signal(process, signal.SIGKILL):
+        if not self._reach(self._any_worker(), signal.SIGKILL):
             return None
         self._kills += 1
         return "kill -9 of a worker"
 
     def _kill_parent(self) -> str | None:
-        run, workers = self._run, self._workers()
+        run, workers = self._run, [ticket.process for ticket in self._workers() if ticket.process is not None]
         if run is None or not _signal(run.process.pid, signal.SIGKILL):
             return None
         run.expected_exits.add(-signal.SIGKILL)
         run.process.wait()
+        if self._options.placement.is_cluster:
+            return "kill -9 of the parent"  # whom the workers outlive
         end = time.monotonic() + _ORPHAN_SECONDS + self._store_away()
         while any(map(is_running, workers)) and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
@@ -284,11 +324,11 @@ class Chaos:
         return number.name + (", twice" if twice else "")
 
     def _freeze_worker(self) -> str | None:
-        process = self._random.choice(self._workers() or [0])
+        ticket = self._any_worker()
         seconds = self._random.uniform(1.0, 3 * _LEASE_SECONDS)
-        if not process or not _signal(process, signal.SIGSTOP):
+        if not self._reach(ticket, signal.SIGSTOP):
             return None
-        self._later(seconds, lambda: _signal(process, signal.SIGCONT))
+        self._later(seconds, lambda: self._reach(ticket, signal.SIGCONT))
         return "a worker frozen" + (" beyond its lease" if seconds > _LEASE_SECONDS else "")
 
     def _disturb_store(self) -> str | None:
@@ -378,7 +418,7 @@ class Chaos:
             invariants=(
                 nothing_lost(self._watch),
                 answered,
-                curves_are_undisturbed(record, self._options.workers),
+                curves_are_undisturbed(record, self._options.workers, exact=not self._options.placement.is_cluster),
                 ended_by_itself(in_time, seconds),
                 ends_are_explained(self._ends, self._unexplained),
             ),

@@ -6,14 +6,23 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmsearch.cli import logs
-from lmsearch.cli.options import SEED, Number, json_option, parse_storage
+from lmsearch.cli.options import (
+    SEED,
+    Number,
+    artifacts_option,
+    json_option,
+    launcher_options,
+    parse_storage,
+    placement_of,
+)
 from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import MOST_TRIALS
+from lmsearch.errors import ConfigError
 from lmsearch.folders import RUNS
 
 if TYPE_CHECKING:
@@ -34,29 +43,48 @@ if TYPE_CHECKING:
     envvar="LMSEARCH_STORAGE",
     help="The store to test. Also LMSEARCH_STORAGE. [default: a new SQLite file]",
 )
+@launcher_options
+@artifacts_option
 @json_option
-def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json: bool) -> int:
+def chaos(minutes: float, seed: int, workers: int, storage: str | None, as_json: bool, **options: Any) -> int:
     """Test on your machine and store that no work is lost: kill, freeze and disconnect a search, then check it.
 
     It makes a study and a folder of its own and removes both. It stops no server and ends only its own connections. A
-    SQLite file given with --storage is locked for up to 30 s at a time.
+    SQLite file given with --storage is locked for up to 30 s at a time. With --launcher its workers run on your
+    cluster, and the store is not disturbed.
 
     \b
-    Example:
+    Examples:
         lmsearch chaos --minutes 10 --storage postgresql://me@db.example/lmsearch
+        lmsearch chaos --launcher my-cluster.toml --workers 8
     """
     from lmsearch.chaos.disturb import Chaos, ChaosOptions
+    from lmsearch.search.start import check_store
     from lmsearch.store.opening import open_storage
     from lmsearch.store.outages import WaitUpTo
 
     folder = (RUNS / f"chaos-{seed}-{os.getpid()}").resolve()
+    placement = placement_of(options)
+    if placement.detach:
+        raise ConfigError("--detach is not for chaos, which watches the search that it disturbs")
     url = parse_storage(storage or f"sqlite:///{folder}/store.db")
+    check_store(url, placement)
     opened = open_storage(url, create=True, patience=WaitUpTo(90.0))  # longer than the lock that it holds itself
     folder.mkdir(parents=True, exist_ok=True)
     if as_json:
         logs.warnings_only()
     logs.write_with(say)
-    disturbed = Chaos(ChaosOptions(storage=opened, folder=folder, minutes=minutes, seed=seed, workers=workers))
+    disturbed = Chaos(
+        ChaosOptions(
+            storage=opened,
+            folder=folder,
+            minutes=minutes,
+            seed=seed,
+            workers=workers,
+            placement=placement,
+            artifacts=options["artifacts"],
+        )
+    )
     if not as_json:
         say(f"the study {disturbed.name} is disturbed for {minutes:g} minutes; Ctrl-C ends it and cleans up")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lmsearch.config import BUILT_IN_CORPORA
@@ -12,8 +13,10 @@ from lmsearch.launch.ray_core import RayLauncher
 from lmsearch.launch.slurm import SlurmLauncher
 from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
 from lmsearch.processes import python
+from lmsearch.search.placement import Placement
 from lmsearch.search.start import Prepared, SearchRequest, prepare
 from lmsearch.store import url as urls
+from lmsearch.store.records import StudyInfo
 from lmsearch.store.url import parse_url
 
 
@@ -74,6 +77,13 @@ _FORWARDED = ("LMSEARCH_LOG_", "LMSEARCH_CACHE", "AWS_", "FSSPEC_")
 
 LAUNCHERS: dict[str, Callable[[Prepared], Launcher[Any]]] = {"local": _local, "slurm": _slurm, "ray": _ray}
 """What makes the launcher of each kind in `lmsearch.search.placement.KINDS`."""
+
+
+def reach(info: StudyInfo, placement: Placement, folder: Path) -> Launcher[Any]:
+    """Return a launcher that finds and signals the workers of a study on a cluster, and starts none."""
+    if placement.kind == "slurm":
+        return SlurmLauncher(info.ref.name, info.ref.key, folder, placement, lambda device: [], dict(os.environ))
+    return RayLauncher(info.ref.key, folder, placement, lambda device: [], {})
 
 
 def worker_words(prepared: Prepared, device: str) -> list[str]:

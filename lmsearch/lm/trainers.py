@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from lmsearch.lm.sleeper import SleepingTrainer
 from lmsearch.lm.trainer import Trainer
 
 
@@ -11,5 +12,5 @@ def _lstm(device: str) -> Trainer:
     return LstmTrainer(device)
 
 
-TRAINERS: dict[str, Callable[[str], Trainer]] = {"lstm": _lstm}
+TRAINERS: dict[str, Callable[[str], Trainer]] = {"lstm": _lstm, "sleep": SleepingTrainer}
 """Each opens a trainer on a device by its name. Raises `DeviceError`."""

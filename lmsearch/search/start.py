@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 
 from lmsearch.errors import ConfigError, StoreError, StudyError
 from lmsearch.folders import absolute, check_folder, check_name, check_new_name, make_folder, study_folder
-from lmsearch.machine import default_devices
+from lmsearch.machine import default_devices, is_in_use
 from lmsearch.search import budget as budgets
 from lmsearch.search.begin import SpaceChangedError, begin, check_space
 from lmsearch.search.budget import check_request
@@ -155,7 +155,11 @@ def _opened(request: SearchRequest, path: Path, spec: StudySpec, progress: Progr
 def _devices(device: str, workers: int | None, placement: Placement) -> list[str]:
     """List the device of each worker; those of a cluster are looked at where the workers run."""
     if not placement.is_cluster:
-        return default_devices(device, workers)
+        found = default_devices(device, workers)
+        for name in sorted({name for name in found if is_in_use(name)}):
+            message = "%s is in use by another search of yours on this host; they share it"
+            _log.warning(message, name, extra={"event": "gpu_shared", "device": name})
+        return found
     if workers is None:
         raise ConfigError(
             "name the number of workers with --workers: how many a cluster has room for is not known here"
@@ -163,7 +167,7 @@ def _devices(device: str, workers: int | None, placement: Placement) -> list[str
     return [device] * workers
 
 
-def _check_store(url: URL, placement: Placement) -> None:
+def check_store(url: URL, placement: Placement) -> None:
     """Refuse a store that the hosts of a cluster cannot share."""
     if placement.is_cluster and url.get_backend_name() == "sqlite":
         raise ConfigError(
@@ -188,7 +192,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     What a person should know is logged. Raises `LmsearchError`; `SpaceChangedError` where the file has another
     space than the study of its name.
     """
-    _check_store(url, request.placement)
+    check_store(url, request.placement)
     path = find_study_file(request.study_file)
     name = path.stem if request.name is None else request.name
     check_name(name)
@@ -232,7 +236,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
 
 def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress | None = None) -> Prepared:
     """Create or resume the confirmation of a study's best configurations. Raises `LmsearchError`."""
-    _check_store(url, request.placement)
+    check_store(url, request.placement)
     devices = _devices(request.device, request.workers, request.placement)
     storage = _open(url, request.work.store_timeout, write=True)
     text = "" if request.corpus is None else str(absolute(request.corpus, "the corpus"))

@@ -20,6 +20,7 @@ from lmsearch.errors import ConfigError, LmsearchError, StoreGoneError
 from lmsearch.folders import make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
+from lmsearch.machine import hold_gpu
 from lmsearch.search.corpora import join_corpus
 from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
@@ -152,6 +153,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     if options.trainer not in TRAINERS:
         raise ConfigError(f"no trainer is called {options.trainer!r}{nearest(options.trainer, TRAINERS)}")
     trainer = TRAINERS[options.trainer](options.device)
+    hold_gpu(trainer.name)
     storage = open_storage(options.storage, write=True, patience=_patience(options, stop))
     storage.lease_seconds = options.work.lease_seconds
     if storage.engine.name == "postgresql":

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.dashboard.served import free_port
+
 _LIST = """
 import ray
 ray.init(address={address!r}, log_to_driver=False, logging_level="CRITICAL")
@@ -22,20 +24,24 @@ class RayCluster:
 
     kind = "ray"
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int = 2) -> None:
+        self._cpus = cpus
         os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
         from ray.cluster_utils import Cluster
 
-        self._cluster: Any = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
-        )
+        dashboard, client = free_port(), free_port()
+        head: dict[str, object] = {"num_cpus": 0, "num_gpus": 0, "ray_client_server_port": client}
+        head |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self.jobs = f"http://127.0.0.1:{dashboard}"  # for `ray job submit`
+        self.client = f"ray://127.0.0.1:{client}"  # for a host that is no node
         self._nodes = [self._add(), self._add()]
         self.address: str = self._cluster.address
         self.words = ["--launcher", "ray", "--launcher-option", f"address={self.address}"]
         self.environment: dict[str, str] = {}
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=2, num_gpus=2)
+        return self._cluster.add_node(num_cpus=self._cpus, num_gpus=2)
 
     def _each(self, act: str) -> list[str]:
         program = _LIST.format(address=self.address, act=act)

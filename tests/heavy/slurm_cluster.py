@@ -53,14 +53,14 @@ class SlurmCluster:
     kind = "slurm"
     words: list[str] = ["--launcher", "slurm"]  # noqa: RUF012  (never changed)
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cpus: int = 4) -> None:
         self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         host = os.uname().nodename.partition(".")[0]
         nodes, gpus = [], []
         for number in (1, 2):
             nodes.append(
-                f"NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=4 "
+                f"NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs={cpus} "
                 "RealMemory=4000 Gres=gpu:2 State=UNKNOWN"
             )
             for gpu in (0, 1):

@@ -6,12 +6,15 @@ Rows L1 to L13 of launchers' faults, as far as they are common; those of one eng
 import json
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.bureau import wait_for
 from tests.factories import write_study
-from tests.heavy.sites import LONG, Site, check
+from tests.heavy.sites import LONG, Engine, Site, check
+from tests.servers import Server
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -111,3 +114,39 @@ def test_doctor_looks_from_inside_a_job(site: Site) -> None:
     assert any("store: " in text and " opens: " in text for text in nodes)
     code, said = site.call("doctor", *site.engine.words, "--gpus-per-worker", "1")  # these GPUs are pretended
     assert code == 1 and "GPUs a worker were asked for, and there is none" in said
+
+
+def test_a_worker_that_was_frozen_beyond_its_lease_drops_its_result(
+    site: Site, undisturbed: dict[str, list[float]]
+) -> None:
+    """L3, as after a node that comes back while its trial runs elsewhere: only one of the two may write."""
+    search = site.run(3, "--lease-seconds", "5")
+    wait_for(lambda: site.epochs() > 20)
+    frozen = site.status()["at_work"][0]
+    os.kill(frozen["process"], signal.SIGSTOP)
+
+    def is_elsewhere() -> bool:
+        ticket = site.record().trials[frozen["trial"]].ticket
+        return ticket is not None and ticket.attempts > 1
+
+    try:
+        wait_for(is_elsewhere, 120)
+    finally:
+        os.kill(frozen["process"], signal.SIGCONT)
+    assert search.wait(timeout=400) == 0, site.said(search)
+    check(site, undisturbed)
+    wait_for(lambda: "what was computed here for it is dropped" in site.logs(), 60)
+
+
+def test_more_workers_than_the_database_has_connections_wait_for_one(
+    tmp_path: Path, engine: Engine, start_server: Callable[..., Server], undisturbed: dict[str, list[float]]
+) -> None:
+    """L8: four workers and the command on a server that allows four connections."""
+    limits = {"max_connections": 3, "superuser_reserved_connections": 0, "reserved_connections": 0}
+    site = Site(tmp_path, engine, start_server(**limits).url)
+    try:
+        search = site.run(4)  # of two processors a node in Ray
+        assert search.wait(timeout=500) == 0, site.said(search)
+        check(site, undisturbed)
+    finally:
+        site.close()

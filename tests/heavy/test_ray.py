@@ -1,7 +1,11 @@
 """What Ray alone can do: parts of GPUs, clusters that do not answer, versions that differ."""
 
+import json
 import os
+import shlex
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from tests.bureau import wait_for
 from tests.factories import write_study
 from tests.heavy.ray_cluster import RayCluster
-from tests.heavy.sites import LONG, Site
+from tests.heavy.sites import LONG, Site, check
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -58,3 +62,28 @@ def test_the_killed_process_of_an_actor_is_another_worker_which_continues(site: 
     search.kill()
     after = site.status()["at_work"][0]
     assert after["attempts"] == 2 and after["epoch"] >= before["epoch"]
+
+
+def test_a_host_that_is_no_node_reaches_the_cluster_by_its_client_server(
+    site: Site, ray_cluster: RayCluster, undisturbed: dict[str, list[float]]
+) -> None:
+    search = site.start(
+        "run", "tiny.toml", "--workers", "2", "--launcher", "ray", "--launcher-option", f"address={ray_cluster.client}"
+    )
+    assert search.wait(timeout=400) == 0, site.said(search)
+    check(site, undisturbed)
+    assert {row["launcher"] for row in site.status()["workers"]} == {"ray"}
+
+
+def test_a_submitted_job_runs_a_search_on_the_cluster_that_it_is_in(
+    site: Site, ray_cluster: RayCluster, undisturbed: dict[str, list[float]]
+) -> None:
+    variables = {"LMSEARCH_STORAGE": site.url, "LMSEARCH_CACHE": str(site.folder / "cache")}
+    lmsearch = shlex.join([sys.executable, "-m", "lmsearch.cli.main", "run", "tiny.toml", "--workers", "2"])
+    words = ["ray", "job", "submit", "--address", ray_cluster.jobs, "--runtime-env-json"]
+    words += [json.dumps({"env_vars": variables}), "--", "bash", "-c"]
+    words += [f"cd {shlex.quote(str(site.folder))} && {lmsearch} --launcher ray"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "tiny: 6 of 6 trials, 6 complete" in said.stdout
+    check(site, undisturbed)
