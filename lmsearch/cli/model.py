@@ -108,13 +108,27 @@ def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any])
     except CorpusError as error:
         if corpus_path is not None:
             raise
-        raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
+        fetched = _fetched(trained, options["artifacts"])
+        if fetched is None:
+            raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
+        corpus = fetched
     if corpus.fingerprint != trained.metrics.get("corpus"):
         raise ConfigError(
             f"{folder} was trained on a text with the fingerprint {trained.metrics.get('corpus')}, here is "
             f"{corpus.description} with {corpus.fingerprint}; to evaluate another text, use: lmsearch evaluate --text"
         )
     return corpus
+
+
+def _fetched(trained: "TrainedModel", artifacts: "Artifacts | None") -> "Corpus | None":
+    """Fetch the corpus that a model was trained on from the artifacts; None where it is not there."""
+    from lmsearch.search.corpora import fetch_corpus
+    from lmsearch.text.corpus import cache_folder
+
+    fingerprint = trained.metrics.get("corpus")
+    if artifacts is None or not isinstance(fingerprint, str):
+        return None
+    return fetch_corpus(fingerprint, artifacts, cache_folder(), "the text that the model was trained on")
 
 
 def _test_split(corpus: "Corpus") -> tuple[Any, str]:

@@ -42,7 +42,7 @@ def join_corpus(
     if shared is not None and corpus is None and name in DATASETS and not (cache / "downloads" / name).is_dir():
         # A public text can be downloaded here too, but a node of a cluster may have no way to the internet.
         with contextlib.suppress(ArtifactsError):
-            if (fetched := _fetch(shared, info, cache)) is not None:
+            if (fetched := _fetch_for(info, shared, cache)) is not None:
                 return fetched
     try:
         found = open_corpus(info.spec.data, cache, corpus, allow_pickle, progress)
@@ -57,7 +57,7 @@ def join_corpus(
         refused = error
     if shared is None:
         raise refused
-    if (fetched := _fetch(shared, info, cache)) is None:
+    if (fetched := _fetch_for(info, shared, cache)) is None:
         raise CorpusError(f"{refused}; {shared} does not have it either: lmsearch run puts it there") from refused
     return fetched
 
@@ -75,21 +75,29 @@ def _name(fingerprint: str) -> str:
     return f"{fingerprint}.zip"
 
 
-def _fetch(artifacts: Artifacts, info: StudyInfo, cache: Path) -> Corpus | None:
-    """Fetch a corpus into the cache; what it has already serves. None where it is not there, or is damaged."""
+def _fetch_for(info: StudyInfo, artifacts: Artifacts, cache: Path) -> Corpus | None:
+    found = fetch_corpus(info.fingerprint, artifacts, cache, info.corpus)
+    return None if found is None else replace(found, shuffle_articles=bool(info.shuffles))
+
+
+def fetch_corpus(fingerprint: str, artifacts: Artifacts, cache: Path, description: str) -> Corpus | None:
+    """Fetch an encoded corpus by its fingerprint into the cache; what the cache has already serves.
+
+    None where it is not there, or is damaged. Raises `ArtifactsError`, and `CorpusError` where it cannot be kept.
+    """
     objects = artifacts.objects().under("corpora")
-    folder = cache / "corpora" / hashlib.sha256(f"fingerprint {info.fingerprint}".encode()).hexdigest()[:32]
+    folder = cache / "corpora" / hashlib.sha256(f"fingerprint {fingerprint}".encode()).hexdigest()[:32]
     with contextlib.suppress(OSError):  # what cannot be written is reported where it must be
         make_folder(folder.parent)
-    if (found := _cached(folder, info)) is not None:
+    if (found := _cached(folder, fingerprint, description)) is not None:
         return found
     try:
         with filelock.FileLock(f"{folder}.lock"):
-            if (found := _cached(folder, info)) is not None:
+            if (found := _cached(folder, fingerprint, description)) is not None:
                 return found
-            if not fetch_folder(objects, _name(info.fingerprint), folder, _FILES, _NEEDED):
+            if not fetch_folder(objects, _name(fingerprint), folder, _FILES, _NEEDED):
                 return None
-            if (found := _cached(folder, info)) is None:
+            if (found := _cached(folder, fingerprint, description)) is None:
                 remove_tree(folder)
             return found
     except ArtifactsError:
@@ -100,12 +108,10 @@ def _fetch(artifacts: Artifacts, info: StudyInfo, cache: Path) -> Corpus | None:
         ) from error
 
 
-def _cached(folder: Path, info: StudyInfo) -> Corpus | None:
-    """Open a fetched corpus; None where it is not there, is damaged, or has another fingerprint than the study."""
+def _cached(folder: Path, fingerprint: str, description: str) -> Corpus | None:
+    """Open a fetched corpus; None where it is not there, is damaged, or has another fingerprint."""
     try:
-        found = load_cached(folder, info.corpus)
+        found = load_cached(folder, description)
     except NewerFormatError:
         return None
-    if found is None or found.fingerprint != info.fingerprint:
-        return None
-    return replace(found, shuffle_articles=bool(info.shuffles))
+    return found if found is not None and found.fingerprint == fingerprint else None

@@ -36,6 +36,8 @@ class RayCluster:
         self.jobs = f"http://127.0.0.1:{dashboard}"  # for `ray job submit`
         self.client = f"ray://127.0.0.1:{client}"  # for a host that is no node
         self._nodes = [self._add(), self._add()]
+        warm = f"import ray; ray.init(address={self.client!r}, log_to_driver=False)"  # the first one takes longest
+        subprocess.run([sys.executable, "-c", warm], check=True, capture_output=True, timeout=120)
         self.address: str = self._cluster.address
         self.words = ["--launcher", "ray", "--launcher-option", f"address={self.address}"]
         self.environment: dict[str, str] = {}

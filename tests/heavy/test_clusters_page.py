@@ -78,7 +78,7 @@ class Reader:
 
 @pytest.fixture
 def names(postgres_url: str) -> dict[str, str]:
-    return {"postgresql://me:secret@db.example/lmsearch": shlex.quote(postgres_url), "--workers 16": "--workers 2"}
+    return {"postgresql://me:secret@db.example/lmsearch": postgres_url, "--workers 16": "--workers 2"}
 
 
 @pytest.fixture

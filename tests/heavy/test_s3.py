@@ -118,6 +118,8 @@ def test_a_worker_with_an_empty_disk_and_two_urls_ends_a_trial_that_began_elsewh
     hosts.lose("second")
     code, said = hosts.call("third", "best", "tiny")
     assert code == 0 and (hosts.folder / "third/runs/tiny/best-model/model.safetensors").exists(), said
+    code, said = hosts.call("third", "test", "tiny")  # which fetches the text too
+    assert code == 0 and "test perplexity" in said, said
     names = hosts.s3.names()
     key = record.info.ref.key
     assert sorted(name for name in names if "/models/" not in name) == sorted(
