@@ -242,6 +242,7 @@ def _connect(placement: Placement) -> Any:
         raise ConfigError("Ray is not installed here; install it with: pip install 'lmsearch[ray]'") from error
     if ray.is_initialized():
         return ray
+    _keep_quiet(ray)
     _probe(address)
     found: list[BaseException | None] = []
 
@@ -266,6 +267,20 @@ def _connect(placement: Placement) -> Any:
     if found[0] is not None:
         raise RayError(f"the Ray cluster {address} cannot be used: {_one_sentence(found[0])}") from found[0]
     return ray
+
+
+def _keep_quiet(ray: Any) -> None:
+    """Log what Ray would print into the terminal of whoever is connected: half a page for each worker that is lost.
+
+    Ray has no setting for it; a later version that does it elsewhere prints again.
+    """
+
+    def log(data: Mapping[str, Any], *args: Any, **options: Any) -> None:
+        _log.debug("Ray says: %s", " ".join(map(str, data.get("lines", ()))), extra={"event": "engine_said"})
+
+    with contextlib.suppress(AttributeError):
+        if callable(ray._private.worker.print_to_stdstream):
+            ray._private.worker.print_to_stdstream = log
 
 
 def _probe(address: str) -> None:

@@ -40,7 +40,8 @@ class Objective:
             if isinstance(event, Epoch):
                 losses.append(event.valid_loss)
                 trial.report(reported_value(event.valid_loss, size), event.number)
-                ended = decide(event.valid_loss, size, trial.should_prune)
+                left = config.train.epochs - event.number
+                ended = decide(event.valid_loss, size, left, trial.should_prune)
                 if ended == DIVERGED:
                     trial.set_user_attr("reason", DIVERGED)
                 if ended is not None:

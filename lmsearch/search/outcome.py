@@ -19,11 +19,14 @@ def reported_value(valid_loss: float, vocabulary_size: int) -> float:
     return float(vocabulary_size) if diverged(valid_loss, vocabulary_size) else perplexity(valid_loss)
 
 
-def decide(valid_loss: float, vocabulary_size: int, should_prune: Callable[[], bool]) -> str | None:
-    """Return the outcome of a trial that ends after this epoch; None where it continues."""
+def decide(valid_loss: float, vocabulary_size: int, epochs_left: int, should_prune: Callable[[], bool]) -> str | None:
+    """Return the outcome of a trial that ends after this epoch; None where it continues, or is complete.
+
+    After its last epoch there is nothing to save by pruning it, and its value would be lost.
+    """
     if diverged(valid_loss, vocabulary_size):
         return DIVERGED
-    return PRUNED if should_prune() else None
+    return PRUNED if epochs_left > 0 and should_prune() else None
 
 
 def final_value(valid_losses: Iterable[float]) -> float:

@@ -400,7 +400,8 @@ class Trial:
         return len(self.runner.corpus.vocabulary)
 
     def _decide(self, row: EpochRow) -> str | None:
-        outcome = decide(row.valid_loss, self._words, self.trial.should_prune)
+        left = self.runner.info.spec.epochs - row.epoch
+        outcome = decide(row.valid_loss, self._words, left, self.trial.should_prune)
         if outcome == DIVERGED:
             self.trial.set_user_attr("reason", DIVERGED)
         return None if outcome is None else self._end(outcome, state=TrialState.PRUNED)

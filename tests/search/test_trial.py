@@ -256,3 +256,17 @@ def test_a_trial_whose_checkpoint_is_out_of_reach_is_not_started_again(desk: Des
     desk.bucket.is_away = False
     assert desk.run(host="second") == "complete"
     assert [row.epoch for row in desk.trial().epochs] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("epoch", "outcome"), [(2, "pruned"), (3, "complete")])
+def test_after_its_last_epoch_a_trial_is_not_pruned(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, epoch: int, outcome: str
+) -> None:
+    """There is nothing left to save, and its value would be lost."""
+
+    def from_then_on(trial: optuna.Trial) -> bool:
+        return epoch in trial._cached_frozen_trial.intermediate_values
+
+    monkeypatch.setattr(optuna.Trial, "should_prune", from_then_on)
+    assert desk.run() == outcome
+    assert list(desk.trial().curve) == list(range(1, epoch + 1))
