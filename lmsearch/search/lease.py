@@ -99,8 +99,10 @@ class Lease:
             if now - self._moved > self._stall:
                 self._end_stalled()
             try:
-                held, stop_requests = tickets.send_heartbeat(self._storage, self._study, self.ticket, self._progress)
-                workers.beat(self._storage, self._study, self.ticket.worker)
+                seen = workers.seen_now(self._storage, self._study, self.ticket.worker)
+                held, stop_requests = tickets.send_heartbeat(
+                    self._storage, self._study, self.ticket, self._progress, seen
+                )
             except Exception:
                 continue  # the store is away; the next fenced write finds out how that ended
             self._note_request(stop_requests)

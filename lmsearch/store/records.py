@@ -461,5 +461,11 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
 
 
 def optuna_study(storage: FencedStorage, name: str) -> optuna.Study:
-    """Open the study as Optuna's, over a cache that reads ended trials once."""
-    return optuna.load_study(study_name=name, storage=storage)
+    """Open the study as Optuna's, over a cache that reads ended trials once.
+
+    Its `ask` takes no trial that another program enqueued, since tickets say what is to be run, and so need not read
+    all running trials to look for one.
+    """
+    study = optuna.load_study(study_name=name, storage=storage)
+    study._pop_waiting_trial_id = lambda: None  # type: ignore[method-assign]
+    return study

@@ -328,12 +328,18 @@ class FencedStorage(RepeatingStorage):
 
         self.do_once(work, done)
 
-    def renew(self, ticket: HeldTicket, progress: Progress) -> bool:
-        """Renew a lease once, without waiting for a store that is away; false where it is lost."""
+    def renew(
+        self, ticket: HeldTicket, progress: Progress, within: Callable[[Session], object] = lambda session: None
+    ) -> bool:
+        """Renew a lease once, without waiting for a store that is away; false where it is lost.
+
+        `within` is done in the same transaction.
+        """
         held = self.renewal(ticket, **_progress_values(progress)).where(TICKET.c.state == RUNNING)
         try:
             with self.transaction() as session:
                 found = _rowcount(session.execute(held)) == 1
+                within(session)
         except Exception:
             self.connected_since = None
             raise

@@ -372,14 +372,23 @@ def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
     return storage.do(work)
 
 
-def send_heartbeat(storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress) -> tuple[bool, int]:
-    """Renew a lease once, without waiting for a store that is away.
+def send_heartbeat(
+    storage: FencedStorage, study: StudyRef, ticket: HeldTicket, progress: Progress, also: sa.Update | None = None
+) -> tuple[bool, int]:
+    """Renew a lease once, without waiting for a store that is away; `also` is executed in the same transaction.
 
-    Returns whether it is still held, and how often the study's workers were asked to stop.
+    Returns whether it is still held, and how often the study's workers were asked to stop. It comes from each worker
+    every ten seconds, so one transaction has to do.
     """
-    held = storage.renew(ticket, progress)
-    with storage.transaction() as session:
-        return held, _stop_state(session, study)[0]
+    requests = 0
+
+    def within(session: Session) -> None:
+        nonlocal requests
+        if also is not None:
+            session.execute(also)
+        requests = _stop_state(session, study)[0]
+
+    return storage.renew(ticket, progress, within), requests
 
 
 def _stop_state(session: Session, study: StudyRef) -> tuple[int, bool]:

@@ -99,7 +99,12 @@ def join(storage: FencedStorage, study: StudyRef, holder: Holder, launcher: str)
 def beat(storage: FencedStorage, study: StudyRef, name: str) -> None:
     """Note that a worker is there, without waiting for a store that is away."""
     with storage.transaction() as session:
-        session.execute(sa.update(WORKER).where(_this(study, name)).values(seen=_now(storage)))
+        session.execute(seen_now(storage, study, name))
+
+
+def seen_now(storage: FencedStorage, study: StudyRef, name: str) -> sa.Update:
+    """Return the UPDATE which notes that a worker is there."""
+    return sa.update(WORKER).where(_this(study, name)).values(seen=_now(storage))
 
 
 def leave(storage: FencedStorage, study: StudyRef, name: str, end: WorkerEnd) -> None:
