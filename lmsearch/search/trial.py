@@ -30,7 +30,7 @@ from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM, EpochRow, HeldTicket, Progress, Ticket
 from lmsearch.store.tickets import check_study, list_tickets
-from lmsearch.store.trials import read_epochs
+from lmsearch.store.trials import models_beyond, read_epochs
 from lmsearch.store.weights import Weights
 from lmsearch.text.corpus import Corpus
 
@@ -294,7 +294,7 @@ class Trial:
 
     def _catch_up(self) -> str | None:
         """Report the epochs that the checkpoint has and the store lacks, and decide on the last of them."""
-        self.reported |= self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values.keys()
+        self.reported |= self.runner.storage.get_trial(self.trial._trial_id).intermediate_values.keys()
         for row in self.rows:
             if row.epoch not in self.reported:
                 self._report(row, Progress(epoch=row.epoch, step=0, tokens_per_second=None), None)
@@ -445,14 +445,12 @@ class Trial:
 
 def keep_best_models(runner: TrialRunner) -> None:
     """Remove the weights of complete trials that are not among the study's best."""
-    ended = runner.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    complete = sorted(ended, key=lambda trial: min(trial.intermediate_values.values(), default=math.inf))
-    surplus = {trial.number: trial for trial in complete[_KEPT_MODELS:]}
-    for name in runner.weights.names(runner.info.ref.key[:SHORT]):
-        said = read_name(WEIGHTS, name)
-        trial = surplus.get(said.number) if said else None
-        if trial is not None and name == _weights_name(trial):
-            runner.weights.remove(runner.weights.folder / name)
+    names = runner.weights.names(runner.info.ref.key[:SHORT])
+    if len(names) <= _KEPT_MODELS:
+        return
+    surplus = models_beyond(runner.storage, runner.info.ref, _KEPT_MODELS)
+    for name in names & {named_in(WEIGHTS, model) for model in surplus}:
+        runner.weights.remove(runner.weights.folder / name)
 
 
 def _weights_name(trial: FrozenTrial) -> str:

@@ -134,6 +134,24 @@ def read_trial(storage: FencedStorage, info: StudyInfo, number: int) -> TrialRec
     return None if found is None else found.with_epochs(read_epochs(storage, info.ref, number).get(number, ()))
 
 
+def models_beyond(storage: FencedStorage, study: StudyRef, best: int) -> list[str]:
+    """List where the weights of complete trials lie that are not among so many best."""
+    query = (
+        sa.select(_ATTRIBUTE.value_json)
+        .select_from(models.TrialModel)
+        .join(models.TrialValueModel, sa.and_(_VALUE.trial_id == _TRIAL.trial_id, _VALUE.objective == 0))
+        .outerjoin(
+            models.TrialUserAttributeModel,
+            sa.and_(_ATTRIBUTE.trial_id == _TRIAL.trial_id, _ATTRIBUTE.key == "model"),
+        )
+        .where(_TRIAL.study_id == study.id, _TRIAL.state == TrialState.COMPLETE)
+        .order_by(_VALUE.value.nulls_last(), _TRIAL.number)
+        .offset(best)
+    )
+    texts = storage.do(lambda session: [text for text in session.execute(query).scalars() if text is not None])
+    return [model for text in texts if isinstance(model := _parsed(text), str)]
+
+
 def count_trials(storage: FencedStorage, study: StudyRef) -> int:
     """Return the number of trials of a study."""
 

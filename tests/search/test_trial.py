@@ -270,3 +270,13 @@ def test_after_its_last_epoch_a_trial_is_not_pruned(
     monkeypatch.setattr(optuna.Trial, "should_prune", from_then_on)
     assert desk.run() == outcome
     assert list(desk.trial().curve) == list(range(1, epoch + 1))
+
+
+def test_the_weights_of_the_three_best_complete_trials_stay(tmp_path: Path, storage_url: str) -> None:
+    desk = Desk(tmp_path, storage_url, TINY_STUDY.replace("trials = 3", "trials = 6"))
+    for _ in range(6):
+        assert desk.run() == "complete"
+    trials = read_study(desk.storage, desk.info).trials
+    best = sorted(trials, key=lambda trial: trial.perplexity)[:3]
+    there = {path.name for path in (tmp_path / "models").iterdir() if path.is_dir()}
+    assert there == {Path(trial.model).name for trial in best}
