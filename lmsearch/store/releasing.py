@@ -6,11 +6,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lmsearch.store.outages import is_crowded
+
 _IDLE_SECONDS = 1.0  # a heartbeat comes each ten seconds; to connect again takes some milliseconds
+_CROWDED_IDLE_SECONDS = 0.05  # once a server had no connection free
+_CROWDED_SECONDS = 120.0  # for which a server is taken to be crowded after that
 
 
 class ConnectionRelease:
-    """Closes the connection of an engine that nobody has used for a second; the next use opens another."""
+    """Closes the connection of an engine that nobody has used for a second; the next use opens another.
+
+    While the server has too few connections for all workers, it closes it at once.
+    """
 
     def __init__(self, engine: sa.Engine, idle_seconds: float = _IDLE_SECONDS) -> None:
         self._engine = engine
@@ -18,6 +25,8 @@ class ConnectionRelease:
         self._changed = threading.Condition()
         self._in_use = 0
         self._last_use: float | None = None  # monotonic; None: nothing is open
+        self._crowded_until = 0.0  # monotonic
+        sa.event.listen(engine, "handle_error", self._note_error)
         sa.event.listen(engine, "checkout", self._note_checkout)
         sa.event.listen(engine, "checkin", self._note_checkin)
         threading.Thread(target=self._release, name="connection", daemon=True).start()
@@ -32,12 +41,20 @@ class ConnectionRelease:
             self._last_use = time.monotonic()
             self._changed.notify()
 
+    def _note_error(self, context: sa.ExceptionContext) -> None:
+        if is_crowded(context.original_exception):
+            self._crowded_until = time.monotonic() + _CROWDED_SECONDS
+
+    def _idle(self) -> float:
+        crowded = time.monotonic() < self._crowded_until
+        return min(self._idle_seconds, _CROWDED_IDLE_SECONDS) if crowded else self._idle_seconds
+
     def _release(self) -> None:
         while True:
             with self._changed:
                 while self._last_use is None or self._in_use:
                     self._changed.wait()
-                left = self._last_use + self._idle_seconds - time.monotonic()
+                left = self._last_use + self._idle() - time.monotonic()
                 if left <= 0:
                     self._last_use = None
                     # One that is taken in this moment stays open until it is given back, and is then collected.

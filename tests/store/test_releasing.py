@@ -2,15 +2,18 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import sqlalchemy as sa
 
 from lmsearch.store.opening import open_storage
+from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.releasing import ConnectionRelease
 from lmsearch.store.url import parse_url
 from tests.bureau import Bureau, wait_for
+from tests.servers import Server
 
 
 def connections(url: str) -> int:
@@ -72,3 +75,21 @@ def test_workers_that_train_hold_no_connection(tmp_path: Path, postgres_url: str
         wait_for(lambda: connections(postgres_url) == 0, 20)
     finally:
         bureau.close()
+
+
+def test_a_server_without_a_free_connection_gets_one_back_at_once(start_server: Callable[..., Server]) -> None:
+    server = start_server(max_connections=4, superuser_reserved_connections=0, reserved_connections=0)
+    storage = open_storage(parse_url(server.url), patience=WaitUpTo(20.0))
+    ConnectionRelease(storage.engine, 60.0)
+    storage.engine.dispose()
+
+    def use() -> int:
+        return storage.do(lambda session: int(session.execute(sa.text("SELECT 1")).scalar_one()))
+
+    others = [psycopg.connect(server.url, autocommit=True) for _ in range(4)]
+    threading.Timer(1.0, others[0].close).start()
+    assert use() == 1  # it has waited for one
+    time.sleep(0.5)
+    others[0] = psycopg.connect(server.url, autocommit=True)  # which is free again
+    for other in others:
+        other.close()
