@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,17 @@ import numpy as np
 import optuna
 
 from lmsearch.lm.sleeper import SleepingTrainer
-from lmsearch.search.lease import Lease
 from lmsearch.search.trial import TrialRunner
-from lmsearch.search.worker import _run_ticket
+from lmsearch.search.worker import Stop, WorkerOptions, _work
+from lmsearch.store import tickets, workers
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
 from lmsearch.store.records import create_study, open_study, optuna_study
 from lmsearch.store.releasing import ConnectionRelease
-from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets, claim, has_unfinished
+from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import HeldTicket, StudyRef
+from lmsearch.store.tickets import Changes, Holder, NewTicket, change_tickets
 from lmsearch.store.trials import read_study
 from lmsearch.store.url import parse_url
 from lmsearch.store.weights import Weights
@@ -68,8 +71,18 @@ def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any,
     logging.disable(logging.CRITICAL)
     claims: list[float] = []
     reports: list[float] = []
-    trials: list[int] = []
+    trials: Counter[str] = Counter()  # claimed, by worker
     errors: list[str] = []
+    claim = tickets.claim
+
+    def timed_claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket | None:
+        began = time.perf_counter()
+        ticket = claim(storage, study, holder)
+        claims.append(time.perf_counter() - began)
+        trials[holder.worker] += ticket is not None
+        return ticket
+
+    tickets.claim = timed_claim
 
     def worker(number: int) -> None:
         try:
@@ -91,20 +104,12 @@ def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any,
                 reports.append(time.perf_counter() - began)
 
             storage.set_trial_intermediate_value = timed  # type: ignore[method-assign,assignment]
-            done = 0
+            workers.join(storage, info.ref, holder, "bench")
+            options = WorkerOptions(
+                study="many", storage=parse_url(url), name=holder.worker, folder=Path(folder), cache=Path(folder)
+            )
             go.wait()
-            while True:
-                began = time.perf_counter()
-                ticket = claim(storage, info.ref, holder)
-                claims.append(time.perf_counter() - began)
-                if ticket is None:
-                    if not has_unfinished(storage, info.ref):
-                        break
-                    time.sleep(0.5)
-                    continue
-                lease = Lease(storage, info.ref, ticket, 600.0, lambda: False, lambda asked: None)
-                done += _run_ticket(runner, lease) is not None  # a lease that was lost in the crowd costs no ticket
-            trials.append(done)
+            _work(runner, holder, Stop(None), options)
         except BaseException as error:
             errors.append(repr(error))
 
@@ -114,17 +119,17 @@ def work(url: str, folder: str, process: int, count: int, epoch: float, go: Any,
         thread.start()
     for thread in threads:
         thread.join()
-    results.put((claims, reports, trials, errors))
+    results.put((claims, reports, list(trials.values()), errors))
 
 
 def quantile(values: list[float], share: float) -> float:
     return 1e3 * sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def measure(server: str, workers: int, epoch: float, trials_each: int, folder: Path) -> dict[str, Any]:
+def measure(server: str, count: int, epoch: float, trials_each: int, folder: Path) -> dict[str, Any]:
     import psycopg
 
-    name = f"many{workers}"
+    name = f"many{count}"
     with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     url = server.format(name)
@@ -132,12 +137,12 @@ def measure(server: str, workers: int, epoch: float, trials_each: int, folder: P
     info = create_study(
         storage, "many", parse_study(STUDY, Path()), folder="", corpus="none", fingerprint="f", vocabulary_size=4
     )
-    tickets = trials_each * workers
+    budget = trials_each * count
     new = NewTicket(origin="search", sampler="random", pruner="none")
-    change_tickets(storage, info.ref, lambda _: Changes(add=[new] * tickets))
+    change_tickets(storage, info.ref, lambda _: Changes(add=[new] * budget))
     context = multiprocessing.get_context("spawn")
     go, results = context.Event(), context.Queue()
-    shares = [workers // PROCESSES + (number < workers % PROCESSES) for number in range(PROCESSES)]
+    shares = [count // PROCESSES + (number < count % PROCESSES) for number in range(PROCESSES)]
     processes = [
         context.Process(target=work, args=(url, str(folder / name), number, share, epoch, go, results))
         for number, share in enumerate(shares)
@@ -156,7 +161,7 @@ def measure(server: str, workers: int, epoch: float, trials_each: int, folder: P
                 seen.append(int(row[0]) if row else 0)
 
     threading.Thread(target=watch, daemon=True).start()
-    time.sleep(5 + workers / 25)  # for all to have opened the store
+    time.sleep(5 + count / 25)  # for all to have opened the store
     seen.clear()
     began = time.monotonic()
     go.set()
@@ -168,12 +173,12 @@ def measure(server: str, workers: int, epoch: float, trials_each: int, folder: P
     claims, reports, trials, errors = ([one for part in found for one in part[place]] for place in range(4))
     record = read_study(storage, info, epochs=True)
     storage.engine.dispose()
-    exact = record.done == record.total == len(record.trials) == tickets and not errors
+    exact = record.done == record.total == len(record.trials) == budget and not errors
     exact = exact and all(len(trial.epochs) == EPOCHS for trial in record.trials)
     outcomes = {trial.outcome for trial in record.trials}
     return {
-        "workers": workers,
-        "trials": tickets,
+        "workers": count,
+        "trials": budget,
         "exact": exact,
         "outcomes": sorted(outcomes),
         "errors": errors[:3] or sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})[:3],
@@ -204,12 +209,12 @@ def postgres() -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[16, 64, 250, 500])
-    parser.add_argument("--epoch", type=float, default=40.0, help="seconds of an epoch")
+    parser.add_argument("--epoch", type=float, default=30.0, help="seconds of an epoch")
     parser.add_argument("--trials", type=int, default=2, help="trials for each worker")
     given = parser.parse_args()
     with postgres() as server, tempfile.TemporaryDirectory() as folder:
-        for workers in given.workers:
-            print(json.dumps(measure(server, workers, given.epoch, given.trials, Path(folder))), flush=True)
+        for count in given.workers:
+            print(json.dumps(measure(server, count, given.epoch, given.trials, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

@@ -137,18 +137,23 @@ class TrialRunner:
                 self.checkpoints.remove_unreported(ticket, self._known(now)[0], now.checkpoint)
 
     def sweep(self) -> None:
-        """Remove the checkpoints and weights of ended trials whose worker died before it could."""
-        tickets = list_tickets(self.storage, self.info.ref)
-        trials = self.study.get_trials(deepcopy=False)
-        belonging = Belonging(self.storage, self.info, tickets, trials)
+        """Remove the checkpoints and weights of ended trials whose worker died before it could.
+
+        Each worker does so at the end; the trials are read only where a file is there that may have to go.
+        """
         paths = self.checkpoints.of_study(self.info.ref.key)
         with contextlib.suppress(ArtifactsError):
             paths += self.checkpoints.shared_of_study(self.info.ref.key)
+        kept = {named_in(WEIGHTS, model) for model in models_beyond(self.storage, self.info.ref, 0)}
+        names = self.weights.names(self.info.ref.key[:SHORT]) - kept
+        if not paths and not names:
+            return
+        trials = self.study.get_trials(deepcopy=False)
+        belonging = Belonging(self.storage, self.info, list_tickets(self.storage, self.info.ref), trials)
         for path in dict.fromkeys(paths):
             if belonging.of_checkpoint(path) == LEFT:
                 self.checkpoints.discard(path)
-        kept = {name for trial in trials if (name := _weights_name(trial))}
-        for name in self.weights.names(self.info.ref.key[:SHORT]) - kept:
+        for name in names:
             if belonging.of_weights(self.weights.folder / name) == LEFT:
                 self.weights.remove(self.weights.folder / name)
 
@@ -451,9 +456,3 @@ def keep_best_models(runner: TrialRunner) -> None:
     surplus = models_beyond(runner.storage, runner.info.ref, _KEPT_MODELS)
     for name in names & {named_in(WEIGHTS, model) for model in surplus}:
         runner.weights.remove(runner.weights.folder / name)
-
-
-def _weights_name(trial: FrozenTrial) -> str:
-    """Return the name of the folder of weights that a trial's attribute names, "" where it names none."""
-    model = trial.user_attrs.get("model")
-    return named_in(WEIGHTS, model) if isinstance(model, str) else ""

@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import os
+import random
 import socket
 import threading
 import time
@@ -43,7 +44,8 @@ from lmsearch.store.workers import WorkerEnd
 
 _log = logging.getLogger(__name__)
 
-_IDLE_SECONDS = 0.5  # between looks for a ticket while others run the last ones
+_IDLE_SECONDS = 0.5, 5.0  # between looks for a ticket while others run the last ones: at least, at most
+_IDLE_SHARE = 0.1  # of the time that it has been idle: hundreds of workers that wait are not to busy the store
 _AWAY_SECONDS = 5.0  # between looks for a checkpoint in an object store that does not answer
 
 
@@ -217,7 +219,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             if options.work.idle is not None and time.monotonic() - worked > options.work.idle:
                 stop.is_idle = True
                 return 0
-            time.sleep(_IDLE_SECONDS)
+            _rest(stop, time.monotonic() - worked)
             continue
         _log.debug(
             "claimed ticket %d with lease %d",
@@ -243,6 +245,14 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             failures.append(_traceback_of(runner, ticket) if outcome == "failed" else None)
             check_failures(failures, max_failures)
     return stop.exit_code or 0
+
+
+def _rest(stop: Stop, idle: float) -> None:
+    """Sleep until it is time to look for a ticket again, after so many seconds without one."""
+    least, most = _IDLE_SECONDS
+    end = time.monotonic() + min(most, max(least, _IDLE_SHARE * idle)) * random.uniform(0.8, 1.2)
+    while not stop.requested() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(least, left))
 
 
 def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
