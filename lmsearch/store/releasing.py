@@ -29,13 +29,18 @@ class ConnectionRelease:
         sa.event.listen(engine, "handle_error", self._note_error)
         sa.event.listen(engine, "checkout", self._note_checkout)
         sa.event.listen(engine, "checkin", self._note_checkin)
-        threading.Thread(target=self._release, name="connection", daemon=True).start()
+        self._thread = threading.Thread(target=self._release, name="connection", daemon=True)
+        self._thread.start()
 
     def _note_checkout(self, *args: Any) -> None:
+        if threading.current_thread() is self._thread:
+            return
         with self._changed:
             self._in_use += 1
 
     def _note_checkin(self, *args: Any) -> None:
+        if threading.current_thread() is self._thread:
+            return
         with self._changed:
             self._in_use = max(0, self._in_use - 1)
             self._last_use = time.monotonic()
@@ -54,10 +59,30 @@ class ConnectionRelease:
             with self._changed:
                 while self._last_use is None or self._in_use:
                     self._changed.wait()
-                left = self._last_use + self._idle() - time.monotonic()
-                if left <= 0:
-                    self._last_use = None
-                    # One that is taken in this moment stays open until it is given back, and is then collected.
-                    self._engine.dispose()
-                    continue
-            time.sleep(left)
+                last_use = self._last_use
+            left = last_use + self._idle() - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+            else:
+                self._close(last_use)
+
+    def _close(self, last_use: float) -> None:
+        """Close the connection if nobody has used it since.
+
+        It is taken from the pool first, as by everybody else: to dispose of the pool would leave those waiting for
+        ever who ask it for a connection in that moment.
+        """
+        try:
+            taken = self._engine.raw_connection()
+        except Exception:  # it is closed already, and cannot be opened
+            with self._changed:
+                self._last_use = None if self._last_use == last_use else self._last_use
+            return
+        with self._changed:
+            is_idle = self._last_use == last_use and not self._in_use
+            if is_idle:
+                self._last_use = None
+        if is_idle:
+            taken.invalidate()
+        else:
+            taken.close()

@@ -93,3 +93,23 @@ def test_a_server_without_a_free_connection_gets_one_back_at_once(start_server: 
     others[0] = psycopg.connect(server.url, autocommit=True)  # which is free again
     for other in others:
         other.close()
+
+
+def test_threads_that_ask_in_the_very_moment_of_a_release_are_not_left_waiting(postgres_url: str) -> None:
+    storage = open_storage(parse_url(postgres_url), create=True)
+    ConnectionRelease(storage.engine, 0.0)
+    done: list[int] = []
+
+    def use() -> None:
+        for number in range(400):
+            storage.do(lambda session: session.execute(sa.text("SELECT 1")).scalar_one())
+            time.sleep(0.001 * (number % 3))
+        done.append(1)
+
+    threads = [threading.Thread(target=use, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(done) == 3
+    wait_for(lambda: connections(postgres_url) == 0, 10)
