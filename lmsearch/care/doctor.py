@@ -94,7 +94,7 @@ def _stored(storage: FencedStorage, options: Options) -> Iterator[Finding]:
     if options.artifacts is not None:
         found = check_shared(options.artifacts, storage, options.runs, studies, options.repair)
         yield from guarded("artifacts", found)
-    yield from guarded("corpora", check_corpora(options.cache, studies, options.repair))
+    yield from guarded("corpora", check_corpora(options.cache, studies, options.repair, options.artifacts))
 
 
 def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:

@@ -62,13 +62,18 @@ def join_corpus(
     return fetched
 
 
+def shared_corpora(artifacts: Artifacts | None) -> set[str]:
+    """Return the fingerprints of the texts among the artifacts; none without artifacts. Raises `ArtifactsError`."""
+    names = [] if artifacts is None else artifacts.objects().under("corpora").names()
+    return {name.removesuffix(".zip") for name in names if name.endswith(".zip")}
+
+
 def share_corpus(corpus: Corpus, artifacts: Artifacts) -> None:
     """Put an encoded corpus among the artifacts, once, under its fingerprint. Raises `ArtifactsError`."""
-    objects = artifacts.objects().under("corpora")
-    if corpus.folder is None or _name(corpus.fingerprint) in objects.names():
+    if corpus.folder is None or corpus.fingerprint in shared_corpora(artifacts):
         return
     there = [name for name in _FILES if (corpus.folder / name).is_file()]
-    put_folder(objects, _name(corpus.fingerprint), corpus.folder, there)
+    put_folder(artifacts.objects().under("corpora"), _name(corpus.fingerprint), corpus.folder, there)
 
 
 def _name(fingerprint: str) -> str:

@@ -1,5 +1,6 @@
 """The text of a study on a host that has none: fetched once, verified, and the same to a training."""
 
+import dataclasses
 import json
 import shutil
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmsearch.care.disk import StudyTickets, check_corpora
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
 from lmsearch.search.begin import begin
@@ -19,6 +21,7 @@ from lmsearch.store.records import StudyInfo
 from lmsearch.store.url import parse_url
 from lmsearch.text.corpus import Corpus, open_corpus
 from tests.factories import TINY_STUDY, make_spec, save_articles, write_corpus
+from tests.store.test_checkpoints import make_ticket
 
 
 class Home:
@@ -59,6 +62,15 @@ def test_a_host_without_the_text_fetches_it_once(home: Home, tmp_path: Path) -> 
     assert same(join_corpus(home.info, tmp_path / "cache", str(tmp_path / "nowhere"), home.artifacts), home.corpus)
     with pytest.raises(CorpusError, match="does not have it either: lmsearch run puts it there"):
         join_corpus(home.info, tmp_path / "another", None, home.artifacts)
+
+
+def test_doctor_knows_that_a_missing_text_can_be_fetched(home: Home, tmp_path: Path) -> None:
+    ticket = dataclasses.replace(make_ticket(), state="open")
+    study = StudyTickets(info=home.info, tickets=(ticket,))
+    (missing,) = check_corpora(tmp_path / "cache", [study], repair=False)
+    assert missing.state == "problem" and "there is no corpus" in missing.text
+    (fetched,) = check_corpora(tmp_path / "cache", [study], repair=False, artifacts=home.artifacts)
+    assert fetched.state == "ok" and "workers fetch it from" in fetched.text
 
 
 def test_another_text_under_the_studys_path_is_not_used(home: Home, tmp_path: Path) -> None:
