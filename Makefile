@@ -1,13 +1,22 @@
 # The doors to the checks; see CONTRIBUTING.md.
 
-.PHONY: quick check all heavy
+.PHONY: quick check all heavy lint layers types quick-tests
 
 quick: # needs the virtual environment of CONTRIBUTING.md
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target quick-tests types layers lint
+
+lint:
 	ruff check .
 	ruff format --check .
+
+layers:
 	lint-imports
+
+types:
 	mypy
-	pytest -q tests/quick
+
+quick-tests:
+	pytest -q -n 0 tests/quick
 
 check: # as the README has it
 	pip install -e '.[test]' -c constraints.txt && pytest

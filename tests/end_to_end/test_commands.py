@@ -240,6 +240,7 @@ def _wait_for_epochs_of_two_trials(path: Path) -> None:
     raise AssertionError("no epoch was reported")
 
 
+@pytest.mark.slow
 def test_enqueue_says_how_to_run_what_it_added_and_a_worker_runs_it(searched: Path, cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path)
     assert cli("run", "tiny.toml", "--workers", "1", "--quiet").returncode == 0
