@@ -32,6 +32,7 @@ from tests.heavy.ray_cluster import RayCluster
 from tests.heavy.s3_server import S3Server
 from tests.heavy.sites import Engine, Site, curves
 from tests.heavy.slurm_cluster import SlurmCluster
+from tests.heavy.this_host import ThisHost
 
 TRIALS, EPOCHS = 24, 60
 STUDY = TINY_STUDY.replace("trials = 3", f"trials = {TRIALS}").replace("epochs = 3", f"epochs = {EPOCHS}")
@@ -46,14 +47,6 @@ search.worker_words = lambda prepared, device: [*words(prepared, device), "--tra
 from lmsearch.cli.main import main
 main(sys.argv[1:])
 """
-
-
-class Here:
-    """This host, as an engine."""
-
-    kind = "local"
-    words: list[str] = []  # noqa: RUF012  (never changed)
-    environment: dict[str, str] = {}  # noqa: RUF012
 
 
 @contextlib.contextmanager
@@ -197,7 +190,7 @@ def main() -> int:
             return int(not fine)
         found: dict[str, list[tuple[float, float]]] = {}
         with contextlib.ExitStack() as stack:
-            engines: dict[str, Engine] = {"local": Here()}  # type: ignore[dict-item]
+            engines: dict[str, Engine] = {"local": ThisHost(folder)}
             for kind in given.engines:
                 engines[kind] = stack.enter_context(engine(kind, WORKERS // 2))
             for number in range(RUNS):

@@ -9,6 +9,7 @@ import pytest
 from tests.heavy.ray_cluster import RayCluster
 from tests.heavy.sites import Engine, Site, undisturbed_curves
 from tests.heavy.slurm_cluster import SlurmCluster
+from tests.heavy.this_host import ThisHost
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,9 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 @pytest.fixture(params=["slurm", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Give each engine in turn."""
+    """Give each engine in turn: those of clusters, or what a test asks for by `ALL`."""
+    if request.param == "local":
+        return ThisHost(request.getfixturevalue("tmp_path"))
     found: Engine = request.getfixturevalue("slurm" if request.param == "slurm" else "ray_cluster")
     return found
 

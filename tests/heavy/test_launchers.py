@@ -1,4 +1,4 @@
-"""What holds for every launcher that places workers on a cluster: real engines on this machine, a real PostgreSQL.
+"""What holds for every launcher: real engines on this machine, a real PostgreSQL.
 
 Rows L1 to L13 of launchers' faults, as far as they are common; those of one engine are in its own file.
 """
@@ -18,11 +18,15 @@ from tests.servers import Server
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
+ALL = pytest.mark.parametrize("engine", ["local", "slurm", "ray"], indirect=True)
+"""For what holds of workers on this host too; the other tests are of workers that outlive their parent."""
 
+
+@ALL
 def test_a_search_is_run_by_the_engine_and_its_curves_are_those_of_this_host(
     site: Site, undisturbed: dict[str, list[float]]
 ) -> None:
-    search = site.run(3, "--gpus-per-worker", "1")
+    search = site.run(3, *(("--gpus-per-worker", "1") if site.engine.words else ()))
     assert search.wait(timeout=400) == 0, site.said(search)
     check(site, undisturbed)
     rows = site.status()["workers"]
@@ -31,6 +35,7 @@ def test_a_search_is_run_by_the_engine_and_its_curves_are_those_of_this_host(
     wait_for(lambda: not site.engine.left(), 60)
 
 
+@ALL
 def test_a_lost_node_costs_the_epoch_in_hand_and_its_trials_continue_elsewhere(
     site: Site, undisturbed: dict[str, list[float]]
 ) -> None:
@@ -74,6 +79,7 @@ def test_detached_workers_search_alone_are_shown_and_stop_reaches_them(site: Sit
     assert [row["state"] for row in site.status()["at_work"]] == ["waiting", "waiting"]
 
 
+@ALL
 def test_a_signal_to_the_parent_saves_every_trial(site: Site) -> None:
     write_study(site.folder, LONG)
     search = site.run(2)
@@ -81,10 +87,11 @@ def test_a_signal_to_the_parent_saves_every_trial(site: Site) -> None:
     search.send_signal(signal.SIGINT)
     wait_for(lambda: search.poll() is not None, 60)
     assert search.returncode == 130, site.said(search)
-    assert "everything is saved; resume with: lmsearch run tiny.toml --workers 2 --launcher" in site.said(search)
+    assert "everything is saved; resume with: lmsearch run tiny.toml --workers 2" in site.said(search)
     assert {row["state"] for row in site.status()["at_work"]} == {"waiting"}
 
 
+@ALL
 def test_idle_workers_leave_and_come_back_for_new_trials(site: Site) -> None:
     write_study(site.folder, LONG.replace("trials = 3", "trials = 1"))
     search = site.run(2, "--idle", "3s")
@@ -116,6 +123,7 @@ def test_doctor_looks_from_inside_a_job(site: Site) -> None:
     assert code == 1 and "GPUs a worker were asked for, and there is none" in said
 
 
+@ALL
 def test_a_worker_that_was_frozen_beyond_its_lease_drops_its_result(
     site: Site, undisturbed: dict[str, list[float]]
 ) -> None:
@@ -138,6 +146,7 @@ def test_a_worker_that_was_frozen_beyond_its_lease_drops_its_result(
     wait_for(lambda: "what was computed here for it is dropped" in site.logs(), 60)
 
 
+@ALL
 def test_more_workers_than_the_database_has_connections_wait_for_one(
     tmp_path: Path, engine: Engine, start_server: Callable[..., Server], undisturbed: dict[str, list[float]]
 ) -> None:
@@ -152,7 +161,8 @@ def test_more_workers_than_the_database_has_connections_wait_for_one(
         site.close()
 
 
-def test_chaos_on_a_cluster_reaches_its_workers_and_finds_nothing_lost(site: Site) -> None:
+@ALL
+def test_chaos_reaches_the_workers_and_finds_nothing_lost(site: Site) -> None:
     code, said = site.call("chaos", "--minutes", "1", "--workers", "3", "--seed", "3", *site.engine.words)
     assert code == 0, said
     assert "kill -9 of a worker" in said and "0 lost, 0 doubled" in said
