@@ -212,7 +212,7 @@ def pooled(postgres: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
     (tmp_path / "pgbouncer.ini").write_text(
         f"[databases]\n{name} = host={sockets} dbname={name} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
         f"listen_port = {port}\nunix_socket_dir =\nauth_type = any\nauth_file = {tmp_path}/users.txt\n"
-        "pool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 100\n"
+        "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 100\n"
     )
     for path in (tmp_path / "pgbouncer.ini", tmp_path / "users.txt", *tmp_path.parents):
         if "pytest" in str(path):
