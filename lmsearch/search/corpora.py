@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +16,6 @@ from lmsearch.store.records import StudyInfo
 from lmsearch.text.corpus import Corpus, Progress, load_cached, open_corpus
 from lmsearch.text.fetch import DATASETS
 from lmsearch.text.readers import SPLITS
-
-_log = logging.getLogger(__name__)
 
 _NEEDED = ("meta.json", *(f"{split}{end}" for split in ("train", "valid") for end in (".npy", ".articles.npy")))
 _FILES = ("meta.json", *(f"{split}{end}" for split in SPLITS for end in (".npy", ".articles.npy")))

@@ -235,7 +235,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             if time.monotonic() - away > options.work.patience:
                 raise
             _log.warning("waiting for a checkpoint: %s", error, extra={"event": "waiting_for_artifacts"})
-            time.sleep(_AWAY_SECONDS)
+            _sleep(stop, _AWAY_SECONDS)
             continue
         away = None
         if options.parent_pipe is None:
@@ -250,9 +250,14 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
 def _rest(stop: Stop, idle: float) -> None:
     """Sleep until it is time to look for a ticket again, after so many seconds without one."""
     least, most = _IDLE_SECONDS
-    end = time.monotonic() + min(most, max(least, _IDLE_SHARE * idle)) * random.uniform(0.8, 1.2)
+    _sleep(stop, min(most, max(least, _IDLE_SHARE * idle)) * random.uniform(0.8, 1.2))
+
+
+def _sleep(stop: Stop, seconds: float) -> None:
+    """Sleep, but no longer than half a second once asked to stop."""
+    end = time.monotonic() + seconds
     while not stop.requested() and (left := end - time.monotonic()) > 0:
-        time.sleep(min(least, left))
+        time.sleep(min(0.5, left))
 
 
 def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
