@@ -39,6 +39,19 @@ class FloatRange:
         """Return the number of values; None where they are continuous."""
         return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
+    def from_share(self, share: float) -> float:
+        """Return the value at a share (0 to 1) of the range, by its logarithm where the search is over that."""
+        if self.step is not None:
+            return min(self.low + _cell(share, self.count() or 1) * self.step, self.high)
+        return min(max(_scaled(share, self.low, self.high, self.log), self.low), self.high)
+
+    def share_of(self, value: Value) -> float:
+        """Return at which share of the range a value stands; with steps, in the middle of the value's part."""
+        if self.step is not None:
+            count = self.count() or 1
+            return (round((float(value) - self.low) / self.step) + 0.5) / count
+        return _unscaled(float(value), self.low, self.high, self.log)
+
     def __str__(self) -> str:
         return f"{self.low:.12g} to {self.high:.12g}" + (" (log)" if self.log else "")
 
@@ -75,6 +88,19 @@ class IntRange:
         """Return the number of values."""
         return (self.high - self.low) // self.step + 1
 
+    def from_share(self, share: float) -> int:
+        """Return the value at a share (0 to 1) of the range, by its logarithm where the search is over that."""
+        if self.log:
+            value = round(_scaled(share, self.low - 0.5, self.high + 0.5, True))
+            return min(max(value, self.low), self.high)
+        return self.low + _cell(share, self.count()) * self.step
+
+    def share_of(self, value: Value) -> float:
+        """Return at which share of the range a value stands: the middle of the value's part."""
+        if self.log:
+            return _unscaled(float(value), self.low - 0.5, self.high + 0.5, True)
+        return ((int(value) - self.low) // self.step + 0.5) / self.count()
+
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
 
@@ -107,6 +133,14 @@ class Choice:
         """Return the number of values."""
         return len(self.choices)
 
+    def from_share(self, share: float) -> Value:
+        """Return the choice at a share (0 to 1): each has an equal part."""
+        return self.choices[_cell(share, len(self.choices))]
+
+    def share_of(self, value: Value) -> float:
+        """Return the middle of a choice's part."""
+        return (self.choices.index(value) + 0.5) / len(self.choices)
+
     def __str__(self) -> str:
         return "one of " + ", ".join(_toml(choice) for choice in self.choices)
 
@@ -114,6 +148,23 @@ class Choice:
 OpenValue = FloatRange | IntRange | Choice
 
 _MOST_STEPS = 1e9  # with more, neighbouring points of a range are one point to a sampler
+
+
+def _cell(share: float, count: int) -> int:
+    """Return in which of `count` equal parts a share lies."""
+    return min(max(int(share * count), 0), count - 1)
+
+
+def _scaled(share: float, low: float, high: float, log: bool) -> float:
+    if log:
+        return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    return low + share * (high - low)
+
+
+def _unscaled(value: float, low: float, high: float, log: bool) -> float:
+    if log:
+        return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+    return (value - low) / (high - low)
 
 
 def _toml(value: Value) -> str:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from lmsearch.config import Value
 from lmsearch.search.fresh import FreshPoints, draws_fresh_points
+from lmsearch.search.sobol import SobolPoints
 from lmsearch.space import Choice, OpenValue
 from lmsearch.study.options import MEDIAN_STARTUP, median_warmup
 from lmsearch.study.spec import StudySpec
@@ -18,20 +20,35 @@ from lmsearch.study.spec import StudySpec
 Options = Mapping[str, Any]
 
 
-def _random(options: Options, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a sampler is built from: the study, the file's options, the ticket and a seed of its own."""
+
+    spec: StudySpec
+    options: Options
+    ticket: int
+    seed: int
 
 
-def _tpe(options: Options, seed: int) -> BaseSampler:
+def _random(asked: Asked) -> BaseSampler:
+    return RandomSampler(seed=asked.seed)
+
+
+def _qmc(asked: Asked) -> BaseSampler:
+    return SobolPoints(asked.spec, asked.ticket, asked.seed)
+
+
+def _tpe(asked: Asked) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(**({"n_startup_trials": 8} | dict(options)), seed=seed)
+        return TPESampler(**({"n_startup_trials": 8} | dict(asked.options)), seed=asked.seed)
 
 
-SAMPLERS: dict[str, Callable[[Options, int], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[Asked], BaseSampler]] = {
     # What a person or the grid leaves open is drawn at random.
     "manual": _random,
     "grid": _random,
+    "qmc": _qmc,
     "random": _random,
     "tpe": _tpe,
 }
@@ -71,7 +88,7 @@ def make_sampler(spec: StudySpec, name: str, ticket: int, fixed: Mapping[str, Va
     """
     seed = int(np.random.SeedSequence([spec.settings.seed, ticket]).generate_state(1)[0])
     options = spec.sampler_options if name == spec.settings.sampler else {}
-    sampler = SAMPLERS[name](options, seed)
+    sampler = SAMPLERS[name](Asked(spec=spec, options=options, ticket=ticket, seed=seed))
     return FreshPoints(sampler, spec, seed) if not fixed and draws_fresh_points(spec) else sampler
 
 

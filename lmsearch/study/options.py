@@ -11,6 +11,7 @@ SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "manual": {},
     "grid": {},
     "random": {},
+    "qmc": {},
     "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "constant_liar": bool},
 }
 LEARNING_SAMPLERS = frozenset({"tpe"})

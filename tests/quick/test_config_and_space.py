@@ -100,3 +100,29 @@ def test_choices_are_their_own_grid_and_ranges_have_only_what_is_named() -> None
 def test_a_near_name_is_suggested_and_a_far_one_answered_with_the_list() -> None:
     assert nearest("dropuot", ["dropout", "bptt"]) == "; did you mean dropout?"
     assert nearest("zzz", ["dropout", "bptt"]) == "; there are: dropout, bptt"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        FloatRange(low=0.1, high=0.7),
+        FloatRange(low=1e-4, high=3e-2, log=True),
+        FloatRange(low=0.0, high=0.6, step=0.2),
+        IntRange(low=3, high=9),
+        IntRange(low=10, high=50, step=10),
+        IntRange(low=2, high=900, log=True),
+        Choice(choices=("a", "b", "c")),
+    ],
+)
+def test_every_share_of_a_range_is_a_value_of_it_and_leads_back(value: FloatRange | IntRange | Choice) -> None:
+    drawn = [value.from_share(number / 1000) for number in range(1001)]
+    assert all(value.contains(one) for one in drawn)
+    back = [value.from_share(value.share_of(one)) for one in drawn]
+    assert back == (drawn if isinstance(drawn[0], str) else pytest.approx(drawn))
+    first, last = drawn[0], drawn[-1]
+    ends = (value.ends()[0], value.ends()[-1])
+    assert (first, last) == (ends if isinstance(first, str) else pytest.approx(ends))
+    count = value.count()
+    if count is not None and not (isinstance(value, IntRange) and value.log):
+        assert len(set(drawn)) == count  # and each has an equal part
+        assert max(map(drawn.count, drawn)) - min(map(drawn.count, drawn)) <= 2

@@ -55,6 +55,19 @@ def test_tpe_starts_up_with_8_trials_and_grid_and_manual_fill_at_random(tmp_path
         assert isinstance(make_sampler(spec, name, 0), RandomSampler)
 
 
+def test_a_sobol_sequence_fills_the_space_by_ticket_without_reading_the_store(tmp_path: Path) -> None:
+    spec = spec_with(tmp_path)
+    drawn = [draw(spec, ticket, "qmc") for ticket in range(64)]
+    assert drawn[7] == draw(spec, 7, "qmc") != draw(spec, 8, "qmc")
+    assert all(spec.check_point(point) == point for point in drawn)
+    for path, value in spec.open.items():
+        shares = sorted(value.share_of(point[path]) for point in drawn)
+        quarters = [sum(low <= share < low + 0.25 for share in shares) for low in (0.0, 0.25, 0.5, 0.75)]
+        assert sum(quarters) == 64 and (max(quarters) <= 17 or value.count() is not None)
+    other = make_spec(tmp_path, TINY_STUDY.replace("trials = 3", "trials = 3\nseed = 2"))
+    assert draw(other, 7, "qmc") != drawn[7]
+
+
 def test_the_files_options_go_to_the_strategy_it_names_and_to_no_other(tmp_path: Path) -> None:
     extra = "[sampler]\nn_startup_trials = 3\n[pruner]\nn_warmup_steps = 7\n"
     spec = spec_with(tmp_path, extra=extra)
