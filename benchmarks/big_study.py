@@ -113,7 +113,7 @@ def look(url: str) -> str:
         "import sys, time\n"
         "from lmsearch.store.opening import open_storage; from lmsearch.store.url import parse_url\n"
         "from lmsearch.store import records\n"
-        "from lmsearch.cli.live import live_notes; from lmsearch.cli.status import count_line\n"
+        "from lmsearch.terminal.live import live_notes; from lmsearch.cli.status import count_line\n"
         "storage = open_storage(parse_url(sys.argv[1])); info = records.open_study(storage, 'big')\n"
         "try: from lmsearch.store.trials import StudyReader as make\n"
         "except ImportError: make = None\n"

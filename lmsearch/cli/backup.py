@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from lmsearch.cli.options import parse_storage, storage_option
-from lmsearch.cli.terminal import say
+from lmsearch.terminal.output import say
 
 
 @click.command()

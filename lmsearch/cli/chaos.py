@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli import logs
 from lmsearch.cli.options import (
     SEED,
     Number,
@@ -20,10 +19,11 @@ from lmsearch.cli.options import (
     parse_storage,
     placement_of,
 )
-from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
 from lmsearch.folders import RUNS
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import say, say_json
 
 if TYPE_CHECKING:
     from lmsearch.chaos.disturb import Outcome

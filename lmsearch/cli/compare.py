@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from lmsearch.cli.options import json_option, open_store, storage_option
-from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.escapes import shown
+from lmsearch.terminal.output import draw, say, say_json
 
 
 @click.command()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli import logs
 from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import (
     COUNT,
@@ -20,11 +19,12 @@ from lmsearch.cli.options import (
     work_request,
     workers_option,
 )
-from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import leave_at_work, listen, output_words, watch, why_over
-from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
 from lmsearch.folders import study_folder
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import say, say_json, tolerating_lost_output
+from lmsearch.terminal.progress import reading_bar
 
 if TYPE_CHECKING:
     from lmsearch.search.start import Prepared

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli import logs
 from lmsearch.cli.options import open_store, storage_option
-from lmsearch.cli.terminal import say
 from lmsearch.folders import RUNS
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import say
 
 
 @click.command()

@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 from lmsearch.cli.options import COUNT, json_option, warn_of_text
-from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.terminal import say, say_json
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.folders import absolute
 from lmsearch.spelling import nearest
+from lmsearch.terminal.output import say, say_json
+from lmsearch.terminal.progress import reading_bar
 
 
 @click.group()

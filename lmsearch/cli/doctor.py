@@ -18,11 +18,11 @@ from lmsearch.cli.options import (
     placement_of,
     storage_option,
 )
-from lmsearch.cli.terminal import say, say_coloured, say_json
 from lmsearch.errors import ConfigError
 from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 from lmsearch.search.work import STORE_SECONDS
+from lmsearch.terminal.output import say, say_coloured, say_json
 
 if TYPE_CHECKING:
     from lmsearch.care.findings import Finding

@@ -18,9 +18,9 @@ from lmsearch.cli.options import (
     workers_option,
 )
 from lmsearch.cli.run import run
-from lmsearch.cli.terminal import say
 from lmsearch.errors import ConfigError, DeviceError, StudyError
 from lmsearch.folders import check_new_name
+from lmsearch.terminal.output import say
 
 
 @click.command()

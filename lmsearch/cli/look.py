@@ -13,9 +13,9 @@ from lmsearch.cli.options import (
     parse_storage,
     storage_option,
 )
-from lmsearch.cli.terminal import say, say_json
 from lmsearch.folders import study_folder
 from lmsearch.spelling import spell_value
+from lmsearch.terminal.output import say, say_json
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles

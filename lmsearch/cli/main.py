@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from lmsearch import __version__
-from lmsearch.cli import logs
 from lmsearch.cli.backup import backup
 from lmsearch.cli.chaos import chaos
 from lmsearch.cli.compare import compare
@@ -27,12 +26,13 @@ from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.script import script
 from lmsearch.cli.status import status
-from lmsearch.cli.terminal import OutputGoneError, go_quiet, prepare, say, say_lines
 from lmsearch.cli.train import train
 from lmsearch.cli.trials import show, trials
 from lmsearch.cli.worker import worker
 from lmsearch.errors import LmsearchError, StoreGoneError
 from lmsearch.spelling import nearest
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import OutputGoneError, go_quiet, prepare, say, say_lines
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),

@@ -11,10 +11,10 @@ from lmsearch.cli.options import (
     parse_storage,
     storage_option,
 )
-from lmsearch.cli.terminal import say
 from lmsearch.errors import ConfigError
 from lmsearch.folders import check_name, study_folder
 from lmsearch.spelling import spell_value
+from lmsearch.terminal.output import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

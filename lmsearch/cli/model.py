@@ -19,10 +19,10 @@ from lmsearch.cli.options import (
     pickle_option,
     storage_option,
 )
-from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.terminal import say, say_data, say_json, say_lines
 from lmsearch.config import MOST_TRIALS
-from lmsearch.errors import ConfigError, CorpusError, LmsearchError
+from lmsearch.errors import LmsearchError
+from lmsearch.terminal.output import say, say_data, say_json, say_lines
+from lmsearch.terminal.progress import reading_bar
 
 if TYPE_CHECKING:
     from lmsearch.lm.use.trained import TextResult, TrainedModel
@@ -68,12 +68,13 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     from lmsearch.results.evaluations import add_evaluation, read_evaluations
 
     folder, trained = _open(model, device, storage, store_timeout, options["artifacts"])
-    tokens, fingerprint = _test_split(_same_corpus(folder, trained, options))
+    corpus = _corpus(folder, trained, options)
+    tokens = corpus.test_tokens()
     read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
     loss = found.loss
     known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
-    evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, **known)
+    evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, **known)
     _tell_study(trained, folder, evaluation, storage, store_timeout)
     if as_json:
         say_json(evaluation | {"look": number}, indent=None)
@@ -97,44 +98,12 @@ def _say_known(found: "TextResult") -> None:
         )
 
 
-def _same_corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "Corpus":
-    """Open the corpus that a model was trained on; refuse another one, on which no figure could be compared."""
-    from lmsearch.text.corpus import cache_folder, open_corpus
+def _corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "Corpus":
+    from lmsearch.search.corpora import model_corpus
 
-    corpus_path, trust = options["corpus"], {"allow_pickle": options["allow_pickle"]}
-    try:
-        with reading_bar() as progress:
-            corpus = open_corpus(trained.config.data, cache_folder(), corpus_path, progress=progress, **trust)
-    except CorpusError as error:
-        if corpus_path is not None:
-            raise
-        fetched = _fetched(trained, options["artifacts"])
-        if fetched is None:
-            raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
-        corpus = fetched
-    if corpus.fingerprint != trained.metrics.get("corpus"):
-        raise ConfigError(
-            f"{folder} was trained on a text with the fingerprint {trained.metrics.get('corpus')}, here is "
-            f"{corpus.description} with {corpus.fingerprint}; to evaluate another text, use: lmsearch evaluate --text"
-        )
-    return corpus
-
-
-def _fetched(trained: "TrainedModel", artifacts: "Artifacts | None") -> "Corpus | None":
-    """Fetch the corpus that a model was trained on from the artifacts; None where it is not there."""
-    from lmsearch.search.corpora import fetch_corpus
-    from lmsearch.text.corpus import cache_folder
-
-    fingerprint = trained.metrics.get("corpus")
-    if artifacts is None or not isinstance(fingerprint, str):
-        return None
-    return fetch_corpus(fingerprint, artifacts, cache_folder(), "the text that the model was trained on")
-
-
-def _test_split(corpus: "Corpus") -> tuple[Any, str]:
-    if corpus.test is None:
-        raise ConfigError(f"{corpus.description} has no test split")
-    return corpus.test.tokens, corpus.fingerprint
+    with reading_bar() as progress:
+        trust = {"allow_pickle": options["allow_pickle"], "progress": progress}
+        return model_corpus(folder, trained, options["corpus"], options["artifacts"], **trust)
 
 
 def _tell_study(
@@ -186,9 +155,9 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     from lmsearch.search.tune import tune
 
     folder, trained = _open(model, device, storage, options["store_timeout"], options["artifacts"])
-    corpus = _same_corpus(folder, trained, options)
+    corpus = _corpus(folder, trained, options)
     if with_test:  # refused before the search
-        _test_split(corpus)
+        corpus.test_tokens()
         read_evaluations(folder)
     said = (lambda line: None) if options["as_json"] else say
     said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
@@ -201,9 +170,10 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
     document = found.document()
     replace_file(folder / POINTER, json_text(document | {"corpus": corpus.fingerprint}, indent=2) + "\n")
     if with_test:
-        tokens, fingerprint = _test_split(corpus)
+        tokens = corpus.test_tokens()
         loss, alone = losses_with(found.constants, read_text(trained, tokens))
-        evaluation, number = add_evaluation(folder, loss, len(tokens), fingerprint, pointer=found.constants.as_dict())
+        searched = found.constants.as_dict()
+        evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, pointer=searched)
         _tell_study(trained, folder, evaluation, storage, options["store_timeout"])
         document["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
     if options["as_json"]:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lmsearch.cli.terminal import say
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
 from lmsearch.search.placement import KINDS, RESOURCES, Placement, Resources, read_placement
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
 from lmsearch.store.artifacts import ARTIFACTS, Artifacts
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
+from lmsearch.terminal.output import say
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmsearch.cli import logs
 from lmsearch.cli.options import (
     COUNT,
     command_text,
@@ -20,11 +19,12 @@ from lmsearch.cli.options import (
     warn_of_text,
     workers_option,
 )
-from lmsearch.cli.progress import reading_bar
-from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.escapes import shown
 from lmsearch.folders import RUNS
 from lmsearch.spelling import spell_seconds
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import draw, say, say_json
+from lmsearch.terminal.progress import reading_bar
 
 if TYPE_CHECKING:
     from lmsearch.search.plan import Plan

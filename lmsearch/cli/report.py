@@ -8,9 +8,9 @@ import click
 
 from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import artifacts_option, command_text, open_store, parse_storage, storage_option
-from lmsearch.cli.terminal import say, say_data
 from lmsearch.folders import study_folder
 from lmsearch.losses import json_text
+from lmsearch.terminal.output import say, say_data
 
 if TYPE_CHECKING:
     from lmsearch.store.artifacts import Artifacts

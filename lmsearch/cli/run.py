@@ -21,11 +21,11 @@ from lmsearch.cli.options import (
     work_request,
     workers_option,
 )
-from lmsearch.cli.progress import reading_bar
 from lmsearch.cli.searching import leave_at_work, listen, output_words, watch, why_over
-from lmsearch.cli.terminal import say, say_json, tolerating_lost_output
 from lmsearch.errors import SearchFailedError, StoreGoneError
-from lmsearch.spelling import spell_value
+from lmsearch.terminal.output import say, say_json, tolerating_lost_output
+from lmsearch.terminal.progress import reading_bar
+from lmsearch.terminal.search import print_found, print_plan
 
 if TYPE_CHECKING:
     from lmsearch.report.keeping import Keeper
@@ -87,7 +87,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     quiet = options["quiet"] or options["as_json"]
     if not quiet:
         with tolerating_lost_output():
-            _print_plan(prepared)
+            print_plan(prepared)
     if prepared.placement.detach:
         return leave_at_work(prepared, supervision)
     try:
@@ -95,31 +95,6 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     return _conclude(prepared, record, command, signals.received, options["as_json"], keeper)
-
-
-def _print_plan(prepared: "Prepared") -> None:
-    from lmsearch.search.plan import space_points
-    from lmsearch.store.tickets import list_tickets
-    from lmsearch.store.url import redact
-
-    info, corpus, spec, devices = prepared.info, prepared.corpus, prepared.info.spec, prepared.devices
-    splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
-    unfinished = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
-    sampler = " and ".join(sorted({ticket.by for ticket in unfinished}))
-    pruner = " and ".join(sorted({ticket.pruner for ticket in unfinished}))
-    say(f"study    {info.ref.name} in {redact(prepared.storage.store_url)}")
-    say(
-        f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
-        f"{len(corpus.vocabulary):,} words"
-    )
-    sizes = {point.parameters for point in space_points(spec, info.vocabulary_size)}
-    spread = f"{min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "")
-    say(f"model    {spread} parameters, {spec.epochs} epochs a trial")
-    for number, (path, value) in enumerate(spec.open.items()):
-        say(f"{'search' if number == 0 else '':8} {path}: {value}")
-    if unfinished:
-        workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
-        say(f"by       {sampler}, pruned by {pruner}, on {workers}")
 
 
 def _conclude(
@@ -137,7 +112,7 @@ def _conclude(
         say_json(_document(prepared, results, files))
     else:
         with tolerating_lost_output():
-            _print_found(prepared, results, files)
+            print_found(results, files, printed)
     if record.done < record.total:
         why = "interrupted" if received else why_over(prepared)
         with tolerating_lost_output():
@@ -174,59 +149,6 @@ def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") ->
             "trials": str(files.trials),
         },
     }
-
-
-def _print_found(prepared: "Prepared", results: "Results", files: "ResultFiles") -> None:
-    from lmsearch.results.best import file_lines
-    from lmsearch.results.confirmation import confirm_words
-    from lmsearch.results.progress import count_line
-
-    record, shares, url = results.record, results.importances, prepared.storage.store_url
-    say()
-    say(count_line(record))
-    best = record.best
-    if best is not None:
-        config = record.info.spec.close(best.params, record.info.vocabulary_size)
-        parameters = config.model.count_parameters(record.info.vocabulary_size)
-        say(
-            f"best perplexity {best.perplexity:.2f}: trial {best.number} by {best.by}, epoch {best.best_epoch}, "
-            f"{parameters:,} parameters"
-        )
-        if best.known_perplexity is not None:
-            say(f"  of the known words alone {best.known_perplexity:.2f}")
-        for path, value in best.params.items():
-            say(f"  {path} = {spell_value(value)}")
-    _print_samplers(record)
-    if shares:
-        say("what mattered (share of the differences between trials)")
-        for path, share in list(shares.items())[:4]:
-            say(f"  {share:4.0%}  {path}")
-    if failed := record.count("failed"):
-        reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
-        say(f"warning: {failed} trials failed: {'; '.join(reasons)}")
-    say("files")
-    for line in file_lines(files):
-        say(line)
-    if files.best_config is not None:
-        say("next")
-        if results.confirmation is None:
-            say(f"  {command_text(confirm_words(results.name), url)}")
-        say(f"  {command_text(['lmsearch', 'report', record.info.ref.name], url)}")
-        say(f"  lmsearch train {files.best_config}")
-        say(f"  {command_text(['lmsearch', 'dashboard'], url)}")
-
-
-def _print_samplers(record: "StudyRecord") -> None:
-    """Compare who proposed the trials, where several took part."""
-    groups: dict[str, list[Any]] = {}
-    for trial in record.trials:
-        groups.setdefault(trial.by or "another program", []).append(trial)
-    if len(groups) < 2:
-        return
-    for name, trials in groups.items():
-        complete = [trial.perplexity for trial in trials if trial.outcome == "complete"]
-        found = f"best {min(complete):.2f}" if complete else "none complete"
-        say(f"  {name}: {len(trials)} trials, {len(complete)} complete, {found}")
 
 
 def _why_none(record: "StudyRecord") -> str:

@@ -15,7 +15,7 @@ from lmsearch.cli.options import (
     work_options,
     work_request,
 )
-from lmsearch.cli.terminal import say_data
+from lmsearch.terminal.output import say_data
 
 if TYPE_CHECKING:
     from lmsearch.store.records import StudyInfo

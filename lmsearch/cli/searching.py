@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from lmsearch import stopping
-from lmsearch.cli import logs
 from lmsearch.cli.options import command_text
-from lmsearch.cli.terminal import leave_terminal, say, tolerating_lost_output
+from lmsearch.terminal import logs
+from lmsearch.terminal.output import leave_terminal, say, tolerating_lost_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ def listen(signals: "Signals", is_cluster: bool = False) -> None:
 
 def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "StudyRecord":
     """Draw the search until it ends, keep the dashboard's notes current, and return the study as it is then."""
-    from lmsearch.cli.live import open_view
+    from lmsearch.terminal.live import open_view
 
     if not quiet:
         logs.write_with(logs.timestamped)

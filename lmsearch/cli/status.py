@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.options import json_option, open_store, storage_option
-from lmsearch.cli.terminal import draw, say, say_json
 from lmsearch.escapes import shown
 from lmsearch.spelling import spell_seconds
+from lmsearch.terminal.output import draw, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,8 @@ import click
 
 from lmsearch import stopping
 from lmsearch.cli.options import COUNT, device_option, json_option, pickle_option, warn_of_text
-from lmsearch.cli.progress import reading_bar, training_line
-from lmsearch.cli.terminal import say, say_json
+from lmsearch.terminal.output import say, say_json
+from lmsearch.terminal.progress import reading_bar, training_line
 
 if TYPE_CHECKING:
     from lmsearch.lm.training import Training, TrainResult

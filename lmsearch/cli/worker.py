@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from lmsearch.cli import logs
 from lmsearch.cli.options import (
     command_text,
     device_option,
@@ -16,6 +15,7 @@ from lmsearch.cli.options import (
     work_request,
 )
 from lmsearch.folders import absolute, study_folder
+from lmsearch.terminal import logs
 
 
 @click.command()

@@ -4,18 +4,22 @@ import contextlib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from lmsearch.errors import CorpusError
+from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.files import remove_tree
 from lmsearch.folders import make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.store.artifacts import Artifacts, ArtifactsError, fetch_folder, put_folder
 from lmsearch.store.records import StudyInfo
-from lmsearch.text.corpus import Corpus, Progress, load_cached, open_corpus
+from lmsearch.text.corpus import Corpus, Progress, cache_folder, load_cached, open_corpus
 from lmsearch.text.fetch import DATASETS
 from lmsearch.text.readers import SPLITS
+
+if TYPE_CHECKING:
+    from lmsearch.lm.use.trained import TrainedModel
 
 _NEEDED = ("meta.json", *(f"{split}{end}" for split in ("train", "valid") for end in (".npy", ".articles.npy")))
 _FILES = ("meta.json", *(f"{split}{end}" for split in SPLITS for end in (".npy", ".articles.npy")))
@@ -117,3 +121,31 @@ def _cached(folder: Path, fingerprint: str, description: str) -> Corpus | None:
     except NewerFormatError:
         return None
     return found if found is not None and found.fingerprint == fingerprint else None
+
+
+def model_corpus(
+    folder: Path, trained: "TrainedModel", path: str | None, artifacts: Artifacts | None, **options: Any
+) -> Corpus:
+    """Open the corpus that a model was trained on, from `path` if it was moved, otherwise also from the artifacts.
+
+    `options` are those of `open_corpus`. Raises `CorpusError` where it is not there, and `ConfigError` where it is
+    another text, on which no figure could be compared.
+    """
+    fingerprint = trained.metrics.get("corpus")
+    try:
+        corpus = open_corpus(trained.config.data, cache_folder(), path, **options)
+    except CorpusError as error:
+        if path is not None:
+            raise
+        fetched = None
+        if artifacts is not None and isinstance(fingerprint, str):
+            fetched = fetch_corpus(fingerprint, artifacts, cache_folder(), "the text that the model was trained on")
+        if fetched is None:
+            raise CorpusError(f"{error}; if the text was moved, give its path with --corpus") from error
+        corpus = fetched
+    if corpus.fingerprint != fingerprint:
+        raise ConfigError(
+            f"{folder} was trained on a text with the fingerprint {fingerprint}, here is "
+            f"{corpus.description} with {corpus.fingerprint}; to evaluate another text, use: lmsearch evaluate --text"
+        )
+    return corpus

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import platformdirs
 
 from lmsearch.config import DataConfig, TrainConfig
-from lmsearch.errors import CorpusError
+from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.files import draft_folder, replace_file
 from lmsearch.folders import absolute, make_folder, read_document
 from lmsearch.formats import FORMATS, check_stamp, stamp
@@ -61,6 +61,12 @@ class Corpus:
     shuffle_articles: bool = False  # each epoch, where the config does not say
     facts: TextFacts = TextFacts()
     folder: Path | None = None  # where it lies encoded
+
+    def test_tokens(self) -> npt.NDArray[np.int32]:
+        """Return the tokens of the test split; raises `ConfigError` where there is none."""
+        if self.test is None:
+            raise ConfigError(f"{self.description} has no test split")
+        return self.test.tokens
 
 
 def _no_progress(what: str, done: int, total: int | None) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from lmsearch import machine as host
-from lmsearch.cli.live import _Lines, render, spark
 from lmsearch.cli.options import command_text, duration, parse_storage
 from lmsearch.errors import ConfigError, DeviceError
 from lmsearch.folders import check_name
@@ -25,6 +24,7 @@ from lmsearch.spelling import spell_seconds, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef, Ticket
 from lmsearch.study.shipped import shipped_studies
+from lmsearch.terminal.live import _Lines, render, spark
 from tests.factories import TINY_STUDY
 from tests.store.test_checkpoints import make_ticket
 

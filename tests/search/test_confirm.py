@@ -10,7 +10,6 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from lmsearch.cli.live import _Lines
 from lmsearch.errors import StudyError
 from lmsearch.launch.supervise import Snapshot
 from lmsearch.report.publishing import study_note
@@ -23,6 +22,7 @@ from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
 from lmsearch.store.records import SEED, configurations, open_study, store_info
 from lmsearch.store.tickets import list_tickets
+from lmsearch.terminal.live import _Lines
 from tests.bureau import Bureau
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, make_spec, write_study

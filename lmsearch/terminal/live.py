@@ -6,10 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from lmsearch.cli.logs import timestamped
 from lmsearch.escapes import shown
 from lmsearch.results.progress import count_line
 from lmsearch.spelling import count, spell_seconds, spell_value
+from lmsearch.terminal.logs import timestamped
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from lmsearch.cli.logs import timestamped
-from lmsearch.cli.terminal import say
 from lmsearch.spelling import spell_seconds
+from lmsearch.terminal.logs import timestamped
+from lmsearch.terminal.output import say
 
 if TYPE_CHECKING:
     from lmsearch.lm.events import Step

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lmsearch.cli.terminal import OutputGoneError, say, say_json
+from lmsearch.terminal.output import OutputGoneError, say, say_json
 
 LEVELS = ("debug", "info", "warning", "error")
 _LEVEL, _FORMAT = "LMSEARCH_LOG_LEVEL", "LMSEARCH_LOG_FORMAT"  # reach the workers of a search by its environment
