@@ -19,8 +19,13 @@ def shown_lines(text: object) -> str:
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text shows as it is, and can be written as UTF-8 (an undecodable file name cannot)."""
-    return shown(text) == text and not any(0xD800 <= ord(character) < 0xE000 for character in text)
+    """Whether a text shows as it is, and can be written as UTF-8."""
+    return shown(text) == text and is_text(text)
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8; an undecodable file name cannot."""
+    return not any(0xD800 <= ord(character) < 0xE000 for character in text)
 
 
 def cell(value: object) -> object:

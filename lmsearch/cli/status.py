@@ -47,12 +47,14 @@ def status(study: str, watch: bool, storage: str, store_timeout: float | None, a
     reader = StudyReader(opened, info)
     record = reader.read()
     workers = list_workers(opened, info.ref)
+    unfinished = record.done < record.total
+    queued = waiting_lines(info.ref.key, any(one.launcher == "slurm" for one in workers)) if unfinished else []
     if as_json:
-        say_json(status_document(record, _now(opened), workers) | {"queued": waiting_lines(info.ref.key)})
+        say_json(status_document(record, _now(opened), workers) | {"queued": queued})
         return
     if not watch:
         draw(render_status(record, _now(opened), workers))
-        for line in waiting_lines(info.ref.key):
+        for line in queued:
             say(line)
         return
     from rich.live import Live

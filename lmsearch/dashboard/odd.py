@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from lmsearch.errors import LmsearchError
+from lmsearch.folders import check_new_name
+
 _LARGEST_NUMBER = 18  # digits: SQL's whole numbers
 
 
@@ -52,4 +55,14 @@ def _wrong_body(environ: WSGIEnvironment) -> tuple[str, str] | None:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return "400 Bad Request", "The body is not JSON."
-    return None if isinstance(document, dict) else ("400 Bad Request", "The body is no JSON object.")
+    if not isinstance(document, dict):
+        return "400 Bad Request", "The body is no JSON object."
+    path = environ.get("PATH_INFO", "").rstrip("/")
+    if path != "/api/studies" and not path.endswith("/rename"):
+        return None
+    name = document.get("study_name")
+    try:
+        check_new_name(name if isinstance(name, str) else "")
+    except LmsearchError as error:
+        return "400 Bad Request", str(error)
+    return None

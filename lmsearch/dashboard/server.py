@@ -12,6 +12,7 @@ import optuna_dashboard
 import waitress
 from waitress.server import BaseWSGIServer, MultiSocketServer
 
+from lmsearch.dashboard.answers import Answers
 from lmsearch.dashboard.channel import CONNECTIONS, LARGEST_BODY, make_channel
 from lmsearch.dashboard.files import StudyFiles
 from lmsearch.dashboard.guard import Guard, Rules
@@ -37,6 +38,7 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, prefix: str = "") ->
     application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
     keep_leased(application, storage)
     application.install(_with_content)
+    application.install(Answers())
     try:
         guard = Guard(OddRequests(application), rules)
         server = waitress.create_server(

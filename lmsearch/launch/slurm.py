@@ -291,13 +291,16 @@ def _call(words: Sequence[str], environment: Mapping[str, str] | None = None, te
     return called.stdout
 
 
-def waiting_lines(key: str) -> list[str]:
-    """Say how many workers of a study wait in Slurm's queue, and for what; nothing where there is no Slurm."""
+def waiting_lines(key: str, asked: bool) -> list[str]:
+    """Say how many workers of a study wait in Slurm's queue, and for what; nothing where there is no Slurm.
+
+    That Slurm does not answer is said only where `asked` says that it was asked for workers of the study before.
+    """
     if shutil.which("squeue") is None:
         return []
     try:
         found = queued(key)
     except SlurmError as error:
-        return [f"Slurm: {error}"]
+        return [f"Slurm: {error}"] if asked else []
     reasons = Counter(one.reason for one in found if one.state == "PENDING")
     return [f"waiting in Slurm: {count(number, 'worker')} ({reason})" for reason, number in sorted(reasons.items())]

@@ -25,6 +25,10 @@ _SETTLED = (
     "SSL was required",
     "certificate",
     "has group or world access",
+    "channel binding required",
+    "channel binding is required",
+    "weak sslmode",
+    "could not parse network address",
 )
 """What libpq says, without a code, of a URL or a file that no waiting makes right."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import ipaddress
 import os
 import re
 import sqlite3
@@ -60,9 +61,13 @@ def parse_url(text: str) -> URL:
     try:
         text.encode()
         url = make_url(text)
-        url.port  # noqa: B018  (a port that is no number is found here)
+        port = url.port  # one that is no number is found here
     except (ArgumentError, ValueError) as error:
         raise StoreError(f"{_hide(text)!r} is not a storage URL; write {examples}") from error
+    if "\0" in str(url.render_as_string(hide_password=False)) or "%00" in text:
+        raise StoreError("the storage URL has a byte of zero (%00), which no part of it can have")
+    if port is not None and not 0 < port < 1 << 16:
+        raise StoreError(f"the storage URL has the port {port}; a port is a number from 1 to 65535")
     lost = text.count("@") > 1 and "@" not in "".join(map(str, url.query.values()))  # a ? began what is no option
     if lost or any("@" in part for part in (url.host, url.database, *url.query) if part):
         raise StoreError(
@@ -86,6 +91,15 @@ def parse_url(text: str) -> URL:
 
 def _check_options(url: URL) -> None:
     """Refuse what PostgreSQL's own client library does not know; psycopg would take some of it for its arguments."""
+    if "replication" in url.query:
+        raise StoreError("the storage URL asks for a replication connection, over which no store can be used")
+    try:
+        for host in (url.host or "").split(","):
+            host.encode("idna")  # as a look-up of its address does
+        for address in str(url.query.get("hostaddr", "")).split(","):
+            ipaddress.ip_address(address or "::")
+    except (UnicodeError, ValueError) as error:
+        raise StoreError(f"the storage URL has a host that is none: {error}") from error
     known = [option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()]
     for name in url.query:
         if name not in known:

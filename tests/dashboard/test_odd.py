@@ -1,12 +1,15 @@
 """What no page of ours sends: bodies of strangers, connections that say nothing, odd requests."""
 
 import contextlib
+import csv
+import io
 import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 
 from lmsearch.dashboard.prefix import check_prefix
@@ -77,6 +80,18 @@ def test_idle_connections_lock_nobody_out(guarded: Served) -> None:
         ("POST", "/api/studies", b"[" * 100_000, 400),
         ("POST", "/api/studies/1/rename", b'"x"', 400),
         ("PUT", "/api/studies/1/note", b"7", 400),
+        ("PUT", "/api/studies/1/note", b'{"body": {}, "version": "x"}', 404),
+        ("PUT", "/api/studies/1/note", b"{}", 400),
+        ("PUT", "/api/studies/999999/note", b'{"body": "x", "version": 1}', 404),
+        ("POST", "/api/studies", b'{"study_name": 7, "directions": ["minimize"]}', 400),
+        ("POST", "/api/studies", b'{"study_name": "a\\u001b[2J", "directions": ["minimize"]}', 400),
+        ("POST", "/api/studies", b'{"study_name": "../../x", "directions": ["minimize"]}', 400),
+        ("POST", "/api/studies", b'{"study_name": "x", "directions": 7}', 400),
+        ("POST", "/api/studies", b'{"study_name": "x", "directions": [null]}', 400),
+        ("POST", "/api/studies/1/rename", b'{"study_name": "a\\u202eb"}', 400),
+        ("POST", "/api/trials/1/tell", b'{"state": []}', 400),
+        ("POST", "/api/trials/999999/tell", b'{"state": "Fail"}', 404),
+        ("POST", "/api/trials/1/user-attrs", b'{"user_attrs": 3}', 400),
     ],
 )
 def test_odd_requests_are_the_visitors_mistake_and_no_traceback(
@@ -101,6 +116,19 @@ def test_ordinary_requests_still_come_through(guarded: Served) -> None:
     note = {"body": "x" * 100_000, "version": 1}
     assert guarded.ask(f"/api/studies/{id}/note", "PUT", note, Authorization=f"Bearer {TOKEN}").status == 200
     assert guarded.ask(f"/api/studies/{id}?after=0", Authorization=f"Bearer {TOKEN}").status == 200
+
+
+def test_a_downloaded_table_has_no_formula_and_a_name_that_is_a_header(tmp_path: Path, prepared_sqlite: Path) -> None:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    url = f"sqlite:///{tmp_path}/store.db"
+    study = optuna.create_study(study_name="日本 x", storage=url)
+    study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"=1+1": "=cmd()", "said": "plain, text"}))
+    with served(url, tmp_path / "log") as server:
+        answer = server.ask(f"/csv/{study._study_id}")
+    assert answer.status == 200 and answer.headers["content-disposition"].isascii(), answer.body
+    rows = list(csv.reader(io.StringIO(answer.body.decode())))
+    assert rows[0][-2:] == ["UserAttribute =1+1", "UserAttribute said"] and rows[1][-2:] == ["'=cmd()", "plain, text"]
+    assert rows[1][2] == "1.0"
 
 
 @pytest.mark.parametrize(

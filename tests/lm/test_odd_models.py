@@ -83,6 +83,11 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "vocabulary an object": (changed_json("vocabulary.json", dict.fromkeys), "is no list"),
     "no unk": (changed_json("vocabulary.json", lambda words: ["x", *words[1:]]), "has no <unk>"),
     "no eos": (changed_json("vocabulary.json", lambda words: [words[0], "x", *words[2:]]), "has no <eos>"),
+    "an empty word": (changed_json("vocabulary.json", lambda words: [*words[:-1], ""]), "is empty, or no text"),
+    "half a character": (
+        changed_json("vocabulary.json", lambda words: [*words[:-1], "\ud800"]),
+        "is empty, or no text",
+    ),
     "a word twice": (changed_json("vocabulary.json", lambda words: [*words[:-1], words[2]]), "has a word twice"),
     "a word less": (changed_json("vocabulary.json", lambda words: words[:-1]), "is of shape"),
     "vocabulary no JSON": (replaced("vocabulary.json", b"[1,"), "is not a whole model folder"),
@@ -117,6 +122,13 @@ def test_a_damaged_or_foreign_model_is_refused_in_one_sentence(fault: str, tmp_p
     spoil(make_model(tmp_path / "model"))
     with pytest.raises(LmsearchError, match=said):
         load_model(tmp_path / "model")
+
+
+def test_weights_too_large_to_compute_with_are_said_to_be_that(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    changed_weights(lambda w: {name: tensor.sign() * 3e38 for name, tensor in w.items()})(model)
+    with pytest.raises(ConfigError, match="so large that its probabilities are no numbers"):
+        list(load_model(model).generate(words=3))
 
 
 @pytest.mark.parametrize("content", [b"{}", b"[1]", b"null", b"[", b"[" * 200_000, b"\xff"])

@@ -35,7 +35,7 @@ from tests.factories import TINY_STUDY, make_spec, write_corpus
         ("postgresql://me@db/lm?ssl_mode=require", "did you mean sslmode?"),
         ("sqlite:///q?x=1.db", "write %3F for a question mark"),
         ("sqlite:///~nobody-of-that-name/x.db", "is not a path: Could not determine home"),
-        ("sqlite:///a%00b.db", "is not a path: embedded null byte"),
+        ("sqlite:///a%00b.db", "has a byte of zero"),
         ("sqlite:///bad\udcff.db", "is not a storage URL"),
         ("redis://x", "is not supported"),
     ],

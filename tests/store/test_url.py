@@ -24,6 +24,11 @@ SECRET = "hunter2{}%40"
         (f"postgresql://me:{SECRET}/db", "is not a storage URL"),
         (f"postgres//me:{SECRET}@host/db", "is not a storage URL"),
         (f"postgresql://me:{SECRET}@host:port/db", "is not a storage URL"),
+        ("postgresql://me:hunter2%00@h/db", "has a byte of zero (%00)"),
+        ("postgresql://me:hunter2@h:0/db", "a port is a number from 1 to 65535"),
+        ("postgresql://me:hunter2@a..b/db", "has a host that is none"),
+        ("postgresql://me:hunter2@h/db?hostaddr=nowhere", "has a host that is none"),
+        ("postgresql://me:hunter2@h/db?replication=database", "over which no store can be used"),
     ],
 )
 def test_a_url_with_a_typo_is_refused_with_an_example_and_without_its_password(text: str, message: str) -> None:

@@ -43,7 +43,7 @@ def generate(
     """Yield word after word, each drawn after those before it; the first follows `<eos>` and `prompt`.
 
     Words of the prompt that the model does not know are `<unk>` to it. The same seed gives the same words on one
-    device; temperature 0 needs none.
+    device; temperature 0 needs none. Raises `ConfigError` where the weights are too large to compute with.
     """
     sampling = sampling or Sampling()
     model.eval()
@@ -56,6 +56,8 @@ def generate(
         features = model.features(tokens_T1, states)
         states = features.states
         logits_V = model.decoder(features.raw_TBH[-1, 0])
+        if not bool(logits_V.isfinite().all()):
+            raise ConfigError("the model's weights are so large that its probabilities are no numbers")
         if sampling.no_unk:
             logits_V[vocabulary.index[UNK]] = -torch.inf
         tokens_T1 = _draw(logits_V, sampling, generator).view(1, 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
+from lmsearch.escapes import is_text
 from lmsearch.folders import MODEL_FILES
 from lmsearch.formats import check_stamp
 from lmsearch.lm.model import LanguageModel
@@ -72,6 +73,8 @@ def _read_vocabulary(path: Path) -> Vocabulary:
     words = _read_json(path, list)
     if not all(isinstance(word, str) for word in words):
         raise ValueError(f"{path.name} has something in it that is no word")
+    if any(not word or not is_text(word) for word in words):
+        raise ValueError(f"{path.name} has a word that is empty, or no text")
     if len(set(words)) < len(words):
         raise ValueError(f"{path.name} has a word twice")
     for word in (UNK, EOS):
