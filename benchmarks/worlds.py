@@ -1,0 +1,167 @@
+"""What searches are played against in benchmarks/search.py: made-up worlds, and tables of recorded curves.
+
+A world answers a configuration with the validation losses of all its epochs (nats per token), as a training with one
+seed would give them, and knows what the configuration is worth without noise.
+
+The made-up worlds have the eight open values of the shipped default study. Their shape follows one real study of it:
+a high learning rate leads early and flattens, dropout is slow and better in the end, too little of it overfits late.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from record_curves import FOLDER, read_table, study_of
+
+from lmsearch.search.gaussian import encode
+from lmsearch.study.reading import load_study
+from lmsearch.study.shipped import find_study_file
+from lmsearch.study.spec import StudySpec
+
+Floats = npt.NDArray[np.float64]
+Values = Mapping[str, Any]
+
+_DROPOUTS = ("model.input_dropout", "model.output_dropout", "model.weight_dropout")
+KINDS = ("smooth", "hard", "cliffs", "noisy", "nothing")
+"""Made-up worlds: two degrees of misleading early ranks, late cliffs, constant noise, one in which all are equal."""
+
+
+class World(Protocol):
+    """What a search is played against, in one repetition."""
+
+    spec: StudySpec
+
+    def curve(self, values: Values, trial: int) -> Floats:
+        """Return the losses of all epochs of a trial; asked once for each trial."""
+        ...
+
+    def truth(self, values: Values, trial: int) -> float:
+        """Return what the trial's configuration is worth without noise."""
+        ...
+
+
+@dataclass
+class MadeUp:
+    """A made-up world; equal repetitions have the same noise for equal trials."""
+
+    spec: StudySpec
+    kind: str
+    repetition: int
+
+    def curve(self, values: Values, trial: int) -> Floats:
+        """Return the losses of a trial: the world's curve, the seed's offset and the epochs' noise."""
+        rng = np.random.default_rng([self.repetition, trial, 7])
+        losses, epochs = self._losses(values), self.spec.epochs
+        offset = rng.normal(0, 0.007)
+        if self.kind == "cliffs":
+            cliff = int(epochs * rng.uniform(0.4, 0.85))
+            before = np.arange(epochs) < cliff
+            height = 0.05 + 0.2 * self._share(values, "train.learning_rate")
+            noise = np.where(before, height + rng.normal(0, 0.035, epochs), rng.normal(0, 0.008, epochs))
+            return losses + offset + noise
+        return losses + offset + rng.normal(0, 0.1 if self.kind == "noisy" else 0.012, epochs)
+
+    def truth(self, values: Values, trial: int) -> float:
+        """Return the lowest loss without noise."""
+        return float(self._losses(values).min())
+
+    def _share(self, values: Values, path: str) -> float:
+        return float(self.spec.open[path].share_of(values[path]))
+
+    def _losses(self, values: Values) -> Floats:
+        epochs = np.arange(1, self.spec.epochs + 1) / (self.spec.epochs / 8)
+        if self.kind == "nothing":
+            return np.asarray(3.0 + 0.8 * (epochs + 0.05) ** -0.9)
+        hardness = 1.0 if self.kind == "hard" else 0.5
+        rate = self._share(values, "train.learning_rate")
+        dropouts = [self._share(values, path) for path in _DROPOUTS]
+        dropout = float(np.mean(dropouts))
+        decay = self._share(values, "train.weight_decay")
+        first = self._share(values, "train.activation_reg")
+        second = self._share(values, "train.temporal_activation_reg")
+        speed = math.exp(
+            (1.3 + 0.5 * hardness) * (rate - 0.6) - (1 + 0.8 * hardness) * (dropout - 0.4) + 0.25 * (decay - 0.5)
+        )
+        exponent = 0.9 + 0.35 * hardness - 0.9 * max(0.0, 0.4 - rate)
+        asymptote = 2.9 + (0.8 + 1.2 * hardness) * max(0.0, rate - 0.68 + 0.13 * hardness) ** 2
+        asymptote += (0.5 + 0.9 * hardness) * (dropout - 0.62 - 0.06 * hardness) ** 2
+        asymptote += 0.06 * ((first - 0.5) ** 2 + (second - 0.4) ** 2) + 0.08 * (dropouts[0] - dropouts[1] - 0.1) ** 2
+        asymptote += 0.01 * (not values["model.tie_weights"])
+        late = max(0.0, 0.35 - dropout) * 0.05 * np.maximum(0, epochs * speed - 4)
+        return np.asarray(asymptote + 0.8 * (speed * (epochs + 0.05)) ** -exponent + late)
+
+
+class Table:
+    """A recorded table, read once: the curves of each configuration by seed."""
+
+    def __init__(self, path: Path) -> None:
+        self.head, rows = read_table(path)
+        self.spec = study_of(self.head["table"])
+        complete = [row for row in rows if not row["diverged"] and None not in row["valid_loss"]]
+        self.points: list[Values] = []
+        self.curves: list[list[Floats]] = []
+        by_point: dict[int, int] = {}
+        for row in sorted(complete, key=lambda row: (row["point"], row["seed"])):
+            if row["point"] not in by_point:
+                by_point[row["point"]] = len(self.points)
+                self.points.append(row["values"])
+                self.curves.append([])
+            self.curves[by_point[row["point"]]].append(np.array(row["valid_loss"]))
+        self.inputs_ND = encode(self.spec, self.points)
+        self.seconds = float(np.median([second for row in complete for second in row["seconds"]]))
+
+    def cut(self, epochs: int) -> StudySpec:
+        """Return the table's study with trials of fewer epochs."""
+        return replace(self.spec, fixed={**self.spec.fixed, "train.epochs": epochs})
+
+
+@dataclass
+class Pool:
+    """A table whose nearest configuration that was not used yet answers: real curves, and steps that are not fine."""
+
+    table: Table
+    spec: StudySpec
+    repetition: int
+
+    def __post_init__(self) -> None:
+        self._left = set(range(len(self.table.points)))
+        self._of: dict[int, int] = {}
+        self._rng = np.random.default_rng([self.repetition, 11])
+
+    def curve(self, values: Values, trial: int) -> Floats:
+        """Return a recorded curve, of one of its seeds at random."""
+        if not self._left:
+            raise LookupError(f"the table has {len(self.table.points)} configurations, and all are used")
+        left = np.array(sorted(self._left))
+        distances = ((self.table.inputs_ND[left] - encode(self.spec, [values])) ** 2).sum(1)
+        chosen = int(left[int(np.argmin(distances))])
+        self._left.discard(chosen)
+        self._of[trial] = chosen
+        curves = self.table.curves[chosen]
+        return curves[int(self._rng.integers(len(curves)))][: self.spec.epochs]
+
+    def truth(self, values: Values, trial: int) -> float:
+        """Return the mean over the recorded seeds of the lowest loss."""
+        curves = self.table.curves[self._of[trial]]
+        return float(np.mean([curve[: self.spec.epochs].min() for curve in curves]))
+
+
+def made_up(kind: str, epochs: int, repetition: int) -> MadeUp:
+    """Return a made-up world with trials of so many epochs."""
+    spec = load_study(find_study_file("default"))
+    spec = replace(spec, fixed={**spec.fixed, "train.epochs": epochs})
+    return MadeUp(seeded(spec, repetition), kind, repetition)
+
+
+def seeded(spec: StudySpec, seed: int) -> StudySpec:
+    """Return a study with another seed."""
+    return replace(spec, settings=replace(spec.settings, seed=seed))
+
+
+def table_file(name: str) -> Path:
+    """Return where a table lies."""
+    return FOLDER / f"{name}.jsonl.gz"

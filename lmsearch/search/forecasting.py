@@ -1,0 +1,99 @@
+"""A sampler that learns from what every trial will reach: complete, pruned, paused or running."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lmsearch.config import Value
+from lmsearch.curves.forecast import Floats, forecast
+from lmsearch.search.gaussian import propose
+from lmsearch.search.sobol import sobol_point
+from lmsearch.store.distributions import distribution
+from lmsearch.study.spec import StudySpec
+
+GP_STARTUP = 7  # points of the Sobol sequence before the process proposes one, where the study file does not say
+_EVENLY = 8  # one proposal of so many is of the Sobol sequence all the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known of the trials: values to be reached (log perplexity) with their uncertainty, and open ones."""
+
+    points: Sequence[Mapping[str, Any]]
+    values_N: Floats
+    deviations_N: Floats
+    running: Sequence[Mapping[str, Any]]  # without an epoch
+
+
+class ForecastSampler(BaseSampler):
+    """The sampler of one ticket. Its first points, and some later ones, are of the Sobol sequence."""
+
+    def __init__(self, spec: StudySpec, ticket: int, seed: int, startup: int = GP_STARTUP, own: bool = True) -> None:
+        self._spec, self._ticket, self._seed, self._startup, self._own = spec, ticket, seed, startup, own
+        self._random = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole space: a point is drawn at once."""
+        return {path: distribution(value) for path, value in self._spec.open.items()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the point that promises most."""
+        if self._ticket % _EVENLY == _EVENLY - 1:
+            return dict(sobol_point(self._spec, self._ticket))
+        known = known_of(study.get_trials(deepcopy=False), self._spec, trial.number)
+        if len(known.points) < self._startup:
+            return dict(sobol_point(self._spec, self._ticket))
+        if self._own:
+            rng = np.random.default_rng(self._seed)
+            return dict(propose(self._spec, known.points, known.values_N, known.deviations_N, known.running, rng))
+        return dict(_ask_optunas(known, search_space, self._seed))
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """Draw one value at random; a point is drawn at once, so nothing asks for it."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+
+def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Known:
+    """Return what the trials of a study tell, but for one of them."""
+    begun = [one for one in trials if one.number != without and all(path in one.params for path in spec.open)]
+    curves = [[math.log(value) for _, value in sorted(one.intermediate_values.items())] for one in begun]
+    known = [place for place, curve in enumerate(curves) if curve]
+    running = [
+        one.params for one, curve in zip(begun, curves, strict=True) if not curve and not one.state.is_finished()
+    ]
+    if not known:
+        return Known(points=[], values_N=np.zeros(0), deviations_N=np.zeros(0), running=running)
+    complete = [begun[place].state == TrialState.COMPLETE for place in known]
+    found = forecast([curves[place] for place in known], spec.epochs, complete)
+    values_N, deviations_N = found.mean_N.copy(), found.deviation_N.copy()
+    lost = np.array([begun[place].user_attrs.get("reason") == "diverged" for place in known])
+    if lost.any() and not lost.all():  # as bad as the worst of the others
+        values_N[lost], deviations_N[lost] = values_N[~lost].max(), 0.0
+    return Known(
+        points=[begun[place].params for place in known], values_N=values_N, deviations_N=deviations_N, running=running
+    )
+
+
+def _ask_optunas(known: Known, space: dict[str, BaseDistribution], seed: int) -> dict[str, Value]:
+    """Ask Optuna's GPSampler in a study in which every forecast is a finished trial."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+    shadow = optuna.create_study(sampler=sampler)
+    highest = float(np.median(known.values_N) + 3 * np.std(known.values_N))
+    for point, value in zip(known.points, known.values_N, strict=True):
+        shadow.add_trial(create_trial(params=dict(point), distributions=space, value=min(float(value), highest)))
+    for point in known.running:
+        shadow.add_trial(create_trial(state=TrialState.RUNNING, params=dict(point), distributions=space))
+    return shadow.ask(space).params
