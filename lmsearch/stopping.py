@@ -1,10 +1,21 @@
 """The signals by which a person or a cluster asks a process to stop."""
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 
 SLURMS = signal.SIGUSR1  # what Slurm sends before it ends a job, to each process of it
+
+
+def take_back() -> None:
+    """Install Python's handlers again, which a library of C++ has replaced; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, SLURMS):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
 
 
 def listen(act: Callable[[int], None]) -> Callable[[], None]:

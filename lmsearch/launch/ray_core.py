@@ -10,11 +10,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmsearch import stopping
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.search.placement import Placement, Resources
@@ -260,8 +261,10 @@ def _connect(placement: Placement) -> Any:
             found.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_SECONDS)
+    with _hushed():
+        thread.start()
+        thread.join(_CONNECT_SECONDS)
+    stopping.take_back()  # Ray handles SIGTERM as a crash: it prints a stack, and the process aborts
     if not found:
         raise RayError(f"the Ray cluster {address} did not answer within {_CONNECT_SECONDS:.0f} s")
     if found[0] is not None:
@@ -281,6 +284,21 @@ def _keep_quiet(ray: Any) -> None:
     with contextlib.suppress(AttributeError):
         if callable(ray._private.worker.print_to_stdstream):
             ray._private.worker.print_to_stdstream = log
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Lose what Ray's C++ writes to the terminal while it connects; our own thread waits meanwhile."""
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        for descriptor in kept:
+            os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def _probe(address: str) -> None:

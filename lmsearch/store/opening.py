@@ -35,10 +35,8 @@ def open_storage(
         try:
             if create:
                 urls.check_location(url, create)
-                with urls.creation_lock(url, patience):
-                    if _format_of(url, schema.check_own) is None:
-                        # Optuna's checks open a second connection inside the first.
-                        FencedStorage(url, create=True, connections=2).engine.dispose()
+                if _format_of(url, schema.check_own) is None:
+                    _make(url, patience)
             return _opened(url, write or create, connections, patience)
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
             reason = urls.explain(url, error)
@@ -52,6 +50,14 @@ def open_storage(
             raise StoreError(f"the store {urls.redact(url)} cannot be used: {_other_version(url, error)}") from error
 
 
+def _make(url: URL, patience: Patience) -> None:
+    """Make what a store lacks, unless another process has made it meanwhile."""
+    with urls.creation_lock(url, patience):
+        if _format_of(url, schema.check_own) is None:
+            # Optuna's checks open a second connection inside the first.
+            FencedStorage(url, create=True, connections=2).engine.dispose()
+
+
 @contextlib.contextmanager
 def creating(storage: FencedStorage) -> Iterator[None]:
     """Hold the lock under which studies and their tickets are created; wait for a store that is away or full."""
@@ -63,7 +69,7 @@ def creating(storage: FencedStorage) -> Iterator[None]:
 
 def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
     urls.check_location(url, create=False, write=write)
-    found = _format_of(url)
+    found = _format_of(url, schema.check_own)  # another program's is not even locked
     if found is None:
         # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
         with urls.creation_lock(url, patience):
@@ -86,13 +92,20 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
 
 
 def _format_of(url: URL, check: Callable[[sa.Connection, str], None] | None = None) -> schema.StoreFormat | None:
-    """Return the format of a store; None where it does not have all its tables. `check` looks at the database first."""
-    engine = sa.create_engine(url, **urls.engine_options(url, 1))
+    """Return the format of a store; None where it does not have all its tables, which `check` looks at then.
+
+    Nothing is written, so that another program's database stays as it is.
+    """
+    options = urls.looking_options(url)
+    if options is None:
+        return None  # a SQLite file that is yet to be made
+    engine = sa.create_engine(url, **options)
     try:
         with engine.connect() as connection:
-            if check is not None:
+            found = schema.read_format(connection)
+            if found is None and check is not None:
                 check(connection, urls.redact(url))
-            return schema.read_format(connection)
+            return found
     finally:
         engine.dispose()
 

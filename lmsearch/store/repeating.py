@@ -144,7 +144,7 @@ class RepeatingStorage(RDBStorage):
         unusable = ("SQLITE_NOTADB", "SQLITE_READONLY", "SQLITE_CORRUPT", "SQLITE_PERM")
         name = getattr(cause, "sqlite_errorname", "") or ""
         state = getattr(cause, "sqlstate", None) or ""
-        if name.startswith(unusable) or state.startswith(("28", "3D", "42501")):
+        if name.startswith(unusable) or state.startswith(("28", "3D", "42501", "22P05", "22021")):
             raise StoreError(urls.explain(self.store_url, error)) from error
 
     @contextlib.contextmanager

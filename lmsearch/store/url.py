@@ -145,6 +145,16 @@ def engine_options(url: URL, connections: int) -> dict[str, Any]:
     return pool | {"creator": functools.partial(_connect_postgresql, url)}
 
 
+def looking_options(url: URL) -> dict[str, Any] | None:
+    """Return the arguments for `create_engine` to look at a database without a change; None where no file is there."""
+    if url.get_backend_name() != "sqlite":
+        return engine_options(url, 1)
+    path = Path(str(url.database))
+    if not path.exists():
+        return None
+    return {"creator": functools.partial(_look_at_sqlite, path), "poolclass": sa.pool.NullPool}
+
+
 def _connect_postgresql(url: URL) -> WatchedConnection:
     dialect: Any = PGDialect_psycopg
     words, named = dialect(dbapi=psycopg).create_connect_args(url)

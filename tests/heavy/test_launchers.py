@@ -80,13 +80,15 @@ def test_detached_workers_search_alone_are_shown_and_stop_reaches_them(site: Sit
 
 
 @ALL
-def test_a_signal_to_the_parent_saves_every_trial(site: Site) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_saves_every_trial(site: Site, number: int) -> None:
     write_study(site.folder, LONG)
     search = site.run(2)
     wait_for(lambda: site.epochs() > 5)
-    search.send_signal(signal.SIGINT)
+    search.send_signal(number)
     wait_for(lambda: search.poll() is not None, 60)
-    assert search.returncode == 130, site.said(search)
+    assert search.returncode == 128 + number, site.said(search)
+    assert "logging.cc" not in site.said(search) and "SIGTERM received" not in site.said(search)
     assert "everything is saved; resume with: lmsearch run tiny.toml --workers 2" in site.said(search)
     assert {row["state"] for row in site.status()["at_work"]} == {"waiting"}
 

@@ -129,6 +129,8 @@ def dump(url: str) -> list[tuple[str, ...]]:
         ["CREATE TABLE studies (name text)", "CREATE TABLE users (id integer)"],
         ["CREATE TABLE alembic_version (version_num varchar(32))", "INSERT INTO alembic_version VALUES ('0f2a')"],
         ["CREATE TABLE trial_params (trial text, name text)"],
+        ["CREATE TABLE patients (id integer)", "CREATE VIEW trials AS SELECT id FROM patients"],
+        ["CREATE TABLE trials (trial_id integer primary key)", "CREATE TABLE studies (study_id integer primary key)"],
     ],
 )
 def test_a_database_of_another_program_is_looked_at_and_left_as_it_is(
@@ -141,9 +143,12 @@ def test_a_database_of_another_program_is_looked_at_and_left_as_it_is(
             connection.exec_driver_sql(statement)
     engine.dispose()
     before = dump(url)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for options in ({"create": True}, {}, {"write": True}):
         with pytest.raises(StoreError, match="belongs to another program"):
             open_storage(parse_url(url), **options)  # type: ignore[arg-type]
+    # Not a byte of its file, no lock and no log beside it.
+    assert kind != "sqlite" or {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
     assert dump(url) == before
 
 
@@ -163,6 +168,9 @@ def test_databases_of_other_encodings_work(postgres: str, tmp_path: Path) -> Non
         called = "naïve"
         create_study(opened, called, make_spec(tmp_path, TINY_STUDY), str(tmp_path), "text", "ab", 9)
         found = find_study(opened, called)
+        if encoding == "LATIN1":
+            with pytest.raises(StoreError, match="has no equivalent in encoding"):
+                create_study(opened, "日本", make_spec(tmp_path, TINY_STUDY), str(tmp_path), "text", "ab", 9)
         assert found is not None and found.ref.name == called
         opened.engine.dispose()
 
