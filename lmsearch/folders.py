@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError, StudyError
-from lmsearch.escapes import is_plain
+from lmsearch.escapes import is_plain, is_text
 from lmsearch.files import remove_tree, replace_file
 from lmsearch.formats import stamp
 
@@ -128,15 +128,19 @@ def check_new_name(name: str) -> None:
 def absolute(path: str | Path, what: str = "the path") -> Path:
     """Return a person's path as an absolute one, with `~` as the home folder; raises `ConfigError` where it is none.
 
-    That is one with a byte of zero, a loop of links, the home of nobody, or any path once the working folder is gone.
+    That is one with a byte of zero or one that is not text, a loop of links, the home of nobody, or any path once the
+    working folder is gone.
     """
     try:
         os.fsencode(path)
-        return Path(path).expanduser().resolve()
+        found = Path(path).expanduser().resolve()
     except FileNotFoundError as error:
         raise ConfigError("the working folder has been removed; change into one that is there") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{what} {str(path)!r} is not a path: {error}") from error
+    if not is_text(str(found)):  # it is written into stores, configs and logs, all of them UTF-8
+        raise ConfigError(f"{what} {str(found)!r} has a byte that is not text (UTF-8): rename the folder or the file")
+    return found
 
 
 def study_folder(name: str, runs: Path = RUNS) -> Path:

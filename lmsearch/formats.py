@@ -11,6 +11,9 @@ from typing import Any
 from lmsearch.errors import LmsearchError
 from lmsearch.version import __version__
 
+PLAIN = 0
+"""Stands for the format of a database that plain Optuna made: there is nothing of ours in it."""
+
 FORMATS_OF: dict[str, dict[str, int]] = {
     "0.1.0": {
         "store": 1,

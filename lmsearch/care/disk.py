@@ -77,7 +77,11 @@ def largest_checkpoint(folders: Sequence[Path]) -> int:
 
 
 def _room(folder: Path, largest: int) -> Finding:
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    # Lexically present, also as a link that leads nowhere.
+    there = next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    if not there.is_dir():
+        text = f"{there} is a file where a folder is needed; move it away, or start elsewhere"
+        return Finding(check="disk", state=PROBLEM, text=text)
     name = str(folder) if there == folder else f"{folder} (not there yet)"
     try:
         with tempfile.TemporaryFile(dir=there) as file:

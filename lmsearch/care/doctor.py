@@ -24,7 +24,7 @@ from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarde
 from lmsearch.care.nodes import check_nodes, check_wishes
 from lmsearch.care.shared import check_artifacts, check_shared
 from lmsearch.errors import LmsearchError
-from lmsearch.formats import FORMATS
+from lmsearch.formats import FORMATS, PLAIN
 from lmsearch.machine import is_running
 from lmsearch.search.placement import Placement
 from lmsearch.spelling import count, listed, spell_value
@@ -107,6 +107,10 @@ def _store(options: Options) -> Generator[Finding, None, FencedStorage | None]:
         return None
     try:
         storage = open_storage(url, patience=options.patience)
+        if storage.format == PLAIN:
+            text = f"{urls.redact(url)} was made by Optuna alone: status, trials and report show its studies"
+            yield Finding(check="store", state=NOTE, text=text)
+            return None
         if storage.format < FORMATS["store"]:
             storage = yield from _older(storage, options)
         text = f"tables of Optuna's revision {health.revision(storage)}, with lmsearch's of format {storage.format}"

@@ -1,5 +1,6 @@
 """`lmsearch studies` and `best`."""
 
+import errno
 import functools
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from lmsearch.terminal.output import say, say_json
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
+    from lmsearch.results.commands import Command
+    from lmsearch.results.reading import Results
     from lmsearch.store.artifacts import Artifacts
 
 
@@ -33,12 +36,13 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
         lmsearch studies --storage postgresql://me@db.example/lmsearch
     """
     from lmsearch.results.progress import count_line, status_document
-    from lmsearch.store.records import readable_studies
+    from lmsearch.store.records import open_to_look, plain_studies, readable_studies
     from lmsearch.store.tickets import present
     from lmsearch.store.trials import read_study
 
     opened = open_store(storage, store_timeout)
     infos, unreadable = readable_studies(opened)
+    infos += [open_to_look(opened, name) for name in plain_studies(opened)]
     records = [read_study(opened, info) for info in infos]
     if as_json:
         documents = [status_document(record, present(opened)) for record in records]
@@ -65,7 +69,7 @@ def best(study: str, storage: str, store_timeout: float | None, artifacts: "Arti
     Example:
         lmsearch best default
     """
-    from lmsearch.results.best import best_config, file_lines, require_winner, write_files
+    from lmsearch.results.best import best_config, file_lines, require_winner
     from lmsearch.results.confirmation import confirmation_sentence
     from lmsearch.results.reading import read_best
 
@@ -74,9 +78,8 @@ def best(study: str, storage: str, store_timeout: float | None, artifacts: "Arti
     found = require_winner(results)
     command = functools.partial(command_text, url=url)
     made_with = command(["lmsearch", "best", study])
-    files = write_files(results, study_folder(results.name), made_with, command, artifacts)
+    files = renew(results, made_with, command, artifacts)
     if as_json:
-        tell_remark(files)
         say_json(best_config(results, study_folder(results.name), made_with))
         return
     say(f"trial {found.number}: perplexity {found.perplexity:.2f} in epoch {found.best_epoch}")
@@ -84,9 +87,30 @@ def best(study: str, storage: str, store_timeout: float | None, artifacts: "Arti
         say(confirmation_sentence(results.confirmation))
     for path, value in found.params.items():
         say(f"  {path} = {spell_value(value)}")
-    for line in file_lines(files):
+    for line in file_lines(files) if files is not None else ():
         say(line)
+
+
+def renew(
+    results: "Results", made_with: str, command: "Command", artifacts: "Artifacts | None"
+) -> "ResultFiles | None":
+    """Regenerate a study's result files; None where its folder may not be written to: looking is possible all the same.
+
+    Raises `ResultsError` where they cannot be written for another reason.
+    """
+    from lmsearch.errors import ResultsError
+    from lmsearch.results.best import write_files
+
+    folder = study_folder(results.name)
+    try:
+        files = write_files(results, folder, made_with, command, artifacts)
+    except ResultsError as error:
+        if getattr(error.__cause__, "errno", None) not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        say(f"note: {folder} may not be written to, so its result files are not regenerated", err=True)
+        return None
     tell_remark(files)
+    return files
 
 
 def tell_remark(files: "ResultFiles") -> None:

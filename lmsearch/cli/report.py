@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lmsearch.cli.look import tell_remark
+from lmsearch.cli.look import renew
 from lmsearch.cli.options import artifacts_option, command_text, open_store, parse_storage, storage_option
 from lmsearch.folders import study_folder
 from lmsearch.losses import json_text
@@ -55,14 +55,14 @@ def report(
     from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
     from lmsearch.report.write import document, epochs_csv, write_figure, write_report
-    from lmsearch.results.best import write_files
-    from lmsearch.results.reading import read
+    from lmsearch.results.reading import read_any
 
     if figure is not None and form != "html":
         raise ConfigError("--figure is a page of its own; --format csv and json hold the data behind all figures")
     url = parse_storage(storage)
     opened = open_store(storage, store_timeout)
-    results = read(study, opened)
+    results = read_any(study, opened)
+    ours = not results.record.info.is_plain
 
     def command(words: Sequence[str]) -> str:
         return command_text(list(words), url)
@@ -76,18 +76,17 @@ def report(
         text = epochs_csv(results) if form == "csv" else json_text(document(results), indent=2) + "\n"
         path = Path("-")
     whole = figure is None and form == "html"
-    if whole:  # first: where another store's results of this name lie, they go, and its report with them
-        files = write_files(results, folder, command(["lmsearch", "report", study]), command, artifacts)
-        tell_remark(files)
+    if whole and ours:  # first: where another store's results of this name lie, they go, and its report with them
+        renew(results, command(["lmsearch", "report", study]), command, artifacts)
     path = output or path
     if str(path) == "-":
         say_data(text)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, text)
-    if whole and opened.is_read_only:
+    if whole and ours and opened.is_read_only:
         say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
-    elif whole:
+    elif whole and ours:
         Publisher(storage=opened, command=command).publish(
             results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
         )

@@ -174,6 +174,9 @@ def _changed(config: RunConfig, request: TrainRequest) -> RunConfig:
 
 def _state(files: TrainingFiles, config: RunConfig, corpus: Corpus, resume: bool) -> TrainState | None:
     """Return the state that a training resumes from, None where it starts; refuse to overwrite another one."""
+    if files.folder.parent.is_dir():
+        with alone(files):  # one that is at work is not one that has stopped
+            pass
     if resume:
         return read_state(files, config, corpus) if files.state.exists() else None
     if files.state.exists():

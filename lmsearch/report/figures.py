@@ -9,7 +9,7 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from lmsearch.errors import ConfigError
-from lmsearch.report.sections import SECTIONS
+from lmsearch.report.sections import SECTIONS, topics_of
 from lmsearch.report.topic import Figure
 from lmsearch.results.reading import Results
 from lmsearch.spelling import nearest
@@ -20,7 +20,7 @@ FIGURES: dict[str, Figure] = {name: figure for topic in SECTIONS.values() for na
 
 def figures_of(results: Results) -> dict[str, Figure]:
     """Return all figures of a study by name."""
-    return {name: figure for topic in SECTIONS.values() for name, figure in topic.figures_of(results).items()}
+    return {name: figure for topic in topics_of(results).values() for name, figure in topic.figures_of(results).items()}
 
 
 def make_figure(results: Results, name: str) -> go.Figure:

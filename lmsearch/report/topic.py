@@ -34,6 +34,7 @@ class Topic:
     figures: Mapping[str, Figure] = field(default_factory=dict)  # by name
     value_figure: Callable[[str], Figure] | None = None  # by a searched value's path: a figure for each of them
     data: Mapping[str, Callable[[Results], Any]] = field(default_factory=dict)  # plain values by key
+    of_any: bool = False  # whether it is shown of a study that another program made with Optuna, too
     small: bool = False  # its figures stand beside each other where there is room
 
     def figures_of(self, results: Results) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ from lmsearch.errors import NothingToShowError
 from lmsearch.escapes import cell
 from lmsearch.report.figures import figures_of, make_figure
 from lmsearch.report.page import Plot, Section, render_page
-from lmsearch.report.sections import SECTIONS
+from lmsearch.report.sections import topics_of
 from lmsearch.report.topic import Figure
 from lmsearch.results.commands import Command
 from lmsearch.results.reading import Results
@@ -26,7 +26,7 @@ def write_report(results: Results, command: Command) -> str:
             plots=_plots(results, topic.figures_of(results)),
             small=topic.small,
         )
-        for name, topic in SECTIONS.items()
+        for name, topic in topics_of(results).items()
     ]
     return render_page(f"lmsearch: {results.name}", sections)
 
@@ -53,7 +53,7 @@ def _plots(results: Results, figures: Mapping[str, Figure]) -> list[Plot]:
 def document(results: Results) -> dict[str, Any]:
     """Return all that a report is made from as one document of plain values."""
     found = {"study": results.name, "total": results.record.total, "done": results.record.done}
-    return found | {key: make(results) for topic in SECTIONS.values() for key, make in topic.data.items()}
+    return found | {key: make(results) for topic in topics_of(results).values() for key, make in topic.data.items()}
 
 
 def epochs_csv(results: Results) -> str:

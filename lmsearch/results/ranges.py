@@ -53,6 +53,8 @@ def edges(record: StudyRecord) -> list[Edge]:
     better end, and the ends of a grid were chosen.
     """
     complete = sorted((t for t in record.trials if t.outcome == "complete"), key=lambda trial: trial.perplexity)
+    if record.info.is_plain:  # its values are no settings of ours, whose bounds are known
+        return []
     if len(complete) < _LEAST_COMPLETE or all(trial.by == "grid" for trial in complete[:_BEST]):
         return []
     found = []

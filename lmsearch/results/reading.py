@@ -15,6 +15,7 @@ from lmsearch.store.records import (
     confirmation_name,
     find_study,
     open_study,
+    open_to_look,
 )
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.trials import read_epochs, read_study
@@ -56,6 +57,11 @@ def read(study: str, storage: str | URL | FencedStorage) -> Results:
     if isinstance(storage, URL):
         storage = open_storage(storage)
     return complete(storage, read_study(storage, open_study(storage, study), epochs=True))
+
+
+def read_any(study: str, storage: FencedStorage) -> Results:
+    """Read a study by name, also one that another program made with Optuna. Raises `StudyError`."""
+    return complete(storage, read_study(storage, open_to_look(storage, study), epochs=True))
 
 
 def complete(storage: FencedStorage, record: StudyRecord) -> Results:

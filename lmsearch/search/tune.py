@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 from optuna.samplers import TPESampler
 
+from lmsearch.errors import ConfigError
 from lmsearch.lm.use.cache import CacheConstants, ReadText, best_weight, cache_probabilities, mixed_loss
 from lmsearch.losses import perplexity
 
@@ -46,6 +47,8 @@ def tune(text: ReadText, trials: int, seed: int, tell: Callable[[int, float], No
         return loss
 
     study.optimize(objective, n_trials=trials)
+    if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
+        raise ConfigError("the model gives no probabilities for this text: its weights are too large to compute with")
     best = study.best_trial
     constants = CacheConstants(
         window=best.params["window"], theta=best.params["theta"], weight=best.user_attrs["weight"]

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import optuna
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from lmsearch.errors import StoreError, StoreGoneError
-from lmsearch.formats import FORMATS
+from lmsearch.formats import FORMATS, PLAIN
 from lmsearch.store import schema
 from lmsearch.store import url as urls
 from lmsearch.store.outages import Outage, Patience, WaitUpTo, is_transient
@@ -70,14 +71,14 @@ def creating(storage: FencedStorage) -> Iterator[None]:
 def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
     urls.check_location(url, create=False, write=write)
     found = _format_of(url, schema.check_own)  # another program's is not even locked
-    if found is None:
-        # Somebody may be making it now. Optuna's storage would lend a hand, and its two hands need two connections.
+    if found is None and _may_be_made_now(url):
+        # Optuna's storage would lend a hand, and its two hands need two connections.
         with urls.creation_lock(url, patience):
             found = _format_of(url, schema.check_own)
-        if found is None:
-            raise StoreError(
-                f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing"
-            )
+    if found is None:
+        if not write and _has_optunas(url):
+            return _plain(url, connections, patience)
+        raise StoreError(f"the store {urls.redact(url)} was not made by lmsearch; `lmsearch run` adds what is missing")
     schema.check_format(urls.redact(url), found)
     storage = FencedStorage(url, connections=connections, patience=patience)
     storage.repeat(lambda: _look(storage))
@@ -91,15 +92,36 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
     return storage
 
 
+def _has_optunas(url: URL) -> bool:
+    engine = sa.create_engine(url, **urls.engine_options(url, 1, looking=True))
+    try:
+        with engine.connect() as connection:
+            return sa.inspect(connection).has_table("version_info")
+    finally:
+        engine.dispose()
+
+
+def _may_be_made_now(url: URL) -> bool:
+    """Whether another process may be making the store: in a SQLite file it would have made a lock beside it."""
+    return url.get_backend_name() != "sqlite" or urls.lock_file(url).exists()
+
+
+def _plain(url: URL, connections: int, patience: Patience) -> FencedStorage:
+    """Open a database that plain Optuna made, to look at it: nothing of ours is in it, and nothing is added."""
+    storage = FencedStorage(url, connections=connections, patience=patience, looking=True)
+    storage.repeat(lambda: _look(storage))
+    storage.format = PLAIN
+    return storage
+
+
 def _format_of(url: URL, check: Callable[[sa.Connection, str], None] | None = None) -> schema.StoreFormat | None:
     """Return the format of a store; None where it does not have all its tables, which `check` looks at then.
 
     Nothing is written, so that another program's database stays as it is.
     """
-    options = urls.looking_options(url)
-    if options is None:
-        return None  # a SQLite file that is yet to be made
-    engine = sa.create_engine(url, **options)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None  # it is yet to be made
+    engine = sa.create_engine(url, **urls.engine_options(url, 1, looking=True))
     try:
         with engine.connect() as connection:
             found = schema.read_format(connection)

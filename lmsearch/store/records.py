@@ -220,6 +220,17 @@ def readable_studies(storage: FencedStorage) -> tuple[list[StudyInfo], dict[str,
     return found, unreadable
 
 
+def plain_studies(storage: FencedStorage) -> list[str]:
+    """List the studies that another program made with Optuna to minimise one value."""
+    return [
+        study.study_name
+        for study in storage.get_all_studies()
+        if _stored(study) is None
+        and study.directions == [StudyDirection.MINIMIZE]
+        and storage.get_all_trials(study._study_id, deepcopy=False)
+    ]
+
+
 def _stored(study: FrozenStudy) -> object:
     """Return what lmsearch keeps of a study, None for another program's; early commits kept a system attribute."""
     return study.user_attrs.get(_ATTRIBUTE) or study.system_attrs.get(_ATTRIBUTE)
@@ -254,7 +265,7 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
     if stored is None:
         if storage.get_all_trials(study._study_id):
             raise StudyError(
-                f"the study {name!r} was not made by lmsearch: `lmsearch status` and `trials` show it, and a "
+                f"the study {name!r} was not made by lmsearch: `lmsearch status`, `trials` and `report` show it, and a "
                 "search needs another --name"
             )
         if study.directions != [StudyDirection.MINIMIZE]:

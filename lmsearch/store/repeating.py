@@ -35,11 +35,17 @@ class RepeatingStorage(RDBStorage):
     """Optuna's storage for a database that may be away.
 
     A call that fails because the database was away, busy or full is repeated until `patience` ends; then
-    `StoreGoneError` is raised.
+    `StoreGoneError` is raised. With `looking` nothing of a SQLite file is changed.
     """
 
     def __init__(
-        self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
+        self,
+        url: URL,
+        *,
+        create: bool = False,
+        connections: int = 1,
+        patience: Patience | None = None,
+        looking: bool = False,
     ) -> None:
         self.store_url = url
         self.patience: Patience = patience or WaitUpTo(10.0)
@@ -50,7 +56,7 @@ class RepeatingStorage(RDBStorage):
         urls.check_location(url, create)
         super().__init__(
             urls.full_text(url),
-            urls.engine_options(url, connections),
+            urls.engine_options(url, connections, looking),
             skip_compatibility_check=not create,
             skip_table_creation=not create,
         )

@@ -63,13 +63,19 @@ class FencedStorage(RepeatingStorage):
     """
 
     def __init__(
-        self, url: URL, *, create: bool = False, connections: int = 1, patience: Patience | None = None
+        self,
+        url: URL,
+        *,
+        create: bool = False,
+        connections: int = 1,
+        patience: Patience | None = None,
+        looking: bool = False,
     ) -> None:
         self.leases: dict[int, HeldTicket] = {}
         self.lease_seconds = 30.0
         self._asking: tuple[HeldTicket, FrozenTrial] | None = None
         self._reporting: tuple[EpochRow, Progress, str | None] | None = None
-        super().__init__(url, create=create, connections=connections, patience=patience)
+        super().__init__(url, create=create, connections=connections, patience=patience, looking=looking)
 
     def read_as(self, number: int) -> None:
         """Read a store of an earlier format as it is: what its tickets lack has its first value."""

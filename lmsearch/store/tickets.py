@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from lmsearch.errors import StoreError, StudyError
-from lmsearch.formats import FORMATS, check_number
+from lmsearch.formats import FORMATS, PLAIN, check_number
 from lmsearch.store.schema import format_query
 from lmsearch.store.storage import FencedStorage, trouble_values
 from lmsearch.store.tables import (
@@ -495,6 +495,8 @@ def of_study(study: StudyRef) -> sa.ColumnElement[bool]:
 
 
 def _read(session: Session, storage: FencedStorage, study: StudyRef) -> list[Ticket]:
+    if storage.format == PLAIN:
+        return []
     rows = session.execute(sa.select(*storage.ticket_columns).where(of_study(study)).order_by(TICKET.c.number))
     return [Ticket(**row) for row in rows.mappings()]
 

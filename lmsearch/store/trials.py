@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy.orm import Session
 
 from lmsearch.config import Value
+from lmsearch.formats import PLAIN
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, TICKET, EpochRow, StudyRef, Ticket
@@ -177,6 +178,8 @@ def _chunks(ids: Sequence[int]) -> Iterable[Sequence[int]]:
 
 
 def _tickets(session: Session, storage: FencedStorage, study: StudyRef, which: Part) -> dict[int, Ticket]:
+    if storage.format == PLAIN:
+        return {}
     found = session.execute(sa.select(*storage.ticket_columns).where(of_study(study), which))
     names = tuple(found.keys())
     tickets = [Ticket(**dict(zip(names, row, strict=True))) for row in found.all()]
@@ -340,4 +343,4 @@ def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = Non
             found.setdefault(number, []).append(row)
         return found
 
-    return storage.do(work)
+    return {} if storage.format == PLAIN else storage.do(work)

@@ -133,26 +133,19 @@ def _hide(text: str) -> str:
     return "…" if any(mark in text for mark in ":@=?") else text
 
 
-def engine_options(url: URL, connections: int) -> dict[str, Any]:
-    """Return the arguments for `create_engine`: at most `connections` connections, kept alive."""
+def engine_options(url: URL, connections: int, looking: bool = False) -> dict[str, Any]:
+    """Return the arguments for `create_engine`: at most `connections` connections, kept alive.
+
+    With `looking` nothing of a SQLite file is changed, which another program may have made.
+    """
     pool = {"pool_size": 1, "max_overflow": connections - 1, "pool_timeout": _POOL_SECONDS}
     if url.get_backend_name() == "sqlite":
         assert url.database is not None
         return pool | {
-            "creator": functools.partial(connect_sqlite, Path(url.database)),
+            "creator": functools.partial(_look_at_sqlite if looking else connect_sqlite, Path(url.database)),
             "poolclass": sa.pool.QueuePool,
         }
     return pool | {"creator": functools.partial(_connect_postgresql, url)}
-
-
-def looking_options(url: URL) -> dict[str, Any] | None:
-    """Return the arguments for `create_engine` to look at a database without a change; None where no file is there."""
-    if url.get_backend_name() != "sqlite":
-        return engine_options(url, 1)
-    path = Path(str(url.database))
-    if not path.exists():
-        return None
-    return {"creator": functools.partial(_look_at_sqlite, path), "poolclass": sa.pool.NullPool}
 
 
 def _connect_postgresql(url: URL) -> WatchedConnection:
@@ -228,7 +221,7 @@ def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
     """
     waits = _Waits(url, patience)
     if url.get_backend_name() == "sqlite":
-        lock_path = Path(f"{url.database}.lock")
+        lock_path = lock_file(url)
         try:
             lock_path.touch()  # filelock would ask again for ever
         except OSError as error:
@@ -261,6 +254,11 @@ def creation_lock(url: URL, patience: Patience) -> Iterator[None]:
             yield  # closing the connection gives the lock back
     finally:
         engine.dispose()
+
+
+def lock_file(url: URL) -> Path:
+    """Return the file whose lock is held while a SQLite store is made."""
+    return Path(f"{url.database}.lock")
 
 
 class _Waits:

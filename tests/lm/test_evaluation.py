@@ -162,6 +162,11 @@ def test_a_temperature_that_is_no_number_is_refused(temperature: float) -> None:
         Sampling(temperature=temperature)
 
 
+def test_a_temperature_beyond_float32_draws_all_words_alike(learnt: TrainedModel) -> None:
+    words = list(learnt.generate(words=30, sampling=Sampling(temperature=1e300)))
+    assert len(words) == 30 and len(set(words)) > 3
+
+
 def test_a_temperature_near_nothing_is_nothing(learnt: TrainedModel) -> None:
     greedy = list(learnt.generate("w1", 30, 0, Sampling(temperature=0.0)))
     for cold in (1e-40, 1e-9):

@@ -19,9 +19,10 @@ from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.lm.fit import TrainingFiles, alone
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.saving import save_model
+from lmsearch.lm.training import TrainRequest, prepare_training
 from lmsearch.lm.use.model_folder import load_model
 from lmsearch.results.evaluations import read_evaluations
-from tests.factories import make_corpus, make_run
+from tests.factories import make_corpus, make_run, write_corpus
 
 
 def make_model(folder: Path) -> Path:
@@ -173,7 +174,10 @@ def test_the_commands_exit_with_2_in_seconds(tmp_path: Path, capsys: pytest.Capt
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path) -> None:
+def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "closed.toml").write_text('format = 1\n[data]\ncorpus = "corpus"\n')
     (tmp_path / "runs/one").mkdir(parents=True)
     code = (
         "import sys; from pathlib import Path; from lmsearch.lm.fit import TrainingFiles, alone\n"
@@ -188,6 +192,11 @@ def test_two_trainings_of_one_name_do_not_meet(tmp_path: Path) -> None:
             alone(TrainingFiles(folder=tmp_path / "runs/one/seed-1")),
         ):
             pass
+        # Also before anything of it is looked at: what is at work has not stopped.
+        (tmp_path / "runs/one/seed-1.training").write_bytes(b"of the other process")
+        with pytest.raises(ConfigError, match="another process trains in"):
+            prepare_training(TrainRequest(config=tmp_path / "closed.toml", name="one"))
+        (tmp_path / "runs/one/seed-1.training").unlink()
         assert holder.stdin is not None
         holder.stdin.close()
     with alone(TrainingFiles(folder=tmp_path / "runs/one/seed-1")):

@@ -13,6 +13,7 @@ import pytest
 from lmsearch.errors import StoreError
 from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
+from tests.bureau import Bureau
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, write_corpus
 
@@ -96,11 +97,58 @@ def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
     listed = cli("trials", study.study_name, "--where", "outcome == complete", "--sort", "perplexity", *store)
     assert listed.returncode == 0 and f"{best.params['x']:.4g}" in listed.stdout.splitlines()[1], listed.stdout
     assert cli("show", study.study_name, "0", *store).returncode == 0
-    refused = cli("report", study.study_name, *store)
-    assert refused.returncode == 2 and "`lmsearch status` and `trials` show it" in refused.stderr
+    refused = cli("best", study.study_name, *store)
+    assert refused.returncode == 2 and "`lmsearch status`, `trials` and `report` show it" in refused.stderr
     two = optuna.create_study(storage=storage, study_name="two", directions=["minimize", "maximize"])
     two.add_trial(optuna.trial.create_trial(values=[1.0, 2.0]))
     said = cli("trials", "two", *store)
     assert said.returncode == 2 and "does not minimise one value" in said.stderr
     assert storage.get_all_trials(study._study_id) == before
     storage.engine.dispose()
+
+
+def test_a_database_of_plain_optuna_is_looked_at_reported_and_not_changed_by_a_byte(tmp_path: Path, cli: Cli) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/theirs.db", study_name="theirs")
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        for step in range(4):
+            trial.report(x * x + 1 / (step + 1), step)
+        return x * x + (trial.suggest_categorical("mode", ["a", "b"]) == "a") + 1
+
+    study.optimize(objective, n_trials=12)
+    (tmp_path / "other.db").touch()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    store = ("--storage", f"sqlite:///{tmp_path}/theirs.db")
+    assert "theirs (of another program): 12 trials, 12 complete" in cli("studies", *store).stdout
+    for words in (("status", "theirs"), ("trials", "theirs"), ("show", "theirs", "3")):
+        said = cli(*words, *store)
+        assert said.returncode == 0 and (words[0] == "trials" or "theirs" in said.stdout), said.stderr
+    page = cli("report", "theirs", "--output", "-", *store)
+    assert page.returncode == 0 and "Another program made this study with Optuna" in page.stdout, page.stderr
+    assert 'id="importance"' in page.stdout and 'id="confirmation"' not in page.stdout
+    assert cli("report", "theirs", "--format", "csv", *store).stdout.count("\n") == 13
+    assert "was made by Optuna alone" in cli("doctor", *store).stdout
+    for words in (("best", "theirs"), ("worker", "theirs"), ("enqueue", "theirs", "x=1"), ("status", "nope")):
+        said = cli(*words, *store)
+        assert said.returncode == 2 and said.stderr.count("\n") == 1, said.stderr
+    said = cli("status", "theirs", "--storage", f"sqlite:///{tmp_path}/other.db")
+    assert said.returncode == 2 and "was not made by lmsearch" in said.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".db", ".lock")} == before
+
+
+def test_results_in_a_folder_that_may_not_be_written_to_are_shown(
+    tmp_path: Path, cli: Cli, sqlite_bureau: Bureau
+) -> None:
+    list(sqlite_bureau.search(2))
+    sqlite_bureau.storage.engine.dispose()
+    name, store = sqlite_bureau.info.ref.name, ("--storage", sqlite_bureau.url)
+    folder = tmp_path / "elsewhere"
+    (folder / "runs").mkdir(parents=True)
+    with read_only(folder / "runs"):
+        best = cli("best", name, *store, cwd=folder)
+        assert best.returncode == 0 and "may not be written to" in best.stderr, best.stderr
+        assert best.stdout.startswith("trial ")
+        report = cli("report", name, "--output", str(tmp_path / "page.html"), *store, cwd=folder)
+        assert report.returncode == 0 and "result files are not regenerated" in report.stderr, report.stderr
+    assert (tmp_path / "page.html").stat().st_size > 100_000

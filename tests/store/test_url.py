@@ -113,7 +113,8 @@ def test_a_database_of_plain_optuna_gains_what_is_missing(tmp_path: Path) -> Non
     url = f"sqlite:///{tmp_path}/plain.db"
     optuna.create_study(storage=url, study_name="theirs")
     with pytest.raises(StoreError, match="was not made by lmsearch"):
-        open_storage(parse_url(url))
+        open_storage(parse_url(url), write=True)
+    assert open_storage(parse_url(url)).get_all_studies()[0].study_name == "theirs"
     storage = open_storage(parse_url(url), create=True)
     assert [study.study_name for study in storage.get_all_studies()] == ["theirs"]
 

@@ -67,7 +67,8 @@ def generate(
 def _draw(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     if sampling.temperature < _COLDEST:
         return logits_V.argmax()
-    scaled_V = logits_V / sampling.temperature
+    # Divided by a temperature beyond float32's numbers, minus infinity would be no number.
+    scaled_V = (logits_V / sampling.temperature).masked_fill(logits_V == -torch.inf, -torch.inf)
     if sampling.top_k and sampling.top_k < len(scaled_V):
         least = scaled_V.topk(sampling.top_k).values[-1]
         scaled_V = scaled_V.masked_fill(scaled_V < least, -torch.inf)

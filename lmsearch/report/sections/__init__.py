@@ -17,6 +17,7 @@ from lmsearch.report.sections import (
     verdict,
 )
 from lmsearch.report.topic import Topic
+from lmsearch.results.reading import Results
 
 SECTIONS: dict[str, Topic] = {
     "verdict": verdict.TOPIC,
@@ -32,3 +33,8 @@ SECTIONS: dict[str, Topic] = {
     "provenance": provenance.TOPIC,
 }
 """The topics in the order of the page, by the name of the section there."""
+
+
+def topics_of(results: Results) -> dict[str, Topic]:
+    """Return the topics that a study has, by name: fewer for one that another program made."""
+    return {name: topic for name, topic in SECTIONS.items() if topic.of_any or not results.record.info.is_plain}

@@ -105,6 +105,7 @@ TOPIC = Topic(
     about="What the second half of the trials gave, and whether a sampler beat random search at twice its budget.",
     title="Was the search worth it?",
     write=_write,
+    of_any=True,
     figures={
         "budget": Figure(
             draw=_budget,

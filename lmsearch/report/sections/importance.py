@@ -170,6 +170,7 @@ TOPIC = Topic(
     about="How much of the differences between trials each searched value explains.",
     title="Which hyperparameters matter",
     write=_write,
+    of_any=True,
     figures={
         "importance": Figure(
             draw=_importance, caption="How much of the differences between trials each searched value explains."

@@ -204,6 +204,7 @@ TOPIC = Topic(
     about="Every trial, the learning curves, what pruning saved, and whether it would have stopped the winner.",
     title="What happened",
     write=_write,
+    of_any=True,
     figures={
         "history": Figure(
             draw=_history,

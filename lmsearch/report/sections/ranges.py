@@ -54,6 +54,7 @@ TOPIC = Topic(
     "value.",
     title="Is the range right?",
     write=_write,
+    of_any=True,
     value_figure=lambda path: Figure(draw=functools.partial(_slice, path=path)),
     data={"edges": lambda results: [asdict(edge) for edge in edges(results.record)]},
     small=True,

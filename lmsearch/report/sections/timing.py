@@ -64,6 +64,7 @@ TOPIC = Topic(
     about="How long the trials trained, tokens per second, and how long workers were idle.",
     title="Where the time went",
     write=_write,
+    of_any=True,
     figures={"timeline": Figure(draw=_timeline, in_dashboard=True)},
     data={"timing": lambda results: optional(timing(results.record))},
 )

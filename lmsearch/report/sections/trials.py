@@ -28,5 +28,6 @@ TOPIC = Topic(
     about="The best trials with their values, and a text that the best model generated.",
     title="The best trials",
     write=_write,
+    of_any=True,
     data={"trials": lambda results: [trial_document(trial) for trial in results.record.trials]},
 )

@@ -21,5 +21,6 @@ TOPIC = Topic(
     about="Failed, diverged and infeasible trials by their reason.",
     title="What went wrong",
     write=_write,
+    of_any=True,
     data={"trouble": lambda results: [asdict(one) for one in troubles(results.record)]},
 )

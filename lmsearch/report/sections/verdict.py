@@ -3,6 +3,7 @@
 from lmsearch.report.page import Content, Table
 from lmsearch.report.topic import Topic
 from lmsearch.results.commands import Command, next_commands
+from lmsearch.results.progress import count_line
 from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
 from lmsearch.results.verdict import verdict
@@ -16,6 +17,9 @@ def _write(results: Results, command: Command) -> Content:
     if winner is not None:
         rows = [(path, spell_value(winner.params[path])) for path in record.info.spec.open if path in winner.params]
         tables.append(Table(title="the best configuration", head=("searched value", "best"), rows=rows))
+    if record.info.is_plain:
+        note = "Another program made this study with Optuna; what is called perplexity here is the value it minimises."
+        return Content(words=[note, f"{count_line(record)}."], tables=tables)
     counts = ", ".join(f"{record.count(outcome)} {outcome}" for outcome in OUTCOMES if record.count(outcome))
     words = [*(f"About the text: {remark}." for remark in record.info.remarks), *verdict(results)]
     words += [f"{record.done} of {record.total} trials have ended: {counts or 'none has started'}."]
@@ -27,8 +31,9 @@ def _write(results: Results, command: Command) -> Content:
 TOPIC = Topic(
     about="The best configuration, how certain it is, and what to try next.",
     write=_write,
+    of_any=True,
     data={
-        "verdict": verdict,
+        "verdict": lambda results: [] if results.record.info.is_plain else verdict(results),
         "remarks": lambda results: list(results.record.info.remarks),
         "best": lambda results: None if results.winner is None else results.winner.number,
     },
