@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna_dashboard
@@ -29,11 +30,14 @@ Headers = list[tuple[str, str]]
 
 
 def check_prefix(prefix: str) -> str:
-    """Return a prefix as `/lm`, without a slash at its end; raises `LmsearchError` for what is none."""
-    bare = "/" + prefix.strip("/")
+    """Return a prefix as `/lm`, without a slash at its end; raises `LmsearchError` for what is none.
+
+    `@` and `+` may be in it, also as `%40` and `%2B`: JupyterHub names users by their addresses.
+    """
+    bare = unquote("/" + prefix.strip("/"))
     if bare == "/":
         return ""
-    if not re.fullmatch(r"(/[A-Za-z0-9_~.-]+)+", bare) or ".." in bare:
+    if not re.fullmatch(r"(/[A-Za-z0-9_~.@+-]+)+", bare) or {".", ".."} & set(bare.split("/")):
         raise LmsearchError(f"--prefix takes a path such as /lm, not {prefix!r}")
     return bare
 

@@ -39,12 +39,13 @@ def find_model(
 def _models_hint(text: str) -> str:
     """Return which models lie in the folder of that name."""
     try:
-        folder = study_folder(text)
+        folder = Path(text) if len(Path(text).parts) > 1 else study_folder(text)
     except StudyError:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
     found = [str(candidate) for candidate in there if (candidate / "model.safetensors").is_file()]
-    unfinished = sorted(path for path in folder.glob("seed-*.training"))
+    unfinished = [folder.with_name(f"{folder.name}.training"), *sorted(folder.glob("seed-*.training"))]
+    unfinished = [path for path in unfinished if path.is_file()]
     if unfinished and not found:
         return (
             f"; a training there has not finished its first epoch ({unfinished[0]}): "

@@ -132,7 +132,16 @@ def test_a_downloaded_table_has_no_formula_and_a_name_that_is_a_header(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("text", "prefix"), [("/lm", "/lm"), ("lm/", "/lm"), ("/a/b-c", "/a/b-c"), ("", ""), ("/", "")]
+    ("text", "prefix"),
+    [
+        ("/lm", "/lm"),
+        ("lm/", "/lm"),
+        ("/a/b-c", "/a/b-c"),
+        ("/me@x.org/p", "/me@x.org/p"),
+        ("/me%40x.org", "/me@x.org"),
+        ("", ""),
+        ("/", ""),
+    ],
 )
 def test_a_prefix_is_a_path(text: str, prefix: str) -> None:
     assert check_prefix(text) == prefix
