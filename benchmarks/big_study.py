@@ -4,7 +4,8 @@
     python benchmarks/big_study.py --lmsearch OTHER-PYTHON -m lmsearch.cli.main   # of another checkout, beside it
 
 It makes the study on SQLite and on a PostgreSQL of its own, with 40 trials queued, and runs each command in a process
-of its own. `best` runs where no weights are kept, so that it copies none.
+of its own. `best` runs where no weights are kept, so that it copies none. It exits with 1 where a command is over its
+limit by more than a quarter, scaled by the machine's pace.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 import sqlalchemy as sa
 from contention import start_postgres  # beside this file
 from dashboard_polling import EPOCHS, fill_study
+from pace import pace
 
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import create_study
@@ -107,13 +109,21 @@ def measure(command: list[str], folder: Path, url: str) -> dict[str, Any]:
     }
 
 
+LIMITS = {  # CPU seconds, megabytes of memory
+    "status": (1.5, 250), "studies": (1.5, 250), "show": (1.5, 250), "best": (1.5, 250), "trials": (2.5, None),
+    "report": (10.0, None),
+}  # fmt: skip
+PAGE_MB, LOOK_MS = 15.0, 50.0
+SLACK = 1.25  # a limit is exceeded from here on: the same run differs by as much
+
+
 def look(url: str) -> str:
     """Measure the look that the parent of a search takes each second."""
     code = (
         "import sys, time\n"
         "from lmsearch.store.opening import open_storage; from lmsearch.store.url import parse_url\n"
         "from lmsearch.store import records\n"
-        "from lmsearch.terminal.live import live_notes; from lmsearch.cli.status import count_line\n"
+        "from lmsearch.terminal.live import live_notes; from lmsearch.results.progress import count_line\n"
         "storage = open_storage(parse_url(sys.argv[1])); info = records.open_study(storage, 'big')\n"
         "try: from lmsearch.store.trials import StudyReader as make\n"
         "except ImportError: make = None\n"
@@ -143,6 +153,9 @@ def main() -> None:
     stores = {"SQLite": f"sqlite:///{folder}/big.db"}
     if not args.sqlite_only:
         stores["PostgreSQL"] = start_postgres(folder)
+    slower = pace()
+    print(f"a plain loop takes {slower:.2f} times as long as where the limits were set; they are scaled by it")
+    over: list[str] = []
     for kind, url in stores.items():
         make(url, folder, args.trials, 40)
         print(f"\n{kind}, {args.trials:,} ended trials\n{'command':18} {'CPU s':>7} {'wall s':>7} {'MB':>6}  exit")
@@ -152,11 +165,23 @@ def main() -> None:
                 f"{name:18} {measured['cpu']:7.2f} {measured['wall']:7.2f} {measured['mb']:6.0f}  "
                 f"{measured['exit']} {measured['said']}"
             )
+            cpu, memory = LIMITS.get(name, (None, None))
+            if cpu is not None and measured["cpu"] > SLACK * slower * cpu:
+                over.append(f"{name} on {kind}: {measured['cpu']:.2f} s of CPU, {cpu} asked")
+            if memory is not None and measured["mb"] > memory:
+                over.append(f"{name} on {kind}: {measured['mb']:.0f} MB, {memory} asked")
             if name == "report" and (page := folder / "runs/big/report.html").exists():
-                print(f"{'  its page':18} {page.stat().st_size / 1e6:7.1f} MB")
-        print(f"a look of the parent: {float(look(url)):.0f} ms of CPU")
+                megabytes = page.stat().st_size / 1e6
+                print(f"{'  its page':18} {megabytes:7.1f} MB")
+                over += [f"the report's page: {megabytes:.1f} MB, {PAGE_MB} asked"] if megabytes > PAGE_MB else []
+        milliseconds = float(look(url))
+        print(f"a look of the parent: {milliseconds:.0f} ms of CPU")
+        if milliseconds > SLACK * slower * LOOK_MS:
+            over.append(f"a look on {kind}: {milliseconds:.0f} ms, {LOOK_MS:.0f} asked")
     print(json.dumps({"peak_mb_of_this_script": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
     shutil.rmtree(folder, ignore_errors=True)
+    if over and args.trials <= 10_000:
+        sys.exit("over its limit: " + "; ".join(over))
 
 
 if __name__ == "__main__":

@@ -36,10 +36,10 @@ def _wrong(environ: WSGIEnvironment) -> tuple[str, str] | None:
     parts = path.rstrip("/").split("/")[1:]
     if ".." in parts or "." in parts or "\0" in path or "" in parts:
         return "404 Not Found", "There is no such page."
-    if any(len(number) > _LARGEST_NUMBER for number in re.findall(r"\d+", path.partition("/api/")[2])):
+    if any(len(number) > _LARGEST_NUMBER for number in re.findall(r"\d+", path)):
         return "404 Not Found", "There is no such study or trial."
-    after = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get("after", ["0"])[0]
-    if path.startswith("/api/") and not re.fullmatch(r"\d{1,9}", after, re.ASCII):
+    after = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True).get("after", ["0"])
+    if path.startswith("/api/") and not all(re.fullmatch(r"\d{1,9}", one, re.ASCII) for one in after):
         return "400 Bad Request", "after is the number of a trial."
     if path.startswith("/api/") and environ["REQUEST_METHOD"] in ("POST", "PUT", "PATCH"):
         return _wrong_body(environ)

@@ -126,7 +126,8 @@ def _server_may_answer(cause: BaseException) -> bool:
         return state.startswith(_TRANSIENT_CLASSES)
     if "FATAL:" in str(cause):  # refused when connecting: libpq gives the words alone
         return _refused_with(cause, _PASSING_REFUSALS)
-    if any(word in str(cause) for word in _SETTLED):
+    # A proxy that fails over may answer with what libpq takes for an invalid response.
+    if any(word in str(cause).replace("invalid response", "") for word in _SETTLED):
         return False
     return type(cause).__name__ in ("OperationalError", "InterfaceError", "ConnectionTimeout")
 

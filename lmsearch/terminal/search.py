@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lmsearch.spelling import spell_value
+from lmsearch.spelling import count, spell_value
 from lmsearch.terminal.output import say
 
 if TYPE_CHECKING:
@@ -90,4 +90,4 @@ def _print_samplers(record: "StudyRecord") -> None:
     for name, trials in groups.items():
         complete = [trial.perplexity for trial in trials if trial.outcome == "complete"]
         found = f"best {min(complete):.2f}" if complete else "none complete"
-        say(f"  {name}: {len(trials)} trials, {len(complete)} complete, {found}")
+        say(f"  {name}: {count(len(trials), 'trial')}, {len(complete)} complete, {found}")

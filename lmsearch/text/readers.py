@@ -382,12 +382,19 @@ def _iconv(encoding: str, path: Path) -> str:
     return f"iconv -f {encoding} -t UTF-8 {source} > {shlex.quote(path.stem + '-utf8' + path.suffix)}"
 
 
+_COMPRESSED = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
+"""How compressed files begin."""
+
+
 def _why_zeros(path: Path, position: int) -> str:
     """Return what a file that is no text probably is."""
     with _readable(path), _open(path) as file:
         first = file.read(512)
     if first[257:262] == b"ustar":
         return f"{path} is a tar archive; unpack it, and name a file or the folder"
+    for mark, kind in _COMPRESSED.items():
+        if first.startswith(mark):
+            return f"{path} is a {kind} file; unpack it, and name the text in it (only .gz is read as it is)"
     zeros = [first[offset:64:2].count(0) for offset in (0, 1)]
     guess = _UTF16_MARKS.get(first[:2], "UTF-16BE" if zeros[0] > zeros[1] else "UTF-16LE")
     if max(zeros) > 8 and min(zeros) < max(zeros) / 2:

@@ -313,6 +313,15 @@ def test_bad_input_gets_one_sentence_exit_code_2_and_leaves_nothing_behind(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("words", [("run",), ("run", "--trials", "3"), ("plan",)])
+def test_a_file_with_nothing_open_is_for_train(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "closed.toml").write_text('format = 1\n[data]\ncorpus = "corpus"\n')
+    said = cli(words[0], "closed.toml", *words[1:])
+    assert said.returncode == 2 and "lmsearch train closed.toml" in said.stderr, said.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_unknown_study_is_answered_with_the_nearest(searched: Path, cli: Cli) -> None:
     for words in (["status", "tinny"], ["best", "tinny"], ["worker", "tinny"], ["enqueue", "tinny", "a=1"]):
         said = cli(*words, cwd=searched)
