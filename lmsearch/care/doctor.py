@@ -2,6 +2,7 @@
 
 import shlex
 import socket
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from lmsearch.errors import LmsearchError
 from lmsearch.formats import FORMATS, PLAIN
 from lmsearch.machine import is_running
 from lmsearch.search.placement import Placement
-from lmsearch.spelling import count, listed, spell_value
+from lmsearch.spelling import count, listed, spell_seconds, spell_value
 from lmsearch.store import health
 from lmsearch.store import url as urls
 from lmsearch.store.artifacts import Artifacts
@@ -40,6 +41,7 @@ from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import close_ended, list_tickets, present
 from lmsearch.store.trials import read_study
 
+_CLOCK_SECONDS = 5.0  # by which a host's clock may differ from the store's
 _SILENT = 0.5  # of a lease's length without a heartbeat: a live holder sends one each third
 
 _FIRST_NAMESPACE = "pid:[4026531836]"  # Linux gives it to the processes that are in no container
@@ -157,6 +159,22 @@ def _tried(storage: FencedStorage) -> Iterator[Finding]:
             yield Finding(check="store", state=PROBLEM, text=text)
             return
     yield Finding(check="store", state=OK, text=text)
+    if storage.engine.name == "postgresql":
+        yield _clock(storage)
+
+
+def _clock(storage: FencedStorage) -> Finding:
+    """Compare this host's clock with the server's, which is that of leases."""
+    before = time.time()
+    server, _ = present(storage)
+    ahead = (before + time.time()) / 2 - server
+    if abs(ahead) <= _CLOCK_SECONDS:
+        text = f"this host's clock is the server's to {abs(ahead):.1f} s; leases go by the server's"
+        return Finding(check="leases", state=OK, text=text)
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"this host's clock is {spell_seconds(abs(ahead))} {way} the store's; leases go by the store's and hold, "
+    text += "but times in logs are wrong, and S3 refuses requests of another time: set it, as by NTP"
+    return Finding(check="leases", state=PROBLEM, text=text)
 
 
 def _connections(storage: FencedStorage) -> Iterator[Finding]:

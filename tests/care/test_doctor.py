@@ -127,6 +127,19 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "is the server's to"), (3_000, "50m0s ahead"), (-90, "1m30s behind")]
+)
+def test_a_clock_that_is_not_the_servers_is_named(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch, seconds: int, said: str
+) -> None:
+    open_storage(parse_url(postgres_url), create=True).engine.dispose()
+    now = time.time
+    monkeypatch.setattr("lmsearch.care.doctor.time.time", lambda: now() + seconds)
+    (found,) = [one for one in doctor(tmp_path, postgres_url) if "clock" in one.text]
+    assert (found.state == OK) == (seconds == 0) and said in found.text
+
+
 def test_the_lease_of_a_live_worker_is_reported_and_left_alone(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
