@@ -4,9 +4,10 @@ import ast
 import sys
 from pathlib import Path
 
+from pages import keep_current, with_part
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
-FIRST, LAST = "<!-- modules: made by .ci/module_lines.py -->\n", "<!-- end of modules -->"
 
 
 def modules() -> str:
@@ -31,16 +32,5 @@ def _first_line(path: Path) -> str:
     return docstring.splitlines()[0].replace("|", "\\|")
 
 
-def main() -> None:
-    """Write the page, or report that it is not current."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(FIRST)
-    _, _, after = rest.partition(LAST)
-    current = f"{before}{FIRST}\n{modules()}\n{LAST}{after}"
-    if "--check" in sys.argv:
-        sys.exit(0 if current == text else "docs/architecture.md is not current; run: python .ci/module_lines.py")
-    PAGE.write_text(current, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep_current({PAGE: with_part(PAGE.read_text(encoding="utf-8"), "modules", modules())})

@@ -1,14 +1,14 @@
 """Write the list of sections in docs/reading-a-report.md from `SECTIONS`; `--check` reports whether it is current."""
 
-import sys
 from pathlib import Path
+
+from pages import keep_current, with_part
 
 from lmsearch.report.sections import SECTIONS
 from lmsearch.report.topic import SLICE, Topic
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reading-a-report.md"
-FIRST, LAST = "<!-- sections: made by .ci/report_sections.py -->\n", "<!-- end of sections -->"
 
 
 def sections() -> str:
@@ -26,16 +26,5 @@ def _names(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def main() -> None:
-    """Write the page, or report that it is not current."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(FIRST)
-    _, _, after = rest.partition(LAST)
-    current = f"{before}{FIRST}\n{sections()}\n{LAST}{after}"
-    if "--check" in sys.argv:
-        sys.exit(0 if current == text else "not current; run: python .ci/report_sections.py")
-    PAGE.write_text(current, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep_current({PAGE: with_part(PAGE.read_text(encoding="utf-8"), "sections", sections())})

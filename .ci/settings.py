@@ -5,16 +5,16 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+from pages import keep_current, with_part
 
 from lmsearch.config import FIELD_TYPES, REQUIRED, SECTIONS, SETTINGS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study-files.md"
 SCHEMA = ROOT / "lmsearch" / "best-config.schema.json"
-FIRST, LAST = "<!-- settings: made by .ci/settings.py -->\n", "<!-- end of settings -->"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 TITLES = {
     "data": "See also [texts.md](texts.md).",
@@ -24,10 +24,8 @@ TITLES = {
 ADDED = {"finetune", "eval_context"}  # files of earlier versions lack them
 
 
-def page(text: str) -> str:
-    """Return the page with a table for each section."""
-    before, _, rest = text.partition(FIRST)
-    _, _, after = rest.partition(LAST)
+def tables() -> str:
+    """Return a table for each section."""
     parts = []
     for section, owner in SECTIONS.items():
         parts.append(f"### `[{section}]`\n\n{TITLES[section]}\n")
@@ -36,7 +34,7 @@ def page(text: str) -> str:
             "\n".join(["| setting | default | values | may be searched | what it is |", "| --- " * 5 + "|", *rows])
             + "\n"
         )
-    return f"{before}{FIRST}\n" + "\n".join(parts) + f"\n{LAST}{after}"
+    return "\n".join(parts)
 
 
 def _row(path: str, one: "dataclasses.Field[Any]") -> str:
@@ -95,18 +93,6 @@ def _property(path: str) -> dict[str, Any]:
     return found | ({"minLength": 1} if kind is str else {})
 
 
-def main() -> None:
-    """Write both files, or report which are not current."""
-    wrong = []
-    for path, make in ((PAGE, page), (SCHEMA, schema)):
-        text = path.read_text(encoding="utf-8")
-        if (made := make(text)) != text:
-            wrong.append(path.name)
-            if "--check" not in sys.argv:
-                path.write_text(made, encoding="utf-8")
-    if wrong and "--check" in sys.argv:
-        sys.exit(f"not current: {', '.join(wrong)}; run: python .ci/settings.py")
-
-
 if __name__ == "__main__":
-    main()
+    text = with_part(PAGE.read_text(encoding="utf-8"), "settings", tables())
+    keep_current({PAGE: text, SCHEMA: schema(SCHEMA.read_text(encoding="utf-8"))})

@@ -45,9 +45,13 @@ TRIALS_HEAD = "trial,outcome,by,perplexity,best_epoch,epochs,parameters,started,
 LOGS = "logs"
 LOG = re.compile(r".+-\d+-[0-9a-f]{8}\.log")  # of a worker
 LOCK = ".results.lock"
-RESULTS = ("study.toml", "trials.csv", "best-config.json", "report.html")
+CHECKPOINTS, MODELS = "checkpoints", "models"  # folders of a study's
+STUDY_FILE, TRIALS_TABLE, BEST_CONFIG, REPORT = "study.toml", "trials.csv", "best-config.json", "report.html"
+RESULTS = (STUDY_FILE, TRIALS_TABLE, BEST_CONFIG, REPORT)
 MODEL = "best-model"
-MODEL_FILES = ("model.safetensors", "config.json", "vocabulary.json", "metrics.json")
+MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+MODEL_VOCABULARY, MODEL_METRICS = "vocabulary.json", "metrics.json"
+MODEL_FILES = (MODEL_WEIGHTS, MODEL_CONFIG, MODEL_VOCABULARY, MODEL_METRICS)
 
 _OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
 _OF_MODEL = re.compile(

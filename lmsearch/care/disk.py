@@ -15,7 +15,7 @@ import filelock
 from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, mend
 from lmsearch.config import DataConfig
 from lmsearch.errors import CorpusError
-from lmsearch.folders import CHECKPOINT, ENCODED, WEIGHTS, HostPath, drafts, is_ours, read_name
+from lmsearch.folders import CHECKPOINT, CHECKPOINTS, ENCODED, MODELS, WEIGHTS, HostPath, drafts, is_ours, read_name
 from lmsearch.formats import NewerFormatError
 from lmsearch.search.corpora import shared_corpora
 from lmsearch.spelling import count, listed, spell_bytes
@@ -67,7 +67,7 @@ def check_drafts(folders: Sequence[Path], repair: bool) -> Iterator[Finding]:
 def folders_of_ours(runs: Path, cache: Path) -> list[Path]:
     """List the folders that lmsearch makes in `runs` and in the cache, in which drafts may lie."""
     names = [folder for folder in sorted(runs.glob("*")) if folder.is_dir()]
-    inner = [folder / part for folder in names for part in ("checkpoints", "models")]
+    inner = [folder / part for folder in names for part in (CHECKPOINTS, "models")]
     return [*names, *inner, cache / "corpora", *sorted((cache / "downloads").glob("*"))]
 
 
@@ -164,7 +164,7 @@ def check_checkpoints(
     for study in studies:
         key, name = study.info.ref.key, study.info.ref.name
         paths = [path for folder in folders for path in Checkpoints(folder, host).of_study(key)]
-        weights = [path for folder in folders for path in (folder.parent / "models").glob(f"{key[:SHORT]}-trial-*")]
+        weights = [path for folder in folders for path in (folder.parent / MODELS).glob(f"{key[:SHORT]}-trial-*")]
         if not paths and not weights:
             continue
         trials = storage.get_all_trials(study.info.ref.id, deepcopy=False)

@@ -25,6 +25,7 @@ from lmsearch.care.findings import NOTE, OK, PROBLEM, UNCHECKED, Finding, guarde
 from lmsearch.care.nodes import check_nodes, check_wishes
 from lmsearch.care.shared import check_artifacts, check_shared
 from lmsearch.errors import LmsearchError
+from lmsearch.folders import MODELS
 from lmsearch.formats import FORMATS, PLAIN
 from lmsearch.machine import is_running
 from lmsearch.search.placement import Placement
@@ -355,7 +356,7 @@ def _disk(storage: FencedStorage, options: Options, studies: Sequence[StudyTicke
     if storage.engine.name == "sqlite" and store_folder != runs.resolve():
         rooms.append(store_folder)
     yield from check_room(rooms, largest_checkpoint(folders))
-    models = [folder.parent / "models" for folder in elsewhere]
+    models = [folder.parent / MODELS for folder in elsewhere]
     drafts = [*folders_of_ours(runs, options.cache), *elsewhere, *models]
     yield from check_drafts(drafts, options.repair)
     yield from check_checkpoints(storage, folders, host, studies, options.repair)

@@ -36,6 +36,7 @@ from lmsearch.chaos.invariants import (
 from lmsearch.chaos.proxy import Mode, Proxy, server_address
 from lmsearch.chaos.study import write_inputs
 from lmsearch.errors import StudyError
+from lmsearch.folders import LOGS
 from lmsearch.launch.base import Launcher
 from lmsearch.launch.search import reach
 from lmsearch.machine import is_running
@@ -404,7 +405,7 @@ class Chaos:
         record = self._record(epochs=True)
         if record is None:
             raise StudyError(f"the search did not start; see {self._options.folder / 'run-0.log'}")
-        logs = self._options.folder / "runs" / self.name / "logs"
+        logs = self._options.folder / "runs" / self.name / LOGS
         self._unexplained += tracebacks(logs)
         deaths = sum(worker.ended is None for worker in list_workers(self._options.storage, record.info.ref))
         if deaths > self._kills:

@@ -8,7 +8,7 @@ import click
 
 from lmsearch.cli.look import renew
 from lmsearch.cli.options import artifacts_option, command_text, open_store, parse_storage, storage_option
-from lmsearch.folders import study_folder
+from lmsearch.folders import REPORT, study_folder
 from lmsearch.losses import json_text
 from lmsearch.terminal.output import say, say_data
 
@@ -71,7 +71,7 @@ def report(
     if figure is not None:
         text, path = write_figure(results, figure), folder / f"{figure}.html"
     elif form == "html":
-        text, path = write_report(results, command), folder / "report.html"
+        text, path = write_report(results, command), folder / REPORT
     else:
         text = epochs_csv(results) if form == "csv" else json_text(document(results), indent=2) + "\n"
         path = Path("-")

@@ -15,6 +15,7 @@ from lmsearch.cli.options import (
     work_options,
     work_request,
 )
+from lmsearch.folders import LOGS
 from lmsearch.terminal.output import say_data
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def slurm(study: str, workers: int, storage: str, store_timeout: float | None, *
     folder = study_folder(name)
     text = launcher.script(name, key, folder, placement, lambda device: [name, *words], ["auto"] * workers)
     say_data(text)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for the output of a job
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for the output of a job
 
 
 @script.command()

@@ -14,7 +14,7 @@ from typing import IO
 
 from sqlalchemy.engine import URL
 
-from lmsearch.folders import make_folder
+from lmsearch.folders import LOGS, make_folder
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.machine import count_oom_kills
 from lmsearch.store import url as urls
@@ -65,7 +65,7 @@ class LocalLauncher:
         return []
 
     def _start(self, name: str, device: str) -> Child:
-        log = self._folder / "logs" / f"{name}.log"
+        log = self._folder / LOGS / f"{name}.log"
         theirs, ours = os.pipe()
         with self._open_log(log) as output:
             process = self._spawn(list(self._command(name, device, theirs)), output, theirs)

@@ -17,6 +17,7 @@ from typing import Any
 
 from lmsearch import stopping
 from lmsearch.errors import ConfigError, LmsearchError
+from lmsearch.folders import LOGS
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.search.placement import Placement, Resources
 from lmsearch.version import __version__
@@ -59,12 +60,12 @@ class WorkerActor:
         if version != __version__:
             raise RuntimeError(f"the node {socket.gethostname()} has lmsearch {__version__}, not {version}")
         self._name = f"{name}-{secrets.token_hex(2)}"
-        logs = Path(folder) / "runs" / words[0] / "logs"
+        logs = Path(folder) / "runs" / words[0] / LOGS
         try:
             logs.mkdir(parents=True, exist_ok=True)
         except OSError:  # this node does not share the folder: what must be shared is among the artifacts
             folder = tempfile.mkdtemp(prefix="lmsearch-")
-            logs = Path(folder) / "runs" / words[0] / "logs"
+            logs = Path(folder) / "runs" / words[0] / LOGS
             logs.mkdir(parents=True)
         theirs, self._ours = os.pipe()
         command = python("-m", "lmsearch.cli.main", "worker", *words, "--name", self._name)
@@ -146,7 +147,7 @@ class RayLauncher:
 
     def _actor(self, name: str, handle: Any) -> Actor:
         worker = f"ray-{name.removeprefix(self._prefix)}"
-        return Actor(name=worker, log=self._folder / "logs" / f"{worker}.log", handle=handle)
+        return Actor(name=worker, log=self._folder / LOGS / f"{worker}.log", handle=handle)
 
     def look(self, placed: Actor) -> Exit | None:
         """Return how a worker ended; None while it runs, waits for room, or is not to be reached."""

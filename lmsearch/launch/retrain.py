@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from lmsearch.files import remove_tree
-from lmsearch.folders import MODEL, make_folder
+from lmsearch.folders import MODEL, MODELS, make_folder
 from lmsearch.processes import python
 from lmsearch.results.best import ResultFiles, copy_model, name_of_retraining
 from lmsearch.results.reading import Results
@@ -29,7 +29,7 @@ def with_weights(
         return files
     extra = {"event": "retrained", "trial": winner.number}
     _log.info("the weights of trial %d are missing; it is trained again", winner.number, extra=extra)
-    model_folder = folder / "models" / name_of_retraining(results.record.info, winner)
+    model_folder = folder / MODELS / name_of_retraining(results.record.info, winner)
     make_folder(model_folder.parent)
     words = python(
         "-m", "lmsearch.cli.main", "train", str(files.best_config), "--folder", str(model_folder), "--resume"

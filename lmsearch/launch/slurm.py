@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmsearch.errors import LmsearchError
-from lmsearch.folders import make_folder
+from lmsearch.folders import LOGS, make_folder
 from lmsearch.launch.base import Exit, Placed
 from lmsearch.processes import python
 from lmsearch.search.placement import Placement
@@ -80,7 +80,7 @@ class SlurmLauncher:
     def start(self, devices: Sequence[str]) -> list[Job]:
         """Submit one array with a task for each device; raises `SlurmError` where Slurm refuses it."""
         make_folder(self._folder)
-        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        (self._folder / LOGS).mkdir(parents=True, exist_ok=True)
         text = script(self._study, self._key, self._folder, self._placement, self._words, devices)
         array = _call(["sbatch", "--parsable"], self._environment, text).strip().partition(";")[0]
         if not array.isdigit():
@@ -94,7 +94,7 @@ class SlurmLauncher:
 
     def _job(self, task: str, restarts: int) -> Job:
         name = f"slurm-{task.replace('_', '-')}-{restarts}"
-        return Job(name=name, log=self._folder / "logs" / f"slurm-{task}.log", task=task)
+        return Job(name=name, log=self._folder / LOGS / f"slurm-{task}.log", task=task)
 
     def look(self, placed: Job) -> Exit | None:
         """Return how a job ended; None while Slurm has it, or does not answer."""
@@ -157,7 +157,7 @@ def script(study: str, key: str, folder: Path, placement: Placement, words: Work
         "comment": f"{_MARK}{key}",
         "array": f"0-{len(devices) - 1}",
         "chdir": str(Path.cwd()),
-        "output": str(folder.resolve() / "logs" / "slurm-%A_%a.log"),
+        "output": str(folder.resolve() / LOGS / "slurm-%A_%a.log"),
         "open-mode": "append",
         "signal": f"B:USR1@{_GRACE}",
     }

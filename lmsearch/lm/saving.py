@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.files import draft_folder, replace_file
-from lmsearch.folders import EVALUATIONS, check_replaceable
+from lmsearch.folders import (
+    EVALUATIONS,
+    MODEL_CONFIG,
+    MODEL_METRICS,
+    MODEL_VOCABULARY,
+    MODEL_WEIGHTS,
+    check_replaceable,
+)
 from lmsearch.formats import stamp
 from lmsearch.losses import json_text
 from lmsearch.text.vocabulary import Vocabulary
@@ -26,9 +33,9 @@ def save_model(
     """
     check_replaceable(folder)
     with draft_folder(folder) as draft:
-        replace_file(draft / "model.safetensors", weights)
-        replace_file(draft / "config.json", json_text(stamp("config") | config, indent=2) + "\n")
-        replace_file(draft / "vocabulary.json", json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
-        replace_file(draft / "metrics.json", json_text(stamp("model") | metrics, indent=2) + "\n")
+        replace_file(draft / MODEL_WEIGHTS, weights)
+        replace_file(draft / MODEL_CONFIG, json_text(stamp("config") | config, indent=2) + "\n")
+        replace_file(draft / MODEL_VOCABULARY, json.dumps(words.words, ensure_ascii=False, indent=0) + "\n")
+        replace_file(draft / MODEL_METRICS, json_text(stamp("model") | metrics, indent=2) + "\n")
         if (folder / EVALUATIONS).exists():  # these stay, whatever is trained
             shutil.copyfile(folder / EVALUATIONS, draft / EVALUATIONS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.config import RunConfig
+from lmsearch.folders import MODEL_METRICS
 from lmsearch.lm.events import Epoch, Event, Step, TrainState
 from lmsearch.lm.trainer import Sample
 from lmsearch.text.corpus import Corpus
@@ -60,11 +61,11 @@ class SleepingTrainer:
     ) -> None:
         """Write a folder with the figures alone."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+        (folder / MODEL_METRICS).write_text(json.dumps(metrics), encoding="utf-8")
 
     def sample(self, folder: Path, words: int) -> Sample:
         """Return no text."""
-        return Sample(text="", metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        return Sample(text="", metrics=json.loads((folder / MODEL_METRICS).read_text(encoding="utf-8")))
 
     def begin_measuring(self) -> None:
         """Do nothing: it uses no memory."""

@@ -12,7 +12,7 @@ import torch
 
 from lmsearch.config import FIELD_TYPES, RunConfig
 from lmsearch.errors import ConfigError, SearchFailedError
-from lmsearch.folders import check_new_name, make_folder, read_document, study_folder
+from lmsearch.folders import MODEL_CONFIG, MODEL_METRICS, check_new_name, make_folder, read_document, study_folder
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.fit import TrainingFiles, alone, comparable, fit, read_state, started_with
@@ -95,7 +95,7 @@ class Training:
                 f"the training in {self.files.folder} diverged: no epoch is better than a guess among {size:,} words "
                 f"(perplexity {size:,}); lower train.learning_rate"
             )
-        known = (read_document(self.files.folder / "metrics.json") or {}).get("valid_known_loss")
+        known = (read_document(self.files.folder / MODEL_METRICS) or {}).get("valid_known_loss")
         has_known = isinstance(known, float) and unknown_share(self.corpus, self.corpus.valid)
         return TrainResult(
             seed=self.config.train.seed,
@@ -186,7 +186,7 @@ def _state(files: TrainingFiles, config: RunConfig, corpus: Corpus, resume: bool
                 f"the training in {files.folder} stopped in epoch {done + 1} of {config.train.epochs}; resume it "
                 "with --resume, or start a new one under another --name"
             )
-    elif files.folder.exists() and comparable(load_config(files.folder / "config.json")) != comparable(config):
+    elif files.folder.exists() and comparable(load_config(files.folder / MODEL_CONFIG)) != comparable(config):
         raise ConfigError(f"{files.folder} has a model of another config; use another --name")
     return None
 

@@ -13,7 +13,7 @@ import optuna_dashboard
 from optuna.trial import Trial
 
 from lmsearch.errors import NothingToShowError, StudyError
-from lmsearch.folders import study_folder
+from lmsearch.folders import BEST_CONFIG, REPORT, TRIALS_TABLE, study_folder
 from lmsearch.results.best import holds_results_of
 from lmsearch.results.commands import Command
 from lmsearch.results.confirmation import confirm_words
@@ -25,9 +25,9 @@ from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_s
 from lmsearch.store.storage import FencedStorage
 
 FILES = {
-    "best-config.json": "application/json",
-    "report.html": "text/html",
-    "trials.csv": "text/csv",
+    BEST_CONFIG: "application/json",
+    REPORT: "text/html",
+    TRIALS_TABLE: "text/csv",
     "best-model.zip": "application/zip",
 }
 """A study's files that the dashboard offers, with what they are."""

@@ -21,15 +21,21 @@ from lmsearch.errors import ResultsError, StudyError
 from lmsearch.escapes import cell
 from lmsearch.files import draft_folder, remove_tree, replace_file
 from lmsearch.folders import (
+    BEST_CONFIG,
     EVALUATIONS,
     KEY,
     LOCK,
     MODEL,
+    MODEL_CONFIG,
     MODEL_FILES,
+    MODEL_METRICS,
+    MODELS,
     POINTER,
     RESULTS,
     RESULTS_OF,
+    STUDY_FILE,
     TRIALS_HEAD,
+    TRIALS_TABLE,
     WEIGHTS,
     HostPath,
     check_folder,
@@ -152,7 +158,7 @@ def _take(folder: Path, results: Results) -> str:
 
 def _set_aside(model: Path) -> Path | None:
     """Keep a model with test evaluations or a pointer under another name; return that name, None for other models."""
-    metrics = read_document(model / "metrics.json") or {}
+    metrics = read_document(model / MODEL_METRICS) or {}
     if not is_model(model) or not any((model / name).exists() for name in (EVALUATIONS, POINTER)):
         return None
     key = str(metrics.get("study_key", ""))[:SHORT]
@@ -174,12 +180,12 @@ def _write_results(
 ) -> tuple[ResultFiles, str]:
     """Return the files, and why the weights could not be looked for everywhere, "" where they could."""
     record, best = results.record, results.winner
-    replace_file(folder / "study.toml", record.info.spec.text_from(folder))
-    replace_file(folder / "trials.csv", trials_csv(record))
+    replace_file(folder / STUDY_FILE, record.info.spec.text_from(folder))
+    replace_file(folder / TRIALS_TABLE, trials_csv(record))
     if best is None:
-        return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / "trials.csv"), ""
+        return ResultFiles(best_config=None, best_model=None, model_host="", trials=folder / TRIALS_TABLE), ""
     config = best_config(results, folder, command)
-    replace_file(folder / "best-config.json", json_text(config, indent=2) + "\n")
+    replace_file(folder / BEST_CONFIG, json_text(config, indent=2) + "\n")
     away = ""
     try:
         source = find_weights(record.info, best, folder, artifacts)
@@ -188,10 +194,10 @@ def _write_results(
     model = _renew_model(record.info, best, folder, source)
     host = HostPath.parse(best.model).host
     files = ResultFiles(
-        best_config=folder / "best-config.json",
+        best_config=folder / BEST_CONFIG,
         best_model=model,
         model_host="" if model is not None or host == socket.gethostname() else host,
-        trials=folder / "trials.csv",
+        trials=folder / TRIALS_TABLE,
     )
     return files, away
 
@@ -289,7 +295,7 @@ def source_commit() -> str | None:
 
 def is_best_model(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
     """Whether a model's folder is that of this very study's very trial, by what stands in it."""
-    metrics = read_document(folder / "metrics.json")
+    metrics = read_document(folder / MODEL_METRICS)
     if metrics is None or not is_model(folder) or metrics.get("corpus") != info.fingerprint:
         return False
     if (metrics.get("trial"), metrics.get("perplexity")) != (best.number, best.perplexity):
@@ -326,7 +332,7 @@ def find_weights(info: StudyInfo, best: TrialRecord, folder: Path, artifacts: Ar
     if not WEIGHTS.fullmatch(name):
         return None
     weights = Weights.of(study_files(artifacts, info.ref.name, info.ref.key, folder))
-    candidates = [folder / "models" / name, weights.folder / name]
+    candidates = [folder / MODELS / name, weights.folder / name]
     if kept.host == socket.gethostname() and kept.can_be:
         candidates.append(kept.path)
     for path in candidates:
@@ -340,7 +346,7 @@ def find_weights(info: StudyInfo, best: TrialRecord, folder: Path, artifacts: Ar
 
 
 def _has_weights_of(folder: Path, info: StudyInfo, best: TrialRecord) -> bool:
-    metrics = read_document(folder / "metrics.json") if is_model(folder) else None
+    metrics = read_document(folder / MODEL_METRICS) if is_model(folder) else None
     if metrics is None or metrics.get("corpus") != info.fingerprint:
         return False
     if metrics.get("digest", wanted := config_digest(info, best.params)) != wanted:
@@ -357,11 +363,11 @@ def copy_model(info: StudyInfo, best: TrialRecord, source: Path, target: Path) -
         for name in MODEL_FILES:
             shutil.copyfile(source / name, draft / name)
         config = stamp("config") | config_tables(info.spec.close(best.params, info.vocabulary_size), target)
-        replace_file(draft / "config.json", json_text(config, indent=2) + "\n")
-        metrics = json.loads((draft / "metrics.json").read_text(encoding="utf-8")) | stamp("model")
+        replace_file(draft / MODEL_CONFIG, json_text(config, indent=2) + "\n")
+        metrics = json.loads((draft / MODEL_METRICS).read_text(encoding="utf-8")) | stamp("model")
         metrics |= {"study": info.ref.name, "study_key": info.ref.key, "trial": best.number}
         metrics |= {"perplexity": best.perplexity, "digest": config_digest(info, best.params)}
-        replace_file(draft / "metrics.json", json_text(metrics, indent=2) + "\n")
+        replace_file(draft / MODEL_METRICS, json_text(metrics, indent=2) + "\n")
         for name, content in kept.items():
             replace_file(draft / name, content)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lmsearch.errors import ConfigError, StoreError, StoreGoneError, StudyError
-from lmsearch.folders import MODEL, HostPath, is_model, study_folder
+from lmsearch.folders import MODEL, MODEL_WEIGHTS, HostPath, is_model, study_folder
 from lmsearch.results.best import find_weights, is_best_model, require_winner, write_files
 from lmsearch.results.commands import Command
 from lmsearch.results.reading import read_best
@@ -26,7 +26,7 @@ def find_model(
     """
     path = Path(text)
     for folder in (path, *([path / MODEL] if len(path.parts) > 1 else [])):
-        if (folder / "model.safetensors").is_file():
+        if (folder / MODEL_WEIGHTS).is_file():
             return folder, []
     try:
         return _best_of_study(text, open_store, command, artifacts)
@@ -43,7 +43,7 @@ def _models_hint(text: str) -> str:
     except StudyError:
         return "; name a model's folder, or a study"
     there = [folder / MODEL, *sorted(folder.glob("seed-*"))]
-    found = [str(candidate) for candidate in there if (candidate / "model.safetensors").is_file()]
+    found = [str(candidate) for candidate in there if (candidate / MODEL_WEIGHTS).is_file()]
     unfinished = [folder.with_name(f"{folder.name}.training"), *sorted(folder.glob("seed-*.training"))]
     unfinished = [path for path in unfinished if path.is_file()]
     if unfinished and not found:

@@ -12,11 +12,13 @@ from lmsearch.errors import StudyError
 from lmsearch.files import remove_tree
 from lmsearch.folders import (
     AGAIN,
+    CHECKPOINTS,
     LOCK,
     LOG,
     LOGS,
     MARK,
     MODEL,
+    MODELS,
     RESULTS,
     RESULTS_OF,
     WEIGHTS,
@@ -140,10 +142,10 @@ def delete(storage: FencedStorage, name: str, folder: Path | None, artifacts: Ar
         _delete_results(info, folder)
     folders = list(dict.fromkeys(place.folder for place in places))
     for parent in folders:
-        for draft in (path for inner in (parent, parent / "checkpoints", parent / "models") for path in drafts(inner)):
+        for draft in (path for inner in (parent, parent / CHECKPOINTS, parent / MODELS) for path in drafts(inner)):
             if draft.name.startswith(f".{info.ref.key[:SHORT]}-") or not _OF_A_STUDY.match(draft.name):
                 _remove_draft(draft)
-        for inner in (parent / "checkpoints", parent / "models", parent / "results", parent / LOGS, parent):
+        for inner in (parent / CHECKPOINTS, parent / MODELS, parent / "results", parent / LOGS, parent):
             _remove_empty(inner)
     delete_study(storage, info.ref)
     return [path for parent in folders if parent.is_dir() for path in sorted(parent.iterdir()) if path.name != MARK]

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 
 from lmsearch import stopping
 from lmsearch.errors import ConfigError, LmsearchError, StoreGoneError
-from lmsearch.folders import make_folder
+from lmsearch.folders import LOGS, make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
 from lmsearch.machine import hold_gpu
@@ -147,7 +147,7 @@ class _Ending:
                 workers.leave(*self.joined, name, end)
                 return
         with contextlib.suppress(OSError):
-            if (logs := self._options.folder / "logs").is_dir():
+            if (logs := self._options.folder / LOGS).is_dir():
                 workers.write_end(logs, name, end)
 
 
@@ -202,7 +202,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
     storage, study = runner.storage, runner.info.ref
     max_failures = options.work.max_failures or runner.info.spec.settings.max_failures
     beaten = worked = time.monotonic()
-    stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / "logs", holder.worker)
+    stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / LOGS, holder.worker)
     away: float | None = None  # since when the artifacts do not answer where they must
     while not stop.requested():
         ticket = tickets.claim(storage, study, holder)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.files import draft_folder, draft_of, replace_file
-from lmsearch.folders import absolute, make_folder, study_folder
+from lmsearch.folders import CHECKPOINTS, MODELS, absolute, make_folder, study_folder
 
 ARTIFACTS = "LMSEARCH_ARTIFACTS"
 """The variable that names the artifacts where no option does."""
@@ -128,12 +128,12 @@ class StudyFiles:
     @property
     def checkpoints(self) -> Path:
         """Return the folder of the checkpoints."""
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def models(self) -> Path:
         """Return the folder of the weights."""
-        return self.folder / "models"
+        return self.folder / MODELS
 
     def objects_of(self, part: str) -> Objects | None:
         """Return the objects behind one of the two folders."""

@@ -11,7 +11,17 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from lmsearch.errors import ConfigError
-from lmsearch.folders import CHECKPOINT, WEIGHTS, Named, named_in, read_document, read_name
+from lmsearch.folders import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    MODEL_METRICS,
+    MODELS,
+    WEIGHTS,
+    Named,
+    named_in,
+    read_document,
+    read_name,
+)
 from lmsearch.store.checkpoints import SHORT, is_for, is_newer, read_checkpoint
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
@@ -100,7 +110,7 @@ class Belonging:
 
     def _has_loss_of(self, folder: Path, name: Named) -> bool:
         """Whether weights of lmsearch 0.1.0, which do not say what they are of, have the loss that the store has."""
-        metrics = read_document(folder / "metrics.json") or {}
+        metrics = read_document(folder / MODEL_METRICS) or {}
         losses = [row.valid_loss for row in self._reported(name.number) if row.epoch == name.epoch]
         return metrics.get("corpus") == self._info.fingerprint and metrics.get("valid_loss") in losses
 
@@ -108,8 +118,8 @@ class Belonging:
 def others_in(storage: FencedStorage, info: StudyInfo, folder: Path) -> list[Path]:
     """List the checkpoints and weights of a study in its folder that are of another training than the store knows."""
     stem = info.ref.key[:SHORT]
-    paths = [path for path in (folder / "checkpoints").glob(f"{stem}-*") if CHECKPOINT.fullmatch(path.name)]
-    paths += [path for path in (folder / "models").glob(f"{stem}-*") if WEIGHTS.fullmatch(path.name)]
+    paths = [path for path in (folder / CHECKPOINTS).glob(f"{stem}-*") if CHECKPOINT.fullmatch(path.name)]
+    paths += [path for path in (folder / MODELS).glob(f"{stem}-*") if WEIGHTS.fullmatch(path.name)]
     if not paths:
         return []
     trials = storage.get_all_trials(info.ref.id, deepcopy=False)

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.files import replace_file
-from lmsearch.folders import CHECKPOINT, DIGEST, WEIGHTS, HostPath, is_ours, make_folder, named_in, read_name
+from lmsearch.folders import (
+    CHECKPOINT,
+    CHECKPOINTS,
+    DIGEST,
+    MODELS,
+    WEIGHTS,
+    HostPath,
+    is_ours,
+    make_folder,
+    named_in,
+    read_name,
+)
 from lmsearch.formats import DamagedError, NewerFormatError, seal, unseal
 from lmsearch.store.artifacts import ArtifactsError, Objects, StudyFiles, fetch_file
 from lmsearch.store.tables import EpochRow, Ticket
@@ -65,7 +76,7 @@ class Checkpoints:
     @classmethod
     def of(cls, files: StudyFiles, host: str, quota: float = math.inf) -> "Checkpoints":
         """Return the checkpoints among a study's files."""
-        return cls(files.checkpoints, host, quota, files.objects_of("checkpoints"))
+        return cls(files.checkpoints, host, quota, files.objects_of(CHECKPOINTS))
 
     def save(self, ticket: Ticket, epoch: int, step: int, checkpoint: Checkpoint) -> str:
         """Write a checkpoint, remove all but the last two of the trial; return the key that finds it again.
@@ -144,7 +155,7 @@ class Checkpoints:
             if (checkpoint := self._read(file)) is None:
                 damaged.append(file.path.name)
             elif is_for(checkpoint, digest, reported, file.path.name == named_in(CHECKPOINT, ticket.checkpoint)):
-                models = file.path.parent.parent / "models"
+                models = file.path.parent.parent / MODELS
                 return Found(replace(checkpoint, digest=digest), _remark(damaged, others), models)
             else:
                 others.append(file.path.name)

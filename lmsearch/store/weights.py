@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmsearch.folders import MODEL_FILES, WEIGHTS, is_model, make_folder, remove_weights
+from lmsearch.folders import MODEL_FILES, MODELS, WEIGHTS, is_model, make_folder, remove_weights
 from lmsearch.store.artifacts import ArtifactsError, Objects, StudyFiles, fetch_folder, put_folder
 
 _PACKED = ".zip"  # ends the name of the object that has a folder of weights
@@ -21,7 +21,7 @@ class Weights:
     @classmethod
     def of(cls, files: StudyFiles) -> "Weights":
         """Return the weights among a study's files."""
-        return cls(files.models, files.objects_of("models"))
+        return cls(files.models, files.objects_of(MODELS))
 
     def add(self, name: str) -> None:
         """Take note of a folder of weights that was written, which `share` copies to the object store."""

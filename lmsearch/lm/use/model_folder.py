@@ -12,7 +12,7 @@ from torch import Tensor
 from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
 from lmsearch.escapes import is_text
-from lmsearch.folders import MODEL_FILES
+from lmsearch.folders import MODEL_CONFIG, MODEL_FILES, MODEL_METRICS, MODEL_VOCABULARY, MODEL_WEIGHTS
 from lmsearch.formats import check_stamp
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.use.trained import TrainedModel
@@ -31,11 +31,11 @@ def load_model(folder: Path) -> TrainedModel:
         for name in MODEL_FILES:
             if (folder / name).exists() and not (folder / name).is_file():
                 raise ConfigError(f"{folder} is not a whole model folder: {name} is no file")
-        metrics = _read_json(folder / "metrics.json", dict)
+        metrics = _read_json(folder / MODEL_METRICS, dict)
         check_stamp("model", f"the model {folder}", metrics)
-        config = load_config(folder / "config.json")
-        vocabulary = _read_vocabulary(folder / "vocabulary.json")
-        weights = safetensors.torch.load((folder / "model.safetensors").read_bytes())
+        config = load_config(folder / MODEL_CONFIG)
+        vocabulary = _read_vocabulary(folder / MODEL_VOCABULARY)
+        weights = safetensors.torch.load((folder / MODEL_WEIGHTS).read_bytes())
         model = _build(config, vocabulary, weights)
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder} is not a whole model folder: {error}") from error
