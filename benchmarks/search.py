@@ -7,13 +7,15 @@ Every decision is made by the functions that workers call: `make_sampler`, `make
 SAMPLER+ALLOCATION. Workers take events from a queue by time; the seconds that a decision takes are charged. Methods
 are compared over the same repetitions, with new trials without limit and as many epochs as the budget (24x8: 192).
 
-A world is made up (smooth, hard, cliffs, noisy, nothing), or `pool-a`, `pool-b`: a recorded table whose nearest unused
-configuration answers. The target is the median over repetitions of the best loss that random search has observed after
-its whole trials. Columns: epochs until the target as a share of the budget (median over repetitions, those that never
-reach it count as more than all; 90 % bootstrap interval), the share of repetitions that reach it, what the incumbent is
-worth without noise (millinats above random search with twice the budget; at a quarter, half and all of the budget),
-trials begun and complete, how often the best of the begun trials was trained to its end, and how often the final loss
-lay within a forecast's 90 % interval. Results are kept in FILE as they finish; what is there already is not run again.
+A world is made up (smooth, hard, cliffs, noisy, nothing), or plays a recorded table: in `pool-a` its nearest unused
+configuration answers; in `trees-a` and `process-a` a model of its curves does (with scikit-learn: pip install
+'.[benchmarks]'), if it orders left-out configurations well. The target is the median over repetitions of the best loss
+that random search has observed after its whole trials. Columns: epochs until the target as a share of the budget
+(median over repetitions, those that never reach it count as more than all; 90 % bootstrap interval), the share of
+repetitions that reach it, what the incumbent is worth without noise (millinats above random search with twice the
+budget; at a quarter, half and all of the budget), trials begun and complete, how often the best of the begun trials was
+trained to its end, and how often the final loss lay within a forecast's 90 % interval. Results are kept in FILE as they
+finish; what is there already is not run again.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from worlds import KINDS, Pool, Table, World, made_up, seeded, table_file
+from worlds import KINDS, Model, Pool, Surrogate, Table, World, made_up, seeded, table_file
 
 from lmsearch.curves import allocate
 from lmsearch.curves.forecast import forecast
@@ -256,6 +258,7 @@ class Cell:
 
 
 _tables: dict[str, Table] = {}
+_models: dict[str, Model] = {}
 
 
 def open_world(name: str, epochs: int, repetition: int) -> World:
@@ -263,12 +266,20 @@ def open_world(name: str, epochs: int, repetition: int) -> World:
     if name in KINDS:
         return made_up(name, epochs, repetition)
     mode, _, table = name.partition("-")
+    if mode not in ("pool", "trees", "process"):
+        raise SystemExit(f"no world is called {name}")
     if table not in _tables:
         _tables[table] = Table(table_file(table))
     opened = _tables[table]
-    if mode != "pool":
-        raise SystemExit(f"no world is called {name}")
-    return Pool(opened, seeded(opened.cut(epochs), repetition), repetition)
+    spec = seeded(opened.cut(epochs), repetition)
+    if mode == "pool":
+        return Pool(opened, spec, repetition)
+    if name not in _models:
+        _models[name] = Model(opened, mode)
+        overall, best = _models[name].check()
+        if overall < 0.9 or best < 0.5:
+            raise SystemExit(f"{name} is no judge: left-out ranks correlate by {overall:.2f}, {best:.2f} of the best")
+    return Surrogate(_models[name], spec, repetition)
 
 
 def play_cell(cell: Cell) -> dict[str, Any]:
