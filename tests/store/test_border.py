@@ -260,6 +260,21 @@ def test_a_search_works_through_a_pooler_that_gives_a_connection_per_transaction
     assert "6 of 6 trials, 6 complete" in status.stdout
 
 
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_a_locked_file_is_waited_for_and_not_taken_for_a_read_only_one(tmp_path: Path, journal: str) -> None:
+    path = tmp_path / "x.db"
+    open_storage(parse_url(f"sqlite:///{path}"), create=True).engine.dispose()
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute(f"PRAGMA journal_mode={journal}")
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    holder.execute("CREATE TABLE newer (id integer)")
+    with pytest.raises(StoreGoneError, match="locked"):
+        open_storage(parse_url(f"sqlite:///{path}"), patience=WaitUpTo(0.5))
+    holder.close()
+    open_storage(parse_url(f"sqlite:///{path}")).engine.dispose()
+
+
 def test_a_store_that_is_only_a_lock_file_yet_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "x.db.lock").touch()
     with pytest.raises(StoreError, match="there is no store"):
