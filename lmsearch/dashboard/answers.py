@@ -63,8 +63,11 @@ def _refusal(error: Exception) -> tuple[int, str] | None:
             found = 404, "There is no such study or trial, or the body lacks a value."
         case UpdateFinishedTrialError():
             found = 409, "The trial has ended."
+        case StoreGoneError():
+            _log.warning("%s", error, extra={"event": "waiting_for_store"})
+            found = 503, "The store does not answer now."
         case LmsearchError():
-            found = 503 if isinstance(error, StoreGoneError) else 400, str(error)
+            found = 400, str(error)
         case _ if isinstance(error, _ODD) and (bottle.request.method != "GET" or bottle.request.query_string):
             found = 400, "A value of the request is not of the kind that is needed."
         case _:
