@@ -129,11 +129,11 @@ def check_new_name(name: str) -> None:
         )
 
 
-def absolute(path: str | Path, what: str = "the path") -> Path:
+def absolute(path: str | Path, what: str = "the path", any_name: bool = False) -> Path:
     """Return a person's path as an absolute one, with `~` as the home folder; raises `ConfigError` where it is none.
 
-    That is one with a byte of zero or one that is not text, a loop of links, the home of nobody, or any path once the
-    working folder is gone.
+    That is one with a byte of zero or one that is not text (with `any_name`, in its folder), a loop of links, the home
+    of nobody, or any path once the working folder is gone.
     """
     try:
         os.fsencode(path)
@@ -142,7 +142,9 @@ def absolute(path: str | Path, what: str = "the path") -> Path:
         raise ConfigError("the working folder has been removed; change into one that is there") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{what} {str(path)!r} is not a path: {error}") from error
-    if not is_text(str(found)):  # it is written into stores, configs and logs, all of them UTF-8
+    if not is_text(
+        str(found.parent if any_name else found)
+    ):  # it is written into stores, configs and logs, all of them UTF-8
         raise ConfigError(f"{what} {str(found)!r} has a byte that is not text (UTF-8): rename the folder or the file")
     return found
 

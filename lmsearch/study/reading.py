@@ -35,7 +35,8 @@ def load_study(path: Path, defaults: str = __version__) -> StudySpec:
 
     `defaults` is the lmsearch version whose defaults hold in it: that of the study to resume, else this one's.
     """
-    return parse_study(_read_text(path), absolute(path).parent, source=str(path), defaults=defaults)
+    folder = absolute(path, any_name=True).parent
+    return parse_study(_read_text(path), folder, source=str(path), defaults=defaults)
 
 
 def load_config(path: Path, defaults: str = __version__) -> RunConfig:
@@ -51,7 +52,7 @@ def load_config(path: Path, defaults: str = __version__) -> RunConfig:
     else:
         tables = _parse_toml(text, str(path))
         _check_format(tables, str(path))
-    spec = _build(text, tables, absolute(path).parent, defaults)
+    spec = _build(text, tables, absolute(path, any_name=True).parent, defaults)
     if spec.open:
         raise ConfigError(f"{path} leaves {', '.join(spec.open)} open; close them, or search with: lmsearch run {path}")
     if spec.parameters is not None:
