@@ -81,7 +81,7 @@ def write_times(name: str, taken: list[float]) -> str:
     return f"{name}: {len(taken)} writes, median {middle:.1f} ms, max {longest:.0f} ms"
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_polling_a_big_study_fails_and_delays_no_write(
     storage_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

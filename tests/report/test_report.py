@@ -270,7 +270,7 @@ def test_hostile_names_corpora_reasons_and_samples_do_not_run(url: str, browser:
     assert "{{ 7 * 7 }}" in page.text_content("body") and troubles == []
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_thousand_trials_are_a_page_below_15_mb_that_opens(url: str, browser: Any, tmp_path: Path) -> None:
     make_study(url, some_trials(1000, epochs=10), text=STUDY.replace("epochs = 4", "epochs = 10"))
     path = tmp_path / "report.html"

@@ -52,6 +52,7 @@ def test_row_1_a_worker_killed_at_any_line_costs_at_most_its_epoch(bureau: Burea
     assert list((bureau.folder / "runs/tiny/checkpoints").glob("*.checkpoint")) == []
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(600)
 def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bureau: Bureau) -> None:
     spec = bureau.info.spec
