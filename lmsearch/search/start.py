@@ -216,7 +216,9 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     if source:
         check_source(storage, source, name, spec, corpus)
     try:
-        info = begin(storage, name, spec, str(absolute(path, any_name=True).parent), corpus, request.budget, request.source)
+        info = begin(
+            storage, name, spec, str(absolute(path, any_name=True).parent), corpus, request.budget, request.source
+        )
     except SpaceChangedError as error:
         error.new_study = ["lmsearch", "run", request.study_file, "--name", f"{name}-2", "--from", name]
         raise
