@@ -50,7 +50,7 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import Ticket
 from lmsearch.store.tickets import ask_to_stop, leases
 from lmsearch.store.trials import StudyReader
-from lmsearch.store.workers import list_workers
+from lmsearch.store.workers import end_file, list_workers
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Chaos:
         self._ends: list[str] = []
         self._unexplained: list[str] = []
         self._kills = 0  # of workers
+        self._hasty: set[int] = set()  # processes of searches that were told twice to end
         self._run: _Run | None = None
         self._threads: list[threading.Thread] = []
         self._store_free_at = 0.0  # monotonic: until then the store is left alone
@@ -320,6 +321,7 @@ class Chaos:
             return None
         run.expected_exits |= {128 + number, -number}  # by the signal itself where it has hardly started
         if twice:
+            self._hasty.add(run.process.pid)
             time.sleep(self._random.random())
             _signal(run.process.pid, number)
         return number.name + (", twice" if twice else "")
@@ -407,7 +409,8 @@ class Chaos:
             raise StudyError(f"the search did not start; see {self._options.folder / 'run-0.log'}")
         logs = self._options.folder / "runs" / self.name / LOGS
         self._unexplained += tracebacks(logs)
-        deaths = sum(worker.ended is None for worker in list_workers(self._options.storage, record.info.ref))
+        rows = list_workers(self._options.storage, record.info.ref)
+        deaths = sum(row.ended is None and not self._is_explained(row.name, logs) for row in rows)
         if deaths > self._kills:
             self._unexplained.append(f"{deaths} workers died, {self._kills} were killed")
         if self._proxy is not None:
@@ -429,6 +432,11 @@ class Chaos:
             trained_twice=epochs_trained_twice(logs),
             unexplained=tuple(self._unexplained),
         )
+
+    def _is_explained(self, worker: str, logs: Path) -> bool:
+        """Whether a worker that left no end in the store left it beside its log, or was told twice to end at once."""
+        hasty = any(worker.startswith(f"{socket.gethostname()}-{parent}-") for parent in self._hasty)
+        return hasty or end_file(logs, worker).exists()
 
 
 def _signal(process: int, number: int) -> bool:
