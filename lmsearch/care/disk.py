@@ -67,7 +67,7 @@ def check_drafts(folders: Sequence[Path], repair: bool) -> Iterator[Finding]:
 def folders_of_ours(runs: Path, cache: Path) -> list[Path]:
     """List the folders that lmsearch makes in `runs` and in the cache, in which drafts may lie."""
     names = [folder for folder in sorted(runs.glob("*")) if folder.is_dir()]
-    inner = [folder / part for folder in names for part in (CHECKPOINTS, "models")]
+    inner = [folder / part for folder in names for part in (CHECKPOINTS, MODELS)]
     return [*names, *inner, cache / "corpora", *sorted((cache / "downloads").glob("*"))]
 
 
