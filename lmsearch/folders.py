@@ -142,9 +142,8 @@ def absolute(path: str | Path, what: str = "the path", any_name: bool = False) -
         raise ConfigError("the working folder has been removed; change into one that is there") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise ConfigError(f"{what} {str(path)!r} is not a path: {error}") from error
-    if not is_text(
-        str(found.parent if any_name else found)
-    ):  # it is written into stores, configs and logs, all of them UTF-8
+    # It is written into stores, configs and logs, all of them UTF-8.
+    if not is_text(str(found.parent if any_name else found)):
         raise ConfigError(f"{what} {str(found)!r} has a byte that is not text (UTF-8): rename the folder or the file")
     return found
 

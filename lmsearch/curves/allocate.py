@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmsearch.curves.forecast import Floats, Forecasts, backtest, forecast, spearman
+from lmsearch.curves.forecast import Floats, Forecasts, backtest, forecast
 
 RUNNING, PAUSED, COMPLETE, ENDED = "running", "paused", "complete", "ended"
 
@@ -80,10 +80,11 @@ def rank(standings: Sequence[Standing], rules: Rules) -> Ranking | None:
     found = forecast(curves, rules.epochs, complete)
     best = min(min(curve) for curve in curves)
     alive = np.array([one.state in (RUNNING, PAUSED) for one in known])
-    chance_N = np.where(alive, _chances(found, best), 0.0)
+    begun_N = np.array([_chance(best, *one) for one in zip(found.mean_N, found.deviation_N, strict=True)])
+    chance_N = np.where(alive, begun_N, 0.0)
     left_N = np.array([max(1, _left(one, rules)) for one in known])
     # Of equally good proposals the next is the best of all once in so many; a sampler that learns does better.
-    fresh = max(float(_chances(found, best).mean()), 1 / (len(known) + 2))
+    fresh = max(float(begun_N.mean()), 1 / (len(known) + 2))
     return Ranking(
         standings=known,
         forecasts=found,
@@ -98,11 +99,9 @@ def _left(one: Standing, rules: Rules) -> int:
     return rules.epochs - len(one.losses) if one.epochs_to_train is None else one.epochs_to_train
 
 
-def _chances(found: Forecasts, best: float) -> Floats:
-    """Return how likely each trial ends better than the best there is."""
-    deviation_N = np.maximum(found.deviation_N, 1e-9)
-    shares = (best - _GAIN - found.mean_N) / deviation_N
-    return np.array([0.5 * math.erfc(-share / math.sqrt(2)) for share in shares])
+def _chance(best: float, mean: float, deviation: float) -> float:
+    """Return how likely a loss that is forecast so is better than the best there is."""
+    return 0.5 * math.erfc((mean - (best - _GAIN)) / (max(deviation, 1e-9) * math.sqrt(2)))
 
 
 def _is_trusted(complete: list[tuple[float, ...]], rules: Rules) -> bool:
@@ -181,12 +180,6 @@ def _is_over(me: Standing, place: int, ranking: Ranking) -> bool:
     since = len(me.losses) - 1 - me.losses.index(lowest)
     if since < 3:
         return False
-    deviation = max(float(ranking.forecasts.deviation_N[place]), 1e-9)
     # The forecast's mean is never above the lowest loss; what counts is the trend of the last epochs.
     rising = me.losses[-1] > me.losses[-2] > me.losses[-3] > lowest
-    share = (lowest - _GAIN - me.losses[-1]) / deviation
-    return rising and 0.5 * math.erfc(-share / math.sqrt(2)) < _NEVER_BETTER
-
-
-__all__ = ["COMPLETE", "CONTINUE", "ENDED", "FINISH", "PAUSE", "PAUSED", "PRUNE", "RUNNING", "Ranking", "Rules",
-           "Standing", "after_epoch", "default_rules", "next_paused", "rank", "spearman"]  # fmt: skip
+    return rising and _chance(lowest, me.losses[-1], float(ranking.forecasts.deviation_N[place])) < _NEVER_BETTER

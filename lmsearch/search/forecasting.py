@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import Value
 from lmsearch.curves.forecast import Floats, forecast
 from lmsearch.search.gaussian import propose
-from lmsearch.search.sobol import sobol_point
-from lmsearch.store.distributions import distribution
+from lmsearch.search.sobol import SobolPoints
 from lmsearch.study.spec import StudySpec
 
 GP_STARTUP = 7  # points of the Sobol sequence before the process proposes one, where the study file does not say
@@ -34,34 +32,26 @@ class Known:
     running: Sequence[Mapping[str, Any]]  # without an epoch
 
 
-class ForecastSampler(BaseSampler):
+class ForecastSampler(SobolPoints):
     """The sampler of one ticket. Its first points, and some later ones, are of the Sobol sequence."""
 
     def __init__(self, spec: StudySpec, ticket: int, seed: int, startup: int = GP_STARTUP, own: bool = True) -> None:
-        self._spec, self._ticket, self._seed, self._startup, self._own = spec, ticket, seed, startup, own
-        self._random = RandomSampler(seed=seed)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the whole space: a point is drawn at once."""
-        return {path: distribution(value) for path, value in self._spec.open.items()}
+        super().__init__(spec, ticket, seed)
+        self._seed, self._startup, self._own = seed, startup, own
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the point that promises most."""
         if self._ticket % _EVENLY == _EVENLY - 1:
-            return dict(sobol_point(self._spec, self._ticket))
+            return super().sample_relative(study, trial, search_space)
         known = known_of(study.get_trials(deepcopy=False), self._spec, trial.number)
         if len(known.points) < self._startup:
-            return dict(sobol_point(self._spec, self._ticket))
+            return super().sample_relative(study, trial, search_space)
         if self._own:
             rng = np.random.default_rng(self._seed)
             return dict(propose(self._spec, known.points, known.values_N, known.deviations_N, known.running, rng))
         return dict(_ask_optunas(known, search_space, self._seed))
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """Draw one value at random; a point is drawn at once, so nothing asks for it."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
 def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Known:

@@ -56,10 +56,8 @@ def test_a_longer_curve_leaves_less_doubt() -> None:
 
 def test_an_early_error_that_all_complete_trials_share_corrects_the_others() -> None:
     """In a world with cliffs each curve ends lower than its beginning says."""
-    rng = np.random.default_rng(0)
     made = [np.array(power_law(3.0 + 0.02 * number, 0.5, 0.9, 0.01, number)) for number in range(12)]
     cliffs = [[float(loss) for loss in curve - np.where(np.arange(EPOCHS) >= 5, 0.2, 0.0)] for curve in made]
-    del rng
     alone = forecast([curve[:4] for curve in cliffs], EPOCHS, [False] * 12)
     complete = [number < 6 for number in range(12)]
     helped = forecast([c if w else c[:4] for c, w in zip(cliffs, complete, strict=True)], EPOCHS, complete)
