@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -36,7 +36,7 @@ def open_storage(
         try:
             if create:
                 urls.check_location(url, create)
-                if _format_of(url, schema.check_own) is None:
+                if _format_of(url) is None:
                     _make(url, patience)
             return _opened(url, write or create, connections, patience)
         except (SQLAlchemyError, StorageInternalError, sqlite3.Error, OSError) as error:
@@ -54,7 +54,7 @@ def open_storage(
 def _make(url: URL, patience: Patience) -> None:
     """Make what a store lacks, unless another process has made it meanwhile."""
     with urls.creation_lock(url, patience):
-        if _format_of(url, schema.check_own) is None:
+        if _format_of(url) is None:
             # Optuna's checks open a second connection inside the first.
             FencedStorage(url, create=True, connections=2).engine.dispose()
 
@@ -70,11 +70,11 @@ def creating(storage: FencedStorage) -> Iterator[None]:
 
 def _opened(url: URL, write: bool, connections: int, patience: Patience) -> FencedStorage:
     urls.check_location(url, create=False, write=write)
-    found = _format_of(url, schema.check_own)  # another program's is not even locked
+    found = _format_of(url)  # another program's is not even locked
     if found is None and _may_be_made_now(url):
         # Optuna's storage would lend a hand, and its two hands need two connections.
         with urls.creation_lock(url, patience):
-            found = _format_of(url, schema.check_own)
+            found = _format_of(url)
     if found is None:
         if not write and _has_optunas(url):
             return _plain(url, connections, patience)
@@ -93,12 +93,8 @@ def _opened(url: URL, write: bool, connections: int, patience: Patience) -> Fenc
 
 
 def _has_optunas(url: URL) -> bool:
-    engine = sa.create_engine(url, **urls.engine_options(url, 1, looking=True))
-    try:
-        with engine.connect() as connection:
-            return sa.inspect(connection).has_table("version_info")
-    finally:
-        engine.dispose()
+    with _looking(url) as connection:
+        return sa.inspect(connection).has_table("version_info")
 
 
 def _may_be_made_now(url: URL) -> bool:
@@ -114,20 +110,27 @@ def _plain(url: URL, connections: int, patience: Patience) -> FencedStorage:
     return storage
 
 
-def _format_of(url: URL, check: Callable[[sa.Connection, str], None] | None = None) -> schema.StoreFormat | None:
-    """Return the format of a store; None where it does not have all its tables, which `check` looks at then.
+def _format_of(url: URL) -> schema.StoreFormat | None:
+    """Return the format of a store; None where it does not have all its tables.
 
-    Nothing is written, so that another program's database stays as it is.
+    Raises `StoreError` where that is since it belongs to another program. Nothing is written.
     """
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return None  # it is yet to be made
+    with _looking(url) as connection:
+        found = schema.read_format(connection)
+        if found is None:
+            schema.check_own(connection, urls.redact(url))
+        return found
+
+
+@contextlib.contextmanager
+def _looking(url: URL) -> Iterator[sa.Connection]:
+    """Provide a connection to a database in which nothing is changed, which may be another program's."""
     engine = sa.create_engine(url, **urls.engine_options(url, 1, looking=True))
     try:
         with engine.connect() as connection:
-            found = schema.read_format(connection)
-            if found is None and check is not None:
-                check(connection, urls.redact(url))
-            return found
+            yield connection
     finally:
         engine.dispose()
 
