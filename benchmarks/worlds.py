@@ -19,6 +19,7 @@ from record_curves import FOLDER, read_table, study_of
 
 from lmsearch.curves.forecast import spearman
 from lmsearch.search.gaussian import encode
+from lmsearch.space import Prior
 from lmsearch.study.reading import load_study
 from lmsearch.study.shipped import find_study_file
 from lmsearch.study.spec import StudySpec
@@ -27,6 +28,16 @@ Floats = npt.NDArray[np.float64]
 Values = Mapping[str, Any]
 
 _DROPOUTS = ("model.input_dropout", "model.output_dropout", "model.weight_dropout")
+_OPTIMUM = {
+    "model.input_dropout": 0.5,
+    "model.output_dropout": 0.45,
+    "model.weight_dropout": 0.5,
+    "train.learning_rate": 0.62,
+    "train.weight_decay": 0.5,
+    "train.activation_reg": 0.45,
+    "train.temporal_activation_reg": 0.5,
+}
+"""About where the made-up worlds are best, in shares of the ranges."""
 KINDS = ("smooth", "hard", "cliffs", "noisy", "nothing")
 """Made-up worlds: two degrees of misleading early ranks, late cliffs, constant noise, one in which all are equal."""
 
@@ -226,6 +237,19 @@ class Surrogate:
 
     def _predicted(self, values: Values) -> Floats:
         return self.model.predict(encode(self.spec, [values]))[0, : self.spec.epochs]
+
+
+def prior_of(world: World, name: str) -> Mapping[str, Prior]:
+    """Return a prior by its name: `prior` is the study's own, `prior0.25` misses a made-up optimum by so much."""
+    if not isinstance(world, MadeUp):
+        return world.spec.prior
+    missed = float(name.removeprefix("prior") or 0.1)
+    found = {}
+    for number, (path, value) in enumerate(world.spec.open.items()):
+        sign = 1 if number % 2 else -1
+        share = _OPTIMUM.get(path, 0.0 if missed < 0.2 else 0.9) + sign * missed * (path in _OPTIMUM)
+        found[path] = Prior(at=value.from_share(share), spread=0.18)
+    return found
 
 
 def made_up(kind: str, epochs: int, repetition: int) -> MadeUp:

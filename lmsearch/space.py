@@ -147,6 +147,22 @@ class Choice:
 
 OpenValue = FloatRange | IntRange | Choice
 
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Where a search begins with an open value: near `at`, by a standard deviation in shares of the range.
+
+    Of a choice, `spread` is the probability of another one.
+    """
+
+    at: Value
+    spread: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.spread <= 1:
+            raise ConfigError(f"a spread must be above 0 and at most 1, got {self.spread}")
+
+
 _MOST_STEPS = 1e9  # with more, neighbouring points of a range are one point to a sampler
 
 

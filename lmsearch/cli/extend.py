@@ -49,7 +49,8 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     """Search a changed space in a new study that reuses the old study's trials.
 
     A study never changes its space. This command writes the changed study file as STUDY-2.toml into this folder and
-    runs it. Trials of STUDY that are points of the new space are taken over.
+    runs it. Trials of STUDY that are points of the new space are taken over. If the best one is not, the file has a
+    [prior] at its values, around which half of the first trials are drawn.
 
     \b
     Examples:
@@ -57,8 +58,10 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
         lmsearch extend default --set model.tie_weights=true --trials 12
     """
     from lmsearch.files import replace_file
+    from lmsearch.search.take_over import best_as_prior
     from lmsearch.store.records import lmsearch_studies, open_study
-    from lmsearch.study.editing import extended_text, next_name
+    from lmsearch.study.editing import extended_text, next_name, with_prior
+    from lmsearch.study.reading import parse_study
 
     opened = open_store(options["storage"], options["store_timeout"])
     info = open_study(opened, study)
@@ -71,6 +74,8 @@ def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **op
     study_path = Path(f"{name}.toml")
     replaced = {name: options[name] for name in ("trials", "sampler", "pruner")}
     text = extended_text(info.spec, info.ref.name, changes, Path(), replaced)
+    if prior := best_as_prior(opened, info, parse_study(text, Path(), str(study_path))):
+        text = with_prior(text, prior)
     opened.engine.dispose()  # `run` opens its own
     replace_file(study_path, text)
     say(f"{study_path} is the file of {study} with {', '.join(changes)}", err=True)

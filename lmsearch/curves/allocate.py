@@ -19,6 +19,7 @@ _GAIN = 0.003  # nats by which a trial must become better than the best to count
 _KEEP = 0.9  # a running trial continues while its index is this share of the best other one
 _HOPELESS = 0.01  # probability below which no paused trial is worth an epoch
 _NEVER_BETTER = 0.02  # probability below which a trial that has passed its own lowest loss is over
+_COSTS = 0.5  # of a whole trial's epochs, what a new one is expected to cost: most pause soon
 _TRUSTED = 5  # complete trials before the forecast is tested against them
 _LEAST_RANK = 0.3  # rank correlation with which it must order them
 
@@ -90,7 +91,7 @@ def rank(standings: Sequence[Standing], rules: Rules) -> Ranking | None:
         forecasts=found,
         chance_N=chance_N,
         index_N=chance_N / left_N,
-        new=fresh / rules.epochs,
+        new=fresh / (_COSTS * rules.epochs),
         trusted=_is_trusted([curve for curve, whole in zip(curves, complete, strict=True) if whole], rules),
     )
 

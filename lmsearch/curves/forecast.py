@@ -24,6 +24,10 @@ _FIRST_NOISE = 0.014  # before the study's own curves tell
 _LEAST_NOISE = 0.005
 _BEYOND = 0.018  # what a power law does not know, over three doublings of the epochs
 _FEWEST = 3  # complete trials before their errors correct the others
+_SHIFT, _SLOPE = 0.1, 0.4  # standard deviations of the prior of a correction's two weights
+_TAKEN_BACK = 0.5  # share of a forecast's own variance that its errors are expected to have
+_COUNTS_AS = 4.0  # how many errors that expectation counts as
+_ROUNDS = 5
 _LONG_ENOUGH = 4  # epochs of a curve whose residuals count for the noise
 
 
@@ -49,9 +53,11 @@ def forecast(curves: Sequence[Sequence[float]], epochs: int, complete: Sequence[
     for known in sorted(set(lengths_N[~done_N].tolist())):
         chosen_N = np.flatnonzero(~done_N & (lengths_N == known))
         means, variances = _extrapolate(_heads(curves, chosen_N, known), epochs, prior, noise)
-        shift, spread = _correction(curves, np.flatnonzero(done_N), lowest_N, known, epochs, prior, noise)
-        mean_N[chosen_N] = np.minimum(means + shift, lowest_N[chosen_N])
-        deviation_N[chosen_N] = np.sqrt(variances + spread**2)
+        longer_N = np.flatnonzero(done_N & (lengths_N > known))
+        seen, own = _extrapolate(_heads(curves, longer_N, known), epochs, prior, noise)
+        means, variances = _correct(means, variances, seen, own, lowest_N[longer_N])
+        mean_N[chosen_N] = np.minimum(means, lowest_N[chosen_N])
+        deviation_N[chosen_N] = np.sqrt(variances)
     return Forecasts(mean_N=mean_N, deviation_N=deviation_N)
 
 
@@ -155,22 +161,28 @@ def _noise(curves: Sequence[Sequence[float]], epochs: int, prior: _Prior) -> flo
     return max(_LEAST_NOISE, math.sqrt(squares / degrees)) if degrees else _FIRST_NOISE
 
 
-def _correction(
-    curves: Sequence[Sequence[float]],
-    done_N: npt.NDArray[np.int64],
-    lowest_N: Floats,
-    known: int,
-    epochs: int,
-    prior: _Prior,
-    noise: float,
-) -> tuple[float, float]:
-    """Return by how much forecasts at this age were too low for the complete trials, and the spread of that."""
-    long_enough = np.array([index for index in done_N.tolist() if len(curves[index]) > known], dtype=np.int64)
-    count = len(long_enough)
+def _correct(
+    means_C: Floats, variances_C: Floats, seen_N: Floats, own_N: Floats, reached_N: Floats
+) -> tuple[Floats, Floats]:
+    """Correct forecasts by how wrong those of N complete trials were at the same age: a shift, and a slope.
+
+    Bayesian linear regression of the errors on the forecast. A power law says too much about curves that begin
+    unlike the others; the slope takes that back. `own_N` are the variances of the forecasts `seen_N`.
+    """
+    count = len(seen_N)
     if count < _FEWEST:
-        return 0.0, 0.0
-    means, _ = _extrapolate(_heads(curves, long_enough, known), epochs, prior, noise)
-    errors = lowest_N[long_enough] - means
-    middle = float(np.median(errors))
-    weight = count / (count + 3)
-    return weight * middle, weight * 1.48 * float(np.median(np.abs(errors - middle)))
+        return means_C, variances_C
+    centre = float(np.median(seen_N))
+    inputs_N2 = np.stack([np.ones(count), seen_N - centre], axis=1)
+    asked_C2 = np.stack([np.ones(len(means_C)), means_C - centre], axis=1)
+    errors_N = reached_N - seen_N
+    variance = expected = _TAKEN_BACK * float(np.median(own_N))
+    for _ in range(_ROUNDS):
+        squares = inputs_N2.T @ inputs_N2 / variance
+        posterior = np.linalg.inv(squares + np.diag([_SHIFT**-2, _SLOPE**-2]))
+        weights = posterior @ (inputs_N2.T @ errors_N) / variance
+        degrees = count - float(np.trace(posterior @ squares))
+        misfit = float(((errors_N - inputs_N2 @ weights) ** 2).sum())
+        variance = (misfit + _COUNTS_AS * expected) / (degrees + _COUNTS_AS)
+    uncertain_C = np.einsum("ci,ij,cj->c", asked_C2, posterior, asked_C2)
+    return means_C + asked_C2 @ weights, variance + uncertain_C

@@ -29,7 +29,7 @@ def check_request(spec: StudySpec, request: Request) -> None:
     if sampler == "manual" and not spec.manual:
         raise StudyError("the sampler manual needs [[manual]] tables in the study file, and it has none")
     if sampler in ("grid", "manual") and request.more is not None:
-        raise StudyError(f"--more adds trials of random or tpe; the sampler {sampler} runs exactly its points")
+        raise StudyError(f"--more adds trials of random, qmc, tpe or gp; the sampler {sampler} runs exactly its points")
 
 
 def filling_sampler(spec: StudySpec) -> str:

@@ -18,8 +18,7 @@ from lmsearch.search.gaussian import propose
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.study.spec import StudySpec
 
-GP_STARTUP = 7  # points of the Sobol sequence before the process proposes one, where the study file does not say
-_EVENLY = 8  # one proposal of so many is of the Sobol sequence all the same
+_EVENLY = 16  # one proposal of so many is of the Sobol sequence all the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +34,15 @@ class Known:
 class ForecastSampler(SobolPoints):
     """The sampler of one ticket. Its first points, and some later ones, are of the Sobol sequence."""
 
-    def __init__(self, spec: StudySpec, ticket: int, seed: int, startup: int = GP_STARTUP, own: bool = True) -> None:
+    def __init__(self, spec: StudySpec, ticket: int, seed: int, startup: int, own: bool = True) -> None:
         super().__init__(spec, ticket, seed)
-        self._seed, self._startup, self._own = seed, startup, own
+        self._seed, self._startup, self._own = seed, max(startup, 2), own
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the point that promises most."""
-        if self._ticket % _EVENLY == _EVENLY - 1:
+        if not self._spec.open or self._ticket % _EVENLY == _EVENLY - 1:
             return super().sample_relative(study, trial, search_space)
         known = known_of(study.get_trials(deepcopy=False), self._spec, trial.number)
         if len(known.points) < self._startup:
@@ -57,7 +56,7 @@ class ForecastSampler(SobolPoints):
 def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Known:
     """Return what the trials of a study tell, but for one of them."""
     begun = [one for one in trials if one.number != without and all(path in one.params for path in spec.open)]
-    curves = [[math.log(value) for _, value in sorted(one.intermediate_values.items())] for one in begun]
+    curves = [_curve(one) for one in begun]
     known = [place for place, curve in enumerate(curves) if curve]
     running = [
         one.params for one, curve in zip(begun, curves, strict=True) if not curve and not one.state.is_finished()
@@ -73,6 +72,12 @@ def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Kn
     return Known(
         points=[begun[place].params for place in known], values_N=values_N, deviations_N=deviations_N, running=running
     )
+
+
+def _curve(trial: FrozenTrial) -> list[float]:
+    """Return the losses of a trial's epochs; a trial of another program may have reported what has no logarithm."""
+    reported = [value for _, value in sorted(trial.intermediate_values.items())]
+    return [math.log(value) for value in reported if 0 < value < math.inf]
 
 
 def _ask_optunas(known: Known, space: dict[str, BaseDistribution], seed: int) -> dict[str, Value]:

@@ -1,8 +1,10 @@
 """A Gaussian process over a study's space that knows how uncertain each value is, and what it would try next.
 
-Matérn 5/2 kernel with a length scale for each value, chosen among a few by the marginal likelihood with a log-normal
-prior; noise that differs between points, since a forecast from two epochs is worth less than a finished trial; expected
-improvement, with running trials taken to reach what is predicted of them (kriging believer, Ginsbourger et al. 2010).
+Matérn 5/2 kernel, half of it over all values at once and half a sum over single ones (additive kernels, Duvenaud et
+al., NeurIPS 2011), which few points tell more about. A length scale for each value, chosen among a few by the marginal
+likelihood with a log-normal prior; noise that differs between points, since a forecast from two epochs is worth less
+than a finished trial; expected improvement, with running trials taken to reach what is predicted of them (kriging
+believer, Ginsbourger et al. 2010).
 
 Shapes: N points, C candidates, D encoded values (a range has one, a choice one for each option).
 """
@@ -26,7 +28,8 @@ _NOISE = 0.02  # variance that every point has, in units of the values' spread
 _ANYWHERE, _NEARBY = 500, 400  # candidates over the whole space, and around the best points
 _STEP = 0.12  # how far the latter are from these, in shares of a range
 _BEST = 3
-_HIGHEST = 3.0  # values are cut there, in units of their spread: how bad a bad point is does not matter
+_ADDITIVE = 0.5  # share of the kernel
+_HIGHEST = 1.5  # values are cut there, in units of their spread: how bad a bad point is does not matter
 
 
 def encode(spec: StudySpec, points: Sequence[Mapping[str, Any]]) -> Floats:
@@ -97,10 +100,14 @@ class _Process:
 
 
 def _kernel(left_ND: Floats, right_MD: Floats, scales_D: Floats) -> Floats:
-    left, right = left_ND / scales_D, right_MD / scales_D
-    squares = (left**2).sum(1)[:, None] + (right**2).sum(1)[None, :] - 2 * left @ right.T
-    distance = np.sqrt(5 * np.maximum(squares, 1e-12))
-    return np.asarray((1 + distance + distance**2 / 3) * np.exp(-distance))
+    distance_NMD = np.abs(left_ND[:, None, :] - right_MD[None, :, :]) / scales_D
+    together_NM = _matern(np.sqrt((distance_NMD**2).sum(2)))
+    return (1 - _ADDITIVE) * together_NM + _ADDITIVE * np.asarray(_matern(distance_NMD).mean(2))
+
+
+def _matern(distance: Floats) -> Floats:
+    scaled = math.sqrt(5) * distance
+    return np.asarray((1 + scaled + scaled**2 / 3) * np.exp(-scaled))
 
 
 def _length_scales(inputs_ND: Floats, values_N: Floats, noise_N: Floats, rng: np.random.Generator) -> Floats:

@@ -11,10 +11,12 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from lmsearch.config import Value
+from lmsearch.search.forecasting import ForecastSampler
 from lmsearch.search.fresh import FreshPoints, draws_fresh_points
+from lmsearch.search.prior import PriorPoints, is_from_prior
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.space import Choice, OpenValue
-from lmsearch.study.options import MEDIAN_STARTUP, median_warmup
+from lmsearch.study.options import MEDIAN_STARTUP, median_warmup, startup_trials
 from lmsearch.study.spec import StudySpec
 
 Options = Mapping[str, Any]
@@ -41,7 +43,12 @@ def _qmc(asked: Asked) -> BaseSampler:
 def _tpe(asked: Asked) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(**({"n_startup_trials": 8} | dict(asked.options)), seed=asked.seed)
+        startup = {"n_startup_trials": startup_trials("tpe", asked.options)}
+        return TPESampler(**(dict(asked.options) | startup), seed=asked.seed)
+
+
+def _gp(asked: Asked) -> BaseSampler:
+    return ForecastSampler(asked.spec, asked.ticket, asked.seed, startup_trials("gp", asked.options))
 
 
 SAMPLERS: dict[str, Callable[[Asked], BaseSampler]] = {
@@ -51,6 +58,7 @@ SAMPLERS: dict[str, Callable[[Asked], BaseSampler]] = {
     "qmc": _qmc,
     "random": _random,
     "tpe": _tpe,
+    "gp": _gp,
 }
 
 
@@ -87,8 +95,9 @@ def make_sampler(spec: StudySpec, name: str, ticket: int, fixed: Mapping[str, Va
     Where the space is small and nothing is `fixed` for the ticket, no point is proposed twice while others are left.
     """
     seed = int(np.random.SeedSequence([spec.settings.seed, ticket]).generate_state(1)[0])
-    options = spec.sampler_options if name == spec.settings.sampler else {}
-    sampler = SAMPLERS[name](Asked(spec=spec, options=options, ticket=ticket, seed=seed))
+    if is_from_prior(spec, name, ticket):
+        return PriorPoints(spec, ticket, seed)
+    sampler = SAMPLERS[name](Asked(spec=spec, options=spec.options_of(name), ticket=ticket, seed=seed))
     return FreshPoints(sampler, spec, seed) if not fixed and draws_fresh_points(spec) else sampler
 
 

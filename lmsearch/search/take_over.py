@@ -14,7 +14,7 @@ from lmsearch.store.opening import creating
 from lmsearch.store.records import Source, StudyInfo, open_study, store_info
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM
-from lmsearch.store.trials import read_epochs
+from lmsearch.store.trials import read_epochs, read_study
 from lmsearch.study.differences import space_differences
 from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus
@@ -110,6 +110,18 @@ def fitting_params(params: Mapping[str, Any], origin: StudyInfo, info: StudyInfo
     except ConfigError:
         return None
     return point if same else None
+
+
+def best_as_prior(storage: FencedStorage, origin: StudyInfo, spec: StudySpec) -> dict[str, Value]:
+    """Return the best trial's values of what another space leaves open, as far as they lie in it.
+
+    Empty where the trial is a point of that space: then it is taken over, and samplers know it.
+    """
+    best = read_study(storage, origin).best
+    if best is None or fitting_params(best.params, origin, replace(origin, spec=spec)) is not None:
+        return {}
+    values = origin.spec.close(best.params, origin.vocabulary_size).by_path()
+    return {path: values[path] for path, value in spec.open.items() if path in values and value.contains(values[path])}
 
 
 def _comparable(config: RunConfig) -> RunConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from lmsearch.config import FIELD_TYPES
+from lmsearch.config import FIELD_TYPES, Value
 from lmsearch.errors import ConfigError
 from lmsearch.spelling import nearest
 from lmsearch.study.differences import space_differences
@@ -48,6 +48,18 @@ def extended_text(
     for setting, value in {"source": name, **(settings or {})}.items():
         if value is not None:
             _put(table, setting, tomlkit.item(value))
+    return tomlkit.dumps(document)
+
+
+def with_prior(text: str, values: Mapping[str, Value]) -> str:
+    """Return a study file's text with a [prior] at these values; a spread that it has stays."""
+    document = tomlkit.parse(text)
+    table = document.setdefault("prior", tomlkit.table())
+    for path, value in values.items():
+        old = table.get(path)
+        entry = tomlkit.inline_table()
+        entry.update({"at": value} | ({"spread": old["spread"]} if isinstance(old, dict) and "spread" in old else {}))
+        table[path] = entry
     return tomlkit.dumps(document)
 
 

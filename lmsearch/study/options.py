@@ -1,20 +1,23 @@
 """The samplers and pruners that there are, and the options that each takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lmsearch.config import Value
 from lmsearch.errors import ConfigError
 from lmsearch.spelling import nearest
 
+SAMPLER_STARTUP = {"tpe": 8, "gp": 7}  # trials of the start design, where the study file does not say
 MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say
 SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "manual": {},
     "grid": {},
     "random": {},
     "qmc": {},
+    "gp": {"n_startup_trials": int},
     "tpe": {"n_startup_trials": int, "n_ei_candidates": int, "multivariate": bool, "constant_liar": bool},
 }
-LEARNING_SAMPLERS = frozenset({"tpe"})
+LEARNING_SAMPLERS = frozenset({"tpe", "gp"})
 """The samplers that learn from earlier trials; the report compares each with random search."""
 
 PRUNER_OPTIONS: dict[str, dict[str, type]] = {
@@ -42,6 +45,11 @@ _MOST_OPTION = 1_000_000_000
 def median_warmup(epochs: int) -> int:
     """Return the first epoch at which the median pruner may stop a trial, where the study file does not say."""
     return 1 + max(1, epochs // 5)
+
+
+def startup_trials(sampler: str, options: Mapping[str, Value]) -> int:
+    """Return how many trials a sampler starts with before it learns from them; 0 for one that never does."""
+    return int(options.get("n_startup_trials", SAMPLER_STARTUP.get(sampler, 0)))
 
 
 def check_sampler(name: str) -> None:

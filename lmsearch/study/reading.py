@@ -20,14 +20,14 @@ from lmsearch.config import (
 from lmsearch.errors import ConfigError, LmsearchError
 from lmsearch.folders import absolute
 from lmsearch.formats import NewerFormatError, check_stamp, known_version
-from lmsearch.space import Choice, FloatRange, IntRange, OpenValue
+from lmsearch.space import Choice, FloatRange, IntRange, OpenValue, Prior
 from lmsearch.spelling import nearest
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS, check_option, read_options
 from lmsearch.study.spec import StudySettings, StudySpec
 from lmsearch.version import __version__
 
 _LEFT_ALONE = ("lmsearch", "result", "provenance")  # what best-config.json has beside its config
-_TABLES = ("study", "sampler", "pruner", "data", "model", "train")
+_TABLES = ("study", "sampler", "pruner", "prior", "data", "model", "train")
 
 
 def load_study(path: Path, defaults: str = __version__) -> StudySpec:
@@ -168,7 +168,7 @@ def _build(text: str, tables: dict[str, Any], folder: Path, defaults: str = __ve
         implied=implied,
     )
     manual = tuple(_manual(spec, number, table) for number, table in enumerate(tables.get("manual", []), 1))
-    return replace(spec, manual=manual)
+    return replace(spec, manual=manual, prior=_prior(spec, tables.get("prior", {})))
 
 
 def _check_tables(tables: dict[str, Any]) -> None:
@@ -274,11 +274,35 @@ def _resolve_corpus(fixed: dict[str, Value], folder: Path) -> str:
 
 
 def _manual(spec: StudySpec, number: int, table: dict[str, Any]) -> dict[str, Value]:
-    flat: dict[str, object] = {}
-    for key, value in table.items():
-        inner = value.items() if isinstance(value, dict) else None
-        flat |= {f"{key}.{name}": part for name, part in inner} if inner is not None else {key: value}
     try:
-        return spec.check_point(flat)
+        return spec.check_point(_by_path(table))
     except ConfigError as error:
         raise ConfigError(f"[[manual]] table {number}: {error}") from error
+
+
+def _prior(spec: StudySpec, table: dict[str, Any]) -> dict[str, Prior]:
+    given = _by_path(table)
+    found: dict[str, Prior] = {}
+    try:
+        for path, raw in given.items():
+            entry = raw if isinstance(raw, dict) else {"at": raw}
+            for key in entry:
+                if key not in ("at", "spread"):
+                    raise ConfigError(f"unknown key {key} of {path}{nearest(key, ('at', 'spread'))}")
+            if "at" not in entry:
+                raise ConfigError(f"{path} needs at, the value around which the search begins")
+            at = spec.check_point({path: entry["at"]})[path]
+            check_option(f"spread of {path}", entry.get("spread", 0.5), float)
+            found[path] = Prior(at=at, **{key: float(entry[key]) for key in ("spread",) if key in entry})
+    except ConfigError as error:
+        raise ConfigError(f"[prior]: {error}") from error
+    return {path: found[path] for path in spec.open if path in found}
+
+
+def _by_path(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table's values by dotted path, whether its keys are quoted paths or tables of a section."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        inside = isinstance(value, dict) and key in ("data", "model", "train")
+        flat |= {f"{key}.{name}": part for name, part in value.items()} if inside else {key: value}
+    return flat

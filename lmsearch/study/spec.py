@@ -19,7 +19,7 @@ from lmsearch.config import (
     coerce,
 )
 from lmsearch.errors import ConfigError
-from lmsearch.space import OpenValue
+from lmsearch.space import OpenValue, Prior
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import corpus_from
 from lmsearch.study.options import check_pruner, check_sampler
@@ -69,6 +69,7 @@ class StudySpec:
     manual: tuple[Mapping[str, Value], ...] = ()
     sampler_options: Mapping[str, Value] = field(default_factory=dict)
     pruner_options: Mapping[str, Value] = field(default_factory=dict)
+    prior: Mapping[str, Prior] = field(default_factory=dict)
     implied: Mapping[str, Value] = field(default_factory=dict)  # of `fixed`, the earlier defaults that hold in it
 
     @property
@@ -120,6 +121,10 @@ class StudySpec:
                 raise ConfigError(f"{path} = {value} is out of its range {self.open[path]}")
             checked[path] = value
         return checked
+
+    def options_of(self, sampler: str) -> Mapping[str, Value]:
+        """Return the file's options of a sampler; none where it names another one."""
+        return self.sampler_options if sampler == self.settings.sampler else {}
 
     def _why_not_open(self, path: str) -> str:
         if path in self.fixed:

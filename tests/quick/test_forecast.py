@@ -105,7 +105,7 @@ def test_the_most_promising_paused_trial_is_next_and_hopeless_ones_never() -> No
     trials.append(Standing(ticket=6, losses=worse, state=allocate.PAUSED))
     assert next_paused(trials, RULES, waiting=1) == [5] == next_paused(trials, RULES, waiting=0)
     ranking = rank(trials, RULES)
-    assert ranking is not None and ranking.chance_N[5] > 0.9 and ranking.chance_N[6] < 0.01
+    assert ranking is not None and ranking.chance_N[5] > 0.8 and ranking.chance_N[6] < 0.01
 
 
 def test_where_the_forecast_orders_the_complete_trials_worse_than_their_losses_the_median_decides() -> None:

@@ -115,7 +115,7 @@ def test_all_four_samplers_add_to_one_study_in_turn(owner: Owner) -> None:
     ("text", "request_", "message"),
     [
         (TINY_STUDY, {"sampler": "grid", "trials": 5}, "--trials 5 disagrees with the 4 trials"),
-        (TINY_STUDY, {"sampler": "grid", "more": 5}, "--more adds trials of random or tpe"),
+        (TINY_STUDY, {"sampler": "grid", "more": 5}, "--more adds trials of random, qmc, tpe or gp"),
         (TINY_STUDY, {"sampler": "manual"}, "needs [[manual]] tables"),
         (TINY_STUDY.replace(", grid = [0.01]", ""), {"sampler": "grid"}, "train.learning_rate is open without a grid"),
         (TINY_STUDY.replace("\nbatch_size = 4", "\nbatch_size = 5000"), {}, "too few for train.batch_size = 5000"),

@@ -5,13 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from lmsearch.config import Value
 from lmsearch.errors import ConfigError
 from lmsearch.results.reading import read
+from lmsearch.search.take_over import best_as_prior
+from lmsearch.space import Prior
 from lmsearch.store.records import StudyInfo
-from lmsearch.study.editing import extended_text, next_name
+from lmsearch.store.trials import read_study
+from lmsearch.study.editing import extended_text, next_name, with_prior
+from lmsearch.study.reading import parse_study
 from tests.conftest import Cli
 from tests.factories import write_study
-from tests.results.made import make_study
+from tests.results.made import Made, make_study
 
 
 @pytest.fixture
@@ -61,6 +66,39 @@ def test_what_cannot_be_changed_is_refused(info: StudyInfo, change: str, complai
     with pytest.raises(ConfigError) as error:
         extended_text(info.spec, info.ref.name, [change], Path())
     assert complaint in str(error.value)
+
+
+def test_a_prior_keeps_a_spread_and_is_read_back(info: StudyInfo) -> None:
+    text = with_prior(info.spec.text + '[prior]\n"model.tie_weights" = { at = true, spread = 0.3 }\n', {
+        "model.tie_weights": False, "model.weight_dropout": 0.25})  # fmt: skip
+    prior = parse_study(text, Path()).prior
+    assert prior["model.tie_weights"] == Prior(at=False, spread=0.3)
+    assert prior["model.weight_dropout"] == Prior(at=0.25)
+
+
+def made(dropout: float, perplexity: float) -> Made:
+    params = {"model.output_dropout": 0.3, "model.weight_dropout": dropout, "model.tie_weights": True}
+    return Made(params=params | {"train.learning_rate": 0.01}, perplexities=[perplexity + 1, perplexity])
+
+
+def test_the_best_of_a_study_is_the_prior_of_a_space_that_it_is_no_point_of(
+    prepared_sqlite: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    storage, info = make_study(f"sqlite:///{tmp_path / 'store.db'}", [made(0.1, 25.0), made(0.2, 19.0)])
+    record = read_study(storage, info)
+    assert record.best is not None
+
+    def prior_of(*changes: str) -> dict[str, Value]:
+        text = extended_text(info.spec, info.ref.name, changes, Path())
+        return best_as_prior(storage, info, parse_study(text, Path()))
+
+    assert prior_of("model.weight_dropout.high=0.9") == {}
+    assert prior_of("model.num_layers=2") == record.best.params
+    value = record.best.params["model.weight_dropout"]
+    assert isinstance(value, float)
+    left = prior_of("model.num_layers=2", f"model.weight_dropout.low={value + 0.01}")
+    assert left == {path: v for path, v in record.best.params.items() if path != "model.weight_dropout"}
 
 
 def test_the_next_name_counts_on_and_is_free() -> None:

@@ -68,6 +68,89 @@ def test_a_sobol_sequence_fills_the_space_by_ticket_without_reading_the_store(tm
     assert draw(other, 7, "qmc") != drawn[7]
 
 
+def learned(spec: StudySpec, ticket: int, curves: dict[float, list[float]], running: Any = None) -> Any:
+    """Draw a ticket's point by `gp` after trials whose `model.output_dropout` had such curves of perplexity."""
+    study = optuna.create_study()
+    space = {path: distribution(value) for path, value in spec.open.items()}
+    base: dict[str, Any] = {"model.tie_weights": True, "train.learning_rate": 0.01}
+
+    def add(point: dict[str, Any], **rest: Any) -> None:
+        params = base | point
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, **rest))
+
+    for dropout, curve in curves.items():
+        values = dict(enumerate(curve, 1))
+        whole = len(curve) == spec.epochs
+        state = optuna.trial.TrialState.COMPLETE if whole else optuna.trial.TrialState.RUNNING
+        add(
+            {"model.output_dropout": dropout},
+            state=state,
+            intermediate_values=values,
+            value=min(curve) if whole else None,
+        )
+    if running is not None:
+        add(running, state=optuna.trial.TrialState.RUNNING)
+    study.sampler = make_sampler(spec, "gp", ticket)
+    return suggest(study.ask(), spec)
+
+
+def falling(worth: float, epochs: int) -> list[float]:
+    return [worth * (1 + 0.5 / (epoch + 1)) for epoch in range(epochs)]
+
+
+def test_gp_starts_on_the_sobol_sequence_and_then_goes_where_curves_promise_most(tmp_path: Path) -> None:
+    spec = spec_with(tmp_path, "gp", epochs=8)
+    low, high = map(float, spec.open["model.output_dropout"].ends())
+    assert draw(spec, 3, "gp") == draw(spec, 3, "qmc")
+    dropouts = [low + (high - low) * place / 10 for place in range(11)]
+    best = dropouts[7]
+    # Half of the trials are complete, the others have run for three epochs: all of them tell.
+    curves = {d: falling(20 + 40 * (d - best) ** 2, 8 if place % 2 else 3) for place, d in enumerate(dropouts)}
+    proposed = [learned(spec, ticket, curves) for ticket in range(20, 28)]
+    assert learned(spec, 20, curves) == proposed[0]
+    assert sum(abs(point["model.output_dropout"] - best) < 0.15 * (high - low) for point in proposed) >= 6
+    assert learned(spec, 31, curves) == draw(spec, 31, "qmc")  # one in sixteen looks anywhere
+    # A trial that is just starting there sends the next one elsewhere.
+    assert learned(spec, 20, curves, running=proposed[0]) != proposed[0]
+
+
+def test_gp_takes_what_it_is_given(tmp_path: Path) -> None:
+    spec = spec_with(tmp_path, "gp", extra="[sampler]\nn_startup_trials = 0\n", epochs=8)
+    one = {0.1: falling(20.0, 8)}
+    assert spec.check_point(learned(spec, 1, one)) and spec.check_point(learned(spec, 1, {}))
+    odd = {0.1: falling(20.0, 8), 0.2: [0.0, -1.0, float("inf")], 0.15: falling(20.0, 8), 0.12: [3.0]}
+    assert spec.check_point(learned(spec, 5, odd))
+    closed = spec_with(tmp_path, "gp").text
+    for path in ("output_dropout", "tie_weights", "learning_rate"):
+        closed = "\n".join(line for line in closed.splitlines() if not line.startswith(path + " ="))
+    assert draw(make_spec(tmp_path, closed), 9, "gp") == {}
+
+
+PRIOR = """
+[prior]
+"model.output_dropout" = { at = 0.15, spread = 0.05 }
+"train.learning_rate" = 0.012
+"model.tie_weights" = { at = true, spread = 0.1 }
+"""
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_half_of_a_start_design_is_around_the_prior(tmp_path: Path, sampler: str) -> None:
+    spec = spec_with(tmp_path, sampler, extra=PRIOR + "[sampler]\nn_startup_trials = 40\n")
+    first = draw(spec, 0, sampler)
+    assert first == {"model.tie_weights": True, "model.output_dropout": 0.15, "train.learning_rate": 0.012}
+    value = spec.open["model.output_dropout"]
+    near = [value.share_of(draw(spec, ticket, sampler)["model.output_dropout"]) for ticket in range(2, 40, 2)]
+    assert len(set(near)) == len(near) and all(abs(share - value.share_of(0.15)) < 0.2 for share in near)
+    ties = [draw(spec, ticket, sampler)["model.tie_weights"] for ticket in range(2, 40, 2)]
+    assert 14 <= sum(ties) <= 19
+    without = spec_with(tmp_path, sampler, extra="[sampler]\nn_startup_trials = 40\n")
+    for ticket in [*range(1, 40, 2), 40, 42]:
+        assert draw(spec, ticket, sampler) == draw(without, ticket, sampler)
+    for other in ("random", "qmc", "grid"):
+        assert draw(spec, 2, other) == draw(without, 2, other)
+
+
 def test_the_files_options_go_to_the_strategy_it_names_and_to_no_other(tmp_path: Path) -> None:
     extra = "[sampler]\nn_startup_trials = 3\n[pruner]\nn_warmup_steps = 7\n"
     spec = spec_with(tmp_path, extra=extra)
