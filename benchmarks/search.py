@@ -39,14 +39,17 @@ from worlds import KINDS, Model, Pool, Surrogate, Table, World, made_up, prior_o
 
 from lmsearch.curves import allocate
 from lmsearch.curves.forecast import forecast
+from lmsearch.curves.promote import Promotion
 from lmsearch.losses import perplexity
+from lmsearch.search.allocation import Policy, policy_of
 from lmsearch.search.forecasting import ForecastSampler
 from lmsearch.search.strategies import SAMPLERS, make_pruner, make_sampler, suggest
-from lmsearch.study.options import startup_trials
+from lmsearch.study.options import asha_rung, startup_trials
 
 METHODS = (
     "random+none", "random2x+none", "tpe+median", "gp+none", "gp-optuna+none", "random+asha", "random+hyperband",
-    "random+one-epoch", "random+thaw", "tpe+thaw", "gp+median", "gp+thaw", "tpe+median+prior", "gp+thaw+prior",
+    "random+one-epoch", "random+promote", "random+thaw", "tpe+thaw", "gp+median", "gp+thaw", "tpe+median+prior",
+    "gp+thaw+prior",
 )  # fmt: skip
 # What is judged and is not in the package's list.
 SAMPLERS["gp-optuna"] = lambda asked: ForecastSampler(
@@ -129,18 +132,15 @@ class Pruning:
         return allocate.PRUNE if played.trial.should_prune() else allocate.CONTINUE
 
 
-class Thaw:
-    """Trials pause and continue by their forecast."""
+class Pausing:
+    """Trials pause and continue, by a policy of ours."""
 
-    def __init__(self, search: Search, trials: int) -> None:
-        self.search = search
-        spec = search.world.spec
-        noisy = float(spec.fixed.get("train.anneal_factor", 1.0)) != 1.0 or "train.optimizer" in spec.open
-        self.rules = allocate.default_rules(trials, spec.epochs, noisy)
+    def __init__(self, search: Search, policy: Policy) -> None:
+        self.search, self.policy = search, policy
 
     def next(self) -> Played:
-        """Return the best paused trial, or a new one."""
-        for ticket in allocate.next_paused(self.search.standings(), self.rules, waiting=1):
+        """Return the best paused trial that is due, or a new one."""
+        for ticket in self.policy.next_paused(self.search.standings(), waiting=1):
             played = self.search.trials[ticket]
             played.state = allocate.RUNNING
             return played
@@ -148,7 +148,7 @@ class Thaw:
 
     def after_epoch(self, played: Played) -> str:
         """Decide about a trial after an epoch that is not its last."""
-        return allocate.after_epoch(played.ticket, self.search.standings(), self.rules, waiting=1)
+        return self.policy.after_epoch(played.ticket, self.search.standings(), waiting=1)
 
 
 class OneEpoch:
@@ -175,8 +175,11 @@ class OneEpoch:
 
 def allocation(name: str, search: Search, trials: int) -> Any:
     """Return an allocation by its name."""
-    if name == "thaw":
-        return Thaw(search, trials)
+    spec = search.world.spec
+    if name == "promote":  # `asha` with promote = true
+        return Pausing(search, Promotion.of(spec.epochs, asha_rung(spec.epochs), 2))
+    if (policy := policy_of(spec, name, trials)) is not None:
+        return Pausing(search, policy)
     if name == "one-epoch":
         return OneEpoch(search, trials)
     return Pruning(search, name)

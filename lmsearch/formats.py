@@ -45,6 +45,16 @@ FORMATS_OF: dict[str, dict[str, int]] = {
         "config": 2,
         "study file": 1,
     },
+    "0.4.0": {
+        "store": 4,  # tickets may be paused
+        "study": 2,
+        "checkpoint": 2,
+        "training state": 2,
+        "encoded corpus": 3,
+        "model": 2,
+        "config": 2,
+        "study file": 1,
+    },
 }
 """What each version that changed a format writes, the oldest first. A changed number needs a line and a new version."""
 

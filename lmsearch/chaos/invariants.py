@@ -88,26 +88,33 @@ def doubled(record: StudyRecord) -> int:
 def curves_are_undisturbed(record: StudyRecord, workers: int, exact: bool = True) -> Invariant:
     """I3: every epoch is there once, and each curve is that of the same config trained here in one go, bit for bit.
 
-    Where it is not to be exact, since nodes of a cluster may have other processors, it is to a thousandth.
+    That of a trial which was pruned is its beginning. Where it is not to be exact, since nodes of a cluster may have
+    other processors, it is to a thousandth.
     """
-    trials = [trial for trial in record.trials if trial.outcome == "complete"]
+    trials = [trial for trial in record.trials if trial.outcome in ("complete", "pruned")]
     torn = sum([row.epoch for row in trial.epochs] != list(range(1, len(trial.epochs) + 1)) for trial in trials)
     context = multiprocessing.get_context("spawn")  # PyTorch's threads do not survive a fork
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         undisturbed = pool.map(train_in_one_go, [record.info] * len(trials), [trial.params for trial in trials])
         other = sum(
-            not _same([row.valid_loss for row in trial.epochs], curve, 0.0 if exact else 1e-3)
+            not _same([row.valid_loss for row in trial.epochs], _as_far(curve, trial), 0.0 if exact else 1e-3)
             for trial, curve in zip(trials, undisturbed, strict=True)
         )
     how = "bit for bit" if exact else "to 0.1 %"
-    continued = sum(trial.ticket is not None and trial.ticket.attempts > 1 for trial in trials)
+    attempts = [trial.ticket.attempts for trial in trials if trial.ticket is not None]
+    continued = sum(count > 1 for count in attempts)
     return Invariant(
         name="I3",
         promise=f"every epoch once, and each curve that of an undisturbed training, {how}",
         checked=len(trials),
         broken=torn + other,
-        detail=f"{continued} of them continued; {torn} with an epoch missing or twice, {other} with another curve",
+        detail=f"{continued} of them continued, up to {max(attempts, default=1) - 1} times; "
+        f"{torn} with an epoch missing or twice, {other} with another curve",
     )
+
+
+def _as_far(curve: Sequence[float], trial: TrialRecord) -> Sequence[float]:
+    return curve if trial.outcome == "complete" else curve[: len(trial.epochs)]
 
 
 def _same(curve: Sequence[float], other: Sequence[float], tolerance: float) -> bool:

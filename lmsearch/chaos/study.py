@@ -9,8 +9,12 @@ format = 1
 
 [study]
 trials = {trials}
-sampler = "tpe"
-pruner = "none"
+sampler = "gp"
+pruner = "thaw"
+
+[pruner]
+n_startup_trials = 3
+interval_steps = 1
 
 [data]
 corpus = "corpus"
@@ -29,7 +33,7 @@ learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
 batch_size = 4
 eval_batch_size = 4
 bptt = 10
-epochs = 4
+epochs = 6
 """
 
 

@@ -77,21 +77,24 @@ def _now(storage: "FencedStorage") -> tuple[float, str]:
 def render_status(
     record: "StudyRecord", now: tuple[float, str], workers: "Sequence[WorkerRow]" = ()
 ) -> "RenderableType":
-    """Draw the counts, then a row for each trial that runs or waits, then the workers that have none."""
+    """Draw the counts, a row for each trial that runs or waits, what is paused, and the workers that have none."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    from lmsearch.results.paused import paused_forecasts
     from lmsearch.results.progress import count_line, holding, idle_workers, is_started
 
-    held = [holding(ticket, now) for ticket in record.tickets if is_started(ticket)]
+    forecasts = paused_forecasts(record)
+    held = [holding(ticket, now, forecasts) for ticket in record.tickets if is_started(ticket) and not ticket.is_paused]
     line = Text(shown(count_line(record)))
     idle = [
         Text(shown(f"idle: process {one.process} on {one.host} ({one.device})"))
         for one in idle_workers(record, workers)
     ]
+    paused = [Text(f"trial {number} {forecast}") for number, forecast in sorted(forecasts.items())]
     if not held:
-        return Group(line, *idle)
+        return Group(line, *paused, *idle)
     rows = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in ("trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last seen", "attempts"):
         left = name in ("state", "host", "device")
@@ -111,4 +114,4 @@ def render_status(
             "" if silence is None else f"{spell_seconds(silence)} ago",
             str(row["attempts"]),
         )
-    return Group(line, rows, *idle)
+    return Group(line, rows, *paused, *idle)

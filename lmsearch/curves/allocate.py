@@ -14,6 +14,7 @@ import numpy as np
 from lmsearch.curves.forecast import Floats, Forecasts, backtest, forecast
 
 RUNNING, PAUSED, COMPLETE, ENDED = "running", "paused", "complete", "ended"
+CONTINUE, PAUSE, PRUNE, FINISH = "continue", "pause", "prune", "finish"
 
 _GAIN = 0.003  # nats by which a trial must become better than the best to count
 _KEEP = 0.9  # a running trial continues while its index is this share of the best other one
@@ -22,26 +23,6 @@ _NEVER_BETTER = 0.02  # probability below which a trial that has passed its own 
 _COSTS = 0.5  # of a whole trial's epochs, what a new one is expected to cost: most pause soon
 _TRUSTED = 5  # complete trials before the forecast is tested against them
 _LEAST_RANK = 0.3  # rank correlation with which it must order them
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """How a study allocates its epochs."""
-
-    epochs: int  # of a whole trial
-    piece: int  # epochs between two decisions about a trial
-    whole: int  # the first so many trials run to their end, whatever they look like
-
-
-def default_rules(trials: int, epochs: int, noisy: bool) -> Rules:
-    """Return the rules for a budget; `noisy` where the learning rate is divided or weights are averaged.
-
-    Such trainings have cliffs, which no early curve shows: more trials run to their end, and pieces are longer.
-    """
-    if trials < 12 or epochs < 6:
-        return Rules(epochs=epochs, piece=epochs, whole=trials)
-    whole = 5 if trials < 40 else 6 if trials < 120 else 8
-    return Rules(epochs=epochs, piece=max(1, epochs // (4 if noisy else 8)), whole=whole + (2 if noisy else 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +46,79 @@ class Ranking:
     new: float  # the same index of a trial that has not started
     trusted: bool  # whether the forecast orders the complete trials
 
-    def best_paused(self) -> int | None:
-        """Return the position of the paused trial with the highest index."""
-        paused = [place for place, one in enumerate(self.standings) if one.state == PAUSED]
-        return max(paused, key=lambda place: float(self.index_N[place]), default=None)
+    def place_of(self, ticket: int) -> int | None:
+        """Return the position of a trial; None where it has no epoch."""
+        return next((place for place, one in enumerate(self.standings) if one.ticket == ticket), None)
+
+    def best_other(self, waiting: int) -> float:
+        """Return the highest index of what a worker could train instead: a paused trial, or a new one."""
+        paused = [float(self.index_N[place]) for place, one in enumerate(self.standings) if one.state == PAUSED]
+        return max(paused + [self.new] * bool(waiting), default=0.0)
 
 
-def rank(standings: Sequence[Standing], rules: Rules) -> Ranking | None:
+@dataclass(frozen=True, kw_only=True)
+class Thawing:
+    """How a study allocates its epochs by forecasts."""
+
+    epochs: int  # of a whole trial
+    piece: int  # epochs between two decisions about a trial
+    whole: int  # the first so many trials run to their end, whatever they look like
+
+    def after_epoch(self, mine: int, standings: Sequence[Standing], waiting: int) -> str:
+        """Decide about a running trial after an epoch that is not its last.
+
+        `mine` is its ticket, `waiting` the number of tickets that have not started. The trial continues, pauses until
+        its forecast is the best there is to train, is pruned (where it cannot become the best and nothing else is left;
+        where the forecast cannot be trusted, by the median rule), or finishes early, since it will not become better
+        than its own best.
+        """
+        ranking = rank(standings, self)
+        place = None if ranking is None else ranking.place_of(mine)
+        if ranking is None or place is None:
+            return CONTINUE
+        me = ranking.standings[place]
+        if _is_first(mine, standings, self) or len(me.losses) % self.piece:
+            return CONTINUE
+        if not ranking.trusted:
+            return PRUNE if _is_below_median(me, ranking, self) else CONTINUE
+        if _is_over(me, place, ranking):
+            return FINISH
+        if not waiting and ranking.chance_N[place] < _HOPELESS:
+            # Whoever else runs may still fail; at the very end there is nobody to wait for.
+            return PAUSE if any(one.state == RUNNING and one is not me for one in ranking.standings) else PRUNE
+        return CONTINUE if ranking.index_N[place] >= _KEEP * ranking.best_other(waiting) else PAUSE
+
+    def next_paused(self, standings: Sequence[Standing], waiting: int) -> list[int]:
+        """List the tickets of paused trials that are worth more than a new trial, best first.
+
+        Where no ticket waits and nothing runs, those that can still become the best.
+        """
+        ranking = rank(standings, self)
+        if ranking is None:
+            return []
+        floor = ranking.new if waiting else 0.0
+        order = sorted(range(len(ranking.standings)), key=lambda place: -float(ranking.index_N[place]))
+        return [
+            ranking.standings[place].ticket
+            for place in order
+            if ranking.standings[place].state == PAUSED
+            and float(ranking.index_N[place]) > floor
+            and float(ranking.chance_N[place]) >= _HOPELESS
+        ]
+
+
+def default_rules(trials: int, epochs: int, noisy: bool) -> Thawing:
+    """Return the rules for a budget; `noisy` where the learning rate is divided or weights are averaged.
+
+    Such trainings have cliffs, which no early curve shows: more trials run to their end, and pieces are longer.
+    """
+    if trials < 12 or epochs < 6:
+        return Thawing(epochs=epochs, piece=epochs, whole=trials)
+    whole = 5 if trials < 40 else 6 if trials < 120 else 8
+    return Thawing(epochs=epochs, piece=max(1, epochs // (4 if noisy else 8)), whole=whole + (2 if noisy else 0))
+
+
+def rank(standings: Sequence[Standing], rules: Thawing) -> Ranking | None:
     """Rank all trials that have an epoch; None where none has."""
     known = tuple(one for one in standings if one.losses and all(map(math.isfinite, one.losses)))
     if not known:
@@ -96,7 +143,7 @@ def rank(standings: Sequence[Standing], rules: Rules) -> Ranking | None:
     )
 
 
-def _left(one: Standing, rules: Rules) -> int:
+def _left(one: Standing, rules: Thawing) -> int:
     return rules.epochs - len(one.losses) if one.epochs_to_train is None else one.epochs_to_train
 
 
@@ -105,7 +152,7 @@ def _chance(best: float, mean: float, deviation: float) -> float:
     return 0.5 * math.erfc((mean - (best - _GAIN)) / (max(deviation, 1e-9) * math.sqrt(2)))
 
 
-def _is_trusted(complete: list[tuple[float, ...]], rules: Rules) -> bool:
+def _is_trusted(complete: list[tuple[float, ...]], rules: Thawing) -> bool:
     """Whether the forecast from half a training orders the complete trials, and no worse than the loss there does."""
     whole = [curve for curve in complete if len(curve) >= rules.epochs]
     if len(whole) < _TRUSTED:
@@ -114,60 +161,12 @@ def _is_trusted(complete: list[tuple[float, ...]], rules: Rules) -> bool:
     return forecasts >= _LEAST_RANK and forecasts >= losses - 1e-9
 
 
-CONTINUE, PAUSE, PRUNE, FINISH = "continue", "pause", "prune", "finish"
-
-
-def after_epoch(mine: int, standings: Sequence[Standing], rules: Rules, waiting: int) -> str:
-    """Decide about a running trial after an epoch that is not its last.
-
-    `mine` is its ticket, `waiting` the number of tickets that have not started. The trial continues, pauses until its
-    forecast is the best there is to train, is pruned (where the forecast cannot be trusted, by the median rule), or
-    finishes early, since it will not become better than its own best.
-    """
-    ranking = rank(standings, rules)
-    if ranking is None:
-        return CONTINUE
-    place = next((place for place, one in enumerate(ranking.standings) if one.ticket == mine), None)
-    if place is None:
-        return CONTINUE
-    me = ranking.standings[place]
-    if _is_first(mine, standings, rules) or len(me.losses) % rules.piece:
-        return CONTINUE
-    if not ranking.trusted:
-        return PRUNE if _is_below_median(me, ranking, rules) else CONTINUE
-    if _is_over(me, place, ranking):
-        return FINISH
-    paused = ranking.best_paused()
-    others = [] if paused is None else [float(ranking.index_N[paused])]
-    others += [ranking.new] if waiting else []
-    return CONTINUE if ranking.index_N[place] >= _KEEP * max(others, default=0.0) else PAUSE
-
-
-def next_paused(standings: Sequence[Standing], rules: Rules, waiting: int) -> list[int]:
-    """List the tickets of paused trials that are worth more than a new trial, best first.
-
-    Where no ticket waits and nothing runs, those that can still become the best.
-    """
-    ranking = rank(standings, rules)
-    if ranking is None:
-        return []
-    floor = ranking.new if waiting else 0.0
-    order = sorted(range(len(ranking.standings)), key=lambda place: -float(ranking.index_N[place]))
-    return [
-        ranking.standings[place].ticket
-        for place in order
-        if ranking.standings[place].state == PAUSED
-        and float(ranking.index_N[place]) > floor
-        and float(ranking.chance_N[place]) >= _HOPELESS
-    ]
-
-
-def _is_first(ticket: int, standings: Sequence[Standing], rules: Rules) -> bool:
+def _is_first(ticket: int, standings: Sequence[Standing], rules: Thawing) -> bool:
     """Whether a trial is among the first, which run to their end: what a forecast is tested and corrected by."""
     return ticket in sorted(one.ticket for one in standings)[: rules.whole]
 
 
-def _is_below_median(me: Standing, ranking: Ranking, rules: Rules) -> bool:
+def _is_below_median(me: Standing, ranking: Ranking, rules: Thawing) -> bool:
     known = len(me.losses)
     if 2 * known < rules.epochs:
         return False

@@ -20,6 +20,7 @@ COLOURS = {
     "infeasible": "#e08e2b",
     "failed": "#8e4dbd",
     "running": "#4c9f70",
+    "paused": "#4c9f70",
     "waiting": "#4c9f70",
 }
 SYMBOLS = {
@@ -29,6 +30,7 @@ SYMBOLS = {
     "infeasible": "square",
     "failed": "diamond",
     "running": "circle-open",
+    "paused": "circle-open",
     "waiting": "circle-open",
 }
 PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")

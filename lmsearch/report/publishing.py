@@ -17,6 +17,7 @@ from lmsearch.folders import BEST_CONFIG, REPORT, TRIALS_TABLE, study_folder
 from lmsearch.results.best import holds_results_of
 from lmsearch.results.commands import Command
 from lmsearch.results.confirmation import confirm_words
+from lmsearch.results.paused import paused_sentences
 from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
 from lmsearch.results.verdict import verdict
@@ -134,7 +135,7 @@ def study_note(results: Results, command: Command) -> str:
     lines = [f"## {_plain(name)}", ""]
     lines += [_plain(" ".join(line for line in comments[:6] if line))] if comments else []
     lines += ["", f"{_plain(info.corpus)}; {record.done} of {record.total} trials have ended.", ""]
-    lines += [_plain(sentence) + " " for sentence in verdict(results)]
+    lines += [_plain(sentence) + " " for sentence in (*verdict(results), *paused_sentences(record))]
     if results.winner is not None:
         lines += ["", "| searched value | best |", "| --- | --- |"]
         lines += [f"| {path} | {_plain(spell_value(value))} |" for path, value in results.winner.params.items()]

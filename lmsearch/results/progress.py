@@ -2,9 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lmsearch.results.paused import Forecast, paused_forecasts
 from lmsearch.store.records import OUTCOMES, StudyRecord
 from lmsearch.store.tables import OPEN, Ticket
 from lmsearch.store.workers import WorkerRow
@@ -15,13 +16,14 @@ _LATELY_SECONDS = 60.0  # twice the usual lease: a worker that was not seen sinc
 def status_document(record: StudyRecord, now: tuple[float, str], workers: Sequence[WorkerRow] = ()) -> dict[str, Any]:
     """Return a study's state as one document; `now` is the clock of leases and the boot that it counts from."""
     best = record.best
+    forecasts = paused_forecasts(record)
     return {
         "study": record.info.ref.name,
         "total": record.total,
         "done": record.done,
         "counts": {outcome: record.count(outcome) for outcome in OUTCOMES},
         "best": None if best is None else {"trial": best.number, "perplexity": best.perplexity, "params": best.params},
-        "at_work": [holding(ticket, now) for ticket in record.tickets if is_started(ticket)],
+        "at_work": [holding(ticket, now, forecasts) for ticket in record.tickets if is_started(ticket)],
         "workers": [dataclasses.asdict(worker) for worker in workers],
     }
 
@@ -34,16 +36,17 @@ def idle_workers(record: StudyRecord, workers: Sequence[WorkerRow]) -> list[Work
 
 
 def is_started(ticket: Ticket) -> bool:
-    """Whether a ticket's trial runs, or waits to be resumed."""
-    return ticket.is_running or (ticket.state == OPEN and ticket.trial_number is not None)
+    """Whether a ticket's trial runs, is paused, or waits to be resumed."""
+    return ticket.is_running or ticket.is_paused or (ticket.state == OPEN and ticket.trial_number is not None)
 
 
-def holding(ticket: Ticket, now: tuple[float, str]) -> dict[str, Any]:
+def holding(ticket: Ticket, now: tuple[float, str], forecasts: Mapping[int, Forecast]) -> dict[str, Any]:
     """Return who works on a started ticket, and how far it is, as plain values."""
     running = ticket.is_running
+    forecast = None if ticket.trial_number is None else forecasts.get(ticket.trial_number)
     return {
         "trial": ticket.trial_number,
-        "state": "running" if running else "waiting",
+        "state": ticket.state if running or ticket.is_paused else "waiting",
         "worker": ticket.worker if running else None,
         "host": ticket.host,
         "process": ticket.process if running else None,
@@ -54,6 +57,7 @@ def holding(ticket: Ticket, now: tuple[float, str]) -> dict[str, Any]:
         "seconds_since_sign_of_life": _silence(ticket, now),
         "attempts": ticket.attempts,
         "alone": ticket.memory_failures == 1,
+        "forecast": None if forecast is None else [forecast.low, forecast.high],
     }
 
 

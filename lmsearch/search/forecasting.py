@@ -1,6 +1,5 @@
 """A sampler that learns from what every trial will reach: complete, pruned, paused or running."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lmsearch.config import Value
 from lmsearch.curves.forecast import Floats, forecast
+from lmsearch.search.allocation import curve_of
 from lmsearch.search.gaussian import propose
+from lmsearch.search.outcome import DIVERGED
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.study.spec import StudySpec
 
@@ -56,7 +57,7 @@ class ForecastSampler(SobolPoints):
 def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Known:
     """Return what the trials of a study tell, but for one of them."""
     begun = [one for one in trials if one.number != without and all(path in one.params for path in spec.open)]
-    curves = [_curve(one) for one in begun]
+    curves = [curve_of(one) for one in begun]
     known = [place for place, curve in enumerate(curves) if curve]
     running = [
         one.params for one, curve in zip(begun, curves, strict=True) if not curve and not one.state.is_finished()
@@ -66,18 +67,12 @@ def known_of(trials: Sequence[FrozenTrial], spec: StudySpec, without: int) -> Kn
     complete = [begun[place].state == TrialState.COMPLETE for place in known]
     found = forecast([curves[place] for place in known], spec.epochs, complete)
     values_N, deviations_N = found.mean_N.copy(), found.deviation_N.copy()
-    lost = np.array([begun[place].user_attrs.get("reason") == "diverged" for place in known])
+    lost = np.array([begun[place].user_attrs.get("reason") == DIVERGED for place in known])
     if lost.any() and not lost.all():  # as bad as the worst of the others
         values_N[lost], deviations_N[lost] = values_N[~lost].max(), 0.0
     return Known(
         points=[begun[place].params for place in known], values_N=values_N, deviations_N=deviations_N, running=running
     )
-
-
-def _curve(trial: FrozenTrial) -> list[float]:
-    """Return the losses of a trial's epochs; a trial of another program may have reported what has no logarithm."""
-    reported = [value for _, value in sorted(trial.intermediate_values.items())]
-    return [math.log(value) for value in reported if 0 < value < math.inf]
 
 
 def _ask_optunas(known: Known, space: dict[str, BaseDistribution], seed: int) -> dict[str, Value]:

@@ -11,7 +11,7 @@ from lmsearch.errors import ConfigError, StudyError
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch
 from lmsearch.lm.train import train
-from lmsearch.search.outcome import DIVERGED, decide, final_value, reported_value
+from lmsearch.search.outcome import DIVERGED, PRUNED, decide, final_value, reported_value
 from lmsearch.search.start import open_study_file
 from lmsearch.search.strategies import suggest
 from lmsearch.study.spec import StudySpec
@@ -41,7 +41,7 @@ class Objective:
                 losses.append(event.valid_loss)
                 trial.report(reported_value(event.valid_loss, size), event.number)
                 left = config.train.epochs - event.number
-                ended = decide(event.valid_loss, size, left, trial.should_prune)
+                ended = decide(event.valid_loss, size, left, lambda: PRUNED if trial.should_prune() else None)
                 if ended == DIVERGED:
                     trial.set_user_attr("reason", DIVERGED)
                 if ended is not None:

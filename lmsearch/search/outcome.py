@@ -7,6 +7,8 @@ from lmsearch.losses import perplexity
 
 DIVERGED = "diverged"
 PRUNED = "pruned"
+COMPLETE = "complete"
+PAUSED = "paused"  # not an end: the trial is saved, and continues when its forecast is the best to train
 
 
 def diverged(valid_loss: float, vocabulary_size: int) -> bool:
@@ -19,14 +21,15 @@ def reported_value(valid_loss: float, vocabulary_size: int) -> float:
     return float(vocabulary_size) if diverged(valid_loss, vocabulary_size) else perplexity(valid_loss)
 
 
-def decide(valid_loss: float, vocabulary_size: int, epochs_left: int, should_prune: Callable[[], bool]) -> str | None:
-    """Return the outcome of a trial that ends after this epoch; None where it continues, or is complete.
+def decide(valid_loss: float, vocabulary_size: int, epochs_left: int, judge: Callable[[], str | None]) -> str | None:
+    """Return what becomes of a trial after an epoch: an outcome, `PAUSED`, or None where it continues.
 
-    After its last epoch there is nothing to save by pruning it, and its value would be lost.
+    After its last epoch there is nothing to save by ending it, and its value would be lost: before that `judge`, the
+    pruner's, says what it is.
     """
     if diverged(valid_loss, vocabulary_size):
         return DIVERGED
-    return PRUNED if epochs_left > 0 and should_prune() else None
+    return judge() if epochs_left > 0 else None
 
 
 def final_value(valid_losses: Iterable[float]) -> float:

@@ -16,7 +16,7 @@ from lmsearch.search.fresh import FreshPoints, draws_fresh_points
 from lmsearch.search.prior import PriorPoints, is_from_prior
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.space import Choice, OpenValue
-from lmsearch.study.options import MEDIAN_STARTUP, median_warmup, startup_trials
+from lmsearch.study.options import ASHA_FACTOR, MEDIAN_STARTUP, asha_rung, median_warmup, startup_trials
 from lmsearch.study.spec import StudySpec
 
 Options = Mapping[str, Any]
@@ -69,7 +69,9 @@ def _median(options: Options, epochs: int) -> BasePruner:
 
 
 def _asha(options: Options, epochs: int) -> BasePruner:
-    return SuccessiveHalvingPruner(**({"min_resource": max(1, epochs // 9), "reduction_factor": 3} | dict(options)))
+    defaults = {"min_resource": asha_rung(epochs), "reduction_factor": ASHA_FACTOR}
+    given = {name: value for name, value in options.items() if name != "promote"}  # search/allocation.py has that
+    return SuccessiveHalvingPruner(**(defaults | given))
 
 
 def _hyperband(options: Options, epochs: int) -> BasePruner:
@@ -86,6 +88,7 @@ PRUNERS: dict[str, Callable[[Options, int], BasePruner]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "none": _none,
+    "thaw": _none,  # trials pause instead: search/allocation.py
 }
 
 

@@ -20,7 +20,8 @@ from lmsearch.formats import stamp
 from lmsearch.lm.events import Epoch, Event, Step
 from lmsearch.lm.trainer import Trainer
 from lmsearch.losses import perplexity
-from lmsearch.search.outcome import DIVERGED, decide, diverged, final_value, reported_value
+from lmsearch.search.allocation import Allocation, pauses
+from lmsearch.search.outcome import COMPLETE, DIVERGED, PAUSED, PRUNED, decide, diverged, final_value, reported_value
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.store.artifacts import ArtifactsError
 from lmsearch.store.belonging import LEFT, Belonging, config_digest, others_in, others_sentence
@@ -45,6 +46,10 @@ _MOST_MEMORY_FAILURES = 2  # the second time it was alone
 
 class ReleasedError(Exception):
     """The worker should stop: the trial is saved and requeued."""
+
+
+class PausedError(ReleasedError):
+    """The trial is saved, and paused until its forecast is the best there is to train."""
 
 
 class OutOfMemoryError(ReleasedError):
@@ -79,11 +84,19 @@ class TrialRunner:
     checkpoints: Checkpoints
     weights: Weights  # of best epochs
 
-    def open(self, ticket: HeldTicket) -> "Trial":
-        """Ask Optuna for the ticket's trial, or take it up where it was saved. Raises `DroppedError`."""
+    @property
+    def allocation(self) -> Allocation:
+        """What decides about trials that pause."""
+        return Allocation(storage=self.storage, study=self.study, info=self.info, checkpoints=self.checkpoints)
+
+    def open(self, ticket: HeldTicket, ending: bool = False) -> "Trial":
+        """Ask Optuna for the ticket's trial, or take it up where it was saved: to end it, with `ending`.
+
+        Raises `DroppedError`.
+        """
         self.study.sampler = make_sampler(self.info.spec, ticket.sampler, ticket.number, ticket.fixed)
         self.study.pruner = make_pruner(self.info.spec, ticket.pruner)
-        verdict = _verdict(ticket)
+        verdict = PRUNED if ending else _verdict(ticket)
         with self.dropping(ticket):
             saved = Found(None, "") if ticket.trial_id is None or verdict else self._saved(ticket)
             with self.storage.asking(ticket, _template(self.info, ticket)):
@@ -277,7 +290,9 @@ class Trial:
         )
 
     def _abandon(self, verdict: str) -> str:
-        """End the trial without trying again, for what happened to its earlier attempts."""
+        """End the trial without training it: for what happened to its earlier attempts, or since it was paused."""
+        if verdict == PRUNED:
+            return self._end(PRUNED, state=TrialState.PRUNED)
         if verdict == "infeasible":
             self._closed()  # the sampler learns from its values
             return self._infeasible(self.ticket.peak_memory or 0)
@@ -406,10 +421,28 @@ class Trial:
 
     def _decide(self, row: EpochRow) -> str | None:
         left = self.runner.info.spec.epochs - row.epoch
-        outcome = decide(row.valid_loss, self._words, left, self.trial.should_prune)
+        outcome = decide(row.valid_loss, self._words, left, self._judge)
         if outcome == DIVERGED:
             self.trial.set_user_attr("reason", DIVERGED)
+        if outcome == PAUSED:
+            self._pause(row)
+        if outcome == COMPLETE:
+            return self.complete()
         return None if outcome is None else self._end(outcome, state=TrialState.PRUNED)
+
+    def _judge(self) -> str | None:
+        """Ask the pruner about a trial that has not trained all its epochs."""
+        if not pauses(self.runner.info.spec, self.ticket.pruner):
+            return PRUNED if self.trial.should_prune() else None
+        outcome = self.runner.allocation.judge(self.ticket)
+        # Without a checkpoint of this epoch it would lose epochs; one that runs alone keeps others waiting.
+        can_pause = not self.disk_warned and not self.ticket.memory_failures
+        return None if outcome == PAUSED and not can_pause else outcome
+
+    def _pause(self, row: EpochRow) -> None:
+        """Release the ticket as paused; raises `PausedError`."""
+        self.runner.storage.release(self.ticket, None, None, paused=True)
+        raise PausedError(f"trial {self.trial.number} is paused at epoch {row.epoch}")
 
     def complete(self) -> str:
         """End the trial after its last epoch."""
@@ -426,7 +459,7 @@ class Trial:
                 known = sample.metrics.get("valid_known_loss")
                 if isinstance(known, float) and known != sample.metrics["valid_loss"]:  # else no word is unknown
                     self.trial.set_user_attr("known_perplexity", perplexity(known))
-        return self._end("complete", value=final_value(row.valid_loss for row in self.rows))
+        return self._end(COMPLETE, value=final_value(row.valid_loss for row in self.rows))
 
     def _failed(self, reason: str, traceback_text: str) -> str:
         self.trial.set_user_attr("reason", reason[:500])
@@ -439,9 +472,9 @@ class Trial:
             self.runner.checkpoints.remove(self.ticket, self.digest, self.rows)
         else:  # it was abandoned before its values were read
             self.runner.remove_checkpoints(self.ticket)
-        if outcome != "complete" and self.best_model is not None:
+        if outcome != COMPLETE and self.best_model is not None:
             self.runner.weights.remove(self.best_model)
-        if outcome == "complete":
+        if outcome == COMPLETE:
             keep_best_models(self.runner)
         extra = {"event": "ended", "trial": self.trial.number, "outcome": outcome}
         _log.info("trial %d: %s", self.trial.number, outcome, extra=extra)

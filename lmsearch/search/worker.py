@@ -22,10 +22,11 @@ from lmsearch.folders import LOGS, make_folder
 from lmsearch.formats import NewerFormatError
 from lmsearch.lm.trainers import TRAINERS
 from lmsearch.machine import hold_gpu
+from lmsearch.search.allocation import pauses
 from lmsearch.search.corpora import join_corpus
 from lmsearch.search.failures import check_failures
 from lmsearch.search.lease import Lease
-from lmsearch.search.trial import Control, DroppedError, OutOfMemoryError, ReleasedError, TrialRunner
+from lmsearch.search.trial import Control, DroppedError, OutOfMemoryError, PausedError, ReleasedError, TrialRunner
 from lmsearch.search.work import WorkOptions
 from lmsearch.spelling import nearest
 from lmsearch.store import tickets, workers
@@ -203,10 +204,17 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
     max_failures = options.work.max_failures or runner.info.spec.settings.max_failures
     beaten = worked = time.monotonic()
     stacks = None if options.parent_pipe is None else workers.stacks_file(options.folder / LOGS, holder.worker)
+    pausing = False  # whether the study is known to have trials that pause
     away: float | None = None  # since when the artifacts do not answer where they must
     while not stop.requested():
-        ticket = tickets.claim(storage, study, holder)
+        choice = runner.allocation.choose() if pausing else None
+        ticket = tickets.claim_paused(storage, study, holder, choice.tickets) if choice and choice.tickets else None
+        ending = ticket is not None and choice is not None and choice.ending
+        ticket = ticket or tickets.claim(storage, study, holder)
         if ticket is None:
+            if not pausing and tickets.has_paused(storage, study):
+                pausing = True
+                continue
             tickets.close_ended(storage, study)
             if not tickets.has_unfinished(storage, study):
                 runner.sweep()
@@ -227,9 +235,10 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             ticket.lease,
             extra={"event": "claimed", "ticket": ticket.number, "lease": ticket.lease},
         )
+        pausing = pausing or pauses(runner.info.spec, ticket.pruner)
         lease = Lease(storage, study, ticket, options.work.stall, stop.requested, stop.note_request, stacks)
         try:
-            outcome = _run_ticket(runner, lease)
+            outcome = _run_ticket(runner, lease, ending)
         except ArtifactsError as error:  # starting the trial again would cost all its epochs
             away = away or time.monotonic()
             if time.monotonic() - away > options.work.patience:
@@ -260,14 +269,16 @@ def _sleep(stop: Stop, seconds: float) -> None:
         time.sleep(min(0.5, left))
 
 
-def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
-    """Run one ticket; None where it did not end here."""
+def _run_ticket(runner: TrialRunner, lease: Lease, ending: bool) -> str | None:
+    """Run one ticket, or end it without training; None where it did not end here."""
     ticket = lease.ticket
     with lease.renewing():
         try:
-            return run_trial(runner, ticket, lease)
+            return run_trial(runner, ticket, lease, ending)
         except OutOfMemoryError as error:
             _log.warning("%s", error, extra={"event": "out_of_memory", "ticket": ticket.number})
+        except PausedError as error:
+            _log.info("%s", error, extra={"event": "paused", "ticket": ticket.number})
         except ReleasedError:
             message = "ticket %d is saved and requeued"
             _log.info(message, ticket.number, extra={"event": "requeued", "ticket": ticket.number})
@@ -287,13 +298,13 @@ def _run_ticket(runner: TrialRunner, lease: Lease) -> str | None:
     return None
 
 
-def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control) -> str:
+def run_trial(runner: TrialRunner, ticket: HeldTicket, control: Control, ending: bool = False) -> str:
     """Run a ticket's trial to its end, and return its outcome; an error that is nobody's input ends it as failed.
 
-    Raises `ReleasedError` once it is saved and requeued, `LeaseLostError` where another worker has it now, and
-    `DroppedError` where it was ended from outside.
+    With `ending` it is pruned where it stands. Raises `ReleasedError` once it is saved and requeued, `LeaseLostError`
+    where another worker has it now, and `DroppedError` where it was ended from outside.
     """
-    trial = runner.open(ticket)
+    trial = runner.open(ticket, ending)
     with runner.dropping(ticket):
         try:
             if (outcome := trial.begin()) is not None:

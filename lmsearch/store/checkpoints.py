@@ -175,6 +175,10 @@ class Checkpoints:
                 checkpoint = read_checkpoint(file.path)
         return checkpoint
 
+    def can_find(self, ticket: Ticket) -> bool:
+        """Whether a worker here finds the checkpoint that a ticket names, by the place that it names."""
+        return self._named(ticket) is not None
+
     def remove(self, ticket: Ticket, digest: str, reported: Sequence[EpochRow]) -> None:
         """Remove the checkpoints of a trial.
 

@@ -41,7 +41,7 @@ _CONFIRMATION = ".confirm"  # ends the name of a confirmation
 
 SEED = "train.seed"  # what is open in a confirmation beside what is open in its study
 
-OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "waiting")
+OUTCOMES = ("complete", "pruned", "diverged", "infeasible", "failed", "running", "paused", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class TrialRecord:
     @property
     def is_open(self) -> bool:
         """Whether it has not ended."""
-        return self.outcome in ("running", "waiting")
+        return self.outcome in ("running", "paused", "waiting")
 
     def with_epochs(self, rows: Sequence[EpochRow]) -> "TrialRecord":
         """Return the same trial with its epochs' results."""

@@ -30,6 +30,7 @@ from lmsearch.store.tables import (
     EPOCH,
     FROM,
     OPEN,
+    PAUSED,
     RUNNING,
     TICKET,
     TROUBLES,
@@ -313,12 +314,15 @@ class FencedStorage(RepeatingStorage):
         progress: Progress | None,
         trouble: str | None = None,
         peak_memory: int | None = None,
+        paused: bool = False,
     ) -> None:
         """Release a ticket, so that any worker can resume it; raises `LeaseLostError`.
 
         `trouble` (a key of `TROUBLES`) says that its holder did not do so of its own will; `peak_memory` is in bytes.
+        A `paused` one is claimed only by whoever decides that it is to continue.
         """
-        values: dict[str, Any] = {"state": OPEN, "expires": None} | _checkpoint_values(checkpoint)
+        state = PAUSED if paused else OPEN
+        values: dict[str, Any] = {"state": state, "expires": None} | _checkpoint_values(checkpoint)
         values |= {} if progress is None else _progress_values(progress)
         values |= {} if trouble is None else trouble_values(trouble, peak_memory)
 
@@ -329,8 +333,8 @@ class FencedStorage(RepeatingStorage):
             return True
 
         def done(session: Session) -> bool | None:
-            state = session.execute(sa.select(TICKET.c.state).where(*_under(ticket))).scalar_one_or_none()
-            return True if state == OPEN else None
+            found = session.execute(sa.select(TICKET.c.state).where(*_under(ticket))).scalar_one_or_none()
+            return True if found == state else None
 
         self.do_once(work, done)
 

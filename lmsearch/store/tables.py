@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-OPEN, RUNNING, DONE = "open", "running", "done"
+OPEN, RUNNING, PAUSED, DONE = "open", "running", "paused", "done"
 FROM = "from"  # a trial's user attribute: STUDY/NUMBER of the trial that it was taken over from, or that it tries again
 
 METADATA = sa.MetaData()
@@ -158,6 +158,11 @@ class Ticket:
     def is_running(self) -> bool:
         """Whether a worker holds it, by its state alone."""
         return self.state == RUNNING
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its trial is saved and waits until its forecast is the best there is to train."""
+        return self.state == PAUSED
 
     @property
     def untouched(self) -> bool:

@@ -22,6 +22,7 @@ from lmsearch.store.tables import (
     EPOCH,
     FORMAT,
     OPEN,
+    PAUSED,
     RUNNING,
     TICKET,
     WORKER,
@@ -137,6 +138,28 @@ def claim(storage: FencedStorage, study: StudyRef, holder: Holder) -> HeldTicket
     return ticket if settled else storage.once(call_alone, done)
 
 
+def claim_paused(
+    storage: FencedStorage, study: StudyRef, holder: Holder, paused: Sequence[Ticket]
+) -> HeldTicket | None:
+    """Take the first of these paused tickets that nobody has taken since they were read; None where none is left.
+
+    None of them while a ticket of the study must run alone on its device.
+    """
+
+    def call() -> HeldTicket | None:
+        parameters = _claim_parameters(storage, study, holder)
+        with storage.engine.begin() as connection:
+            _begin_claim(connection, storage, study)
+            for ticket in paused:
+                this = {"the_number": ticket.number, "the_lease": ticket.lease}
+                row = connection.execute(_TAKE_PAUSED[storage.engine.name], parameters | this).mappings().first()
+                if row is not None:
+                    return HeldTicket(**row)
+        return None
+
+    return storage.once(call, lambda: _held(storage, study, holder))
+
+
 def _claim_parameters(storage: FencedStorage, study: StudyRef, holder: Holder) -> dict[str, Any]:
     """Return the parameters of the statements of a claim."""
     return {
@@ -248,6 +271,12 @@ def _take(dialect: str, takes_over: bool, room: str) -> Any:
     return _taking(dialect).where(TICKET.c.number == _next(wanted).scalar_subquery())
 
 
+def _take_paused(dialect: str) -> Any:
+    alone_unfinished = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
+    as_read = TICKET.c.number == sa.bindparam("the_number"), TICKET.c.lease == sa.bindparam("the_lease")
+    return _taking(dialect).where(_BOUND, *as_read, TICKET.c.state == PAUSED, sa.not_(alone_unfinished))
+
+
 def _what_is_left(dialect: str, takes_over: bool) -> Any:
     left = sa.select(TICKET.c.number).where(_free(dialect, takes_over)).exists()
     alone = sa.select(TICKET.c.number).where(_BOUND, _ALONE, TICKET.c.state != DONE).exists()
@@ -262,6 +291,7 @@ _TAKE = {
     for takes_over in (False, True)
     for room in ("any", "beside")
 }
+_TAKE_PAUSED = {dialect: _take_paused(dialect) for dialect in _DIALECTS}
 _WHAT_IS_LEFT = {
     (dialect, takes_over): _what_is_left(dialect, takes_over) for dialect in _DIALECTS for takes_over in (False, True)
 }
@@ -308,6 +338,16 @@ def has_unfinished(storage: FencedStorage, study: StudyRef) -> bool:
     def work(session: Session) -> bool:
         left = sa.select(TICKET.c.number).where(of_study(study), TICKET.c.state != DONE).limit(1)
         return session.execute(left).first() is not None
+
+    return storage.do(work)
+
+
+def has_paused(storage: FencedStorage, study: StudyRef) -> bool:
+    """Whether a study has trials that are paused."""
+
+    def work(session: Session) -> bool:
+        paused = sa.select(TICKET.c.number).where(of_study(study), TICKET.c.state == PAUSED).limit(1)
+        return session.execute(paused).first() is not None
 
     return storage.do(work)
 

@@ -22,7 +22,7 @@ from lmsearch.config import Value
 from lmsearch.formats import PLAIN
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, TICKET, EpochRow, StudyRef, Ticket
+from lmsearch.store.tables import DONE, EPOCH, FROM, OPEN, PAUSED, TICKET, EpochRow, StudyRef, Ticket
 from lmsearch.store.tickets import check_there, of_study
 
 _TEXTS = ("origin", "sampler", "reason", "traceback", "sample", "model", FROM)
@@ -312,7 +312,7 @@ def _outcome(state: str, reason: str, ticket: Ticket | None) -> str:
         case TrialState.PRUNED.name:
             return reason if reason in ("diverged", "infeasible") else "pruned"
         case TrialState.RUNNING.name:
-            return "waiting" if ticket is not None and ticket.state == OPEN else "running"
+            return {OPEN: "waiting", PAUSED: "paused"}.get(ticket.state if ticket else "", "running")
         case _:
             return "waiting"
 

@@ -8,6 +8,7 @@ from lmsearch.errors import ConfigError
 from lmsearch.spelling import nearest
 
 SAMPLER_STARTUP = {"tpe": 8, "gp": 7}  # trials of the start design, where the study file does not say
+ASHA_FACTOR = 3  # of how many trials one passes a rung, where the study file does not say
 MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say
 SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "manual": {},
@@ -27,9 +28,11 @@ PRUNER_OPTIONS: dict[str, dict[str, type]] = {
         "reduction_factor": int,
         "min_early_stopping_rate": int,
         "bootstrap_count": int,
+        "promote": bool,
     },
     "hyperband": {"min_resource": int, "max_resource": int, "reduction_factor": int, "bootstrap_count": int},
     "none": {},
+    "thaw": {"n_startup_trials": int, "interval_steps": int},
 }
 _OPTION_LOWS = {
     "n_startup_trials": 0,
@@ -50,6 +53,11 @@ def median_warmup(epochs: int) -> int:
 def startup_trials(sampler: str, options: Mapping[str, Value]) -> int:
     """Return how many trials a sampler starts with before it learns from them; 0 for one that never does."""
     return int(options.get("n_startup_trials", SAMPLER_STARTUP.get(sampler, 0)))
+
+
+def asha_rung(epochs: int) -> int:
+    """Return the first epoch at which ASHA compares trials, where the study file does not say."""
+    return max(1, epochs // 9)
 
 
 def check_sampler(name: str) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lmsearch.curves import allocate
-from lmsearch.curves.allocate import Rules, Standing, after_epoch, default_rules, next_paused, rank
+from lmsearch.curves.allocate import Standing, Thawing, default_rules, rank
 from lmsearch.curves.forecast import backtest, forecast, spearman
+from lmsearch.curves.promote import Promotion
 
 EPOCHS = 8
 
@@ -73,7 +74,7 @@ def test_equal_rows_give_equal_forecasts_in_any_order() -> None:
     assert other.mean_N == pytest.approx(one.mean_N[order], rel=1e-12)
 
 
-RULES = Rules(epochs=EPOCHS, piece=1, whole=3)
+RULES = Thawing(epochs=EPOCHS, piece=1, whole=3)
 
 
 def standings(states: dict[int, tuple[int, str]]) -> list[Standing]:
@@ -89,11 +90,11 @@ def test_the_first_trials_run_to_their_end_and_a_hopeless_one_after_them_pauses(
     trials = standings(dict.fromkeys(range(6), (8, allocate.COMPLETE)) | {6: (4, allocate.RUNNING)})
     bad = tuple(loss + 1.0 for loss in trials[-1].losses)
     hopeless = [*trials[:-1], Standing(ticket=6, losses=bad, state=allocate.RUNNING)]
-    assert after_epoch(6, hopeless, RULES, waiting=5) == allocate.PAUSE
-    assert after_epoch(6, hopeless, Rules(epochs=EPOCHS, piece=1, whole=7), waiting=5) == allocate.CONTINUE
-    assert after_epoch(6, hopeless, Rules(epochs=EPOCHS, piece=3, whole=3), waiting=5) == allocate.CONTINUE
+    assert RULES.after_epoch(6, hopeless, waiting=5) == allocate.PAUSE
+    assert Thawing(epochs=EPOCHS, piece=1, whole=7).after_epoch(6, hopeless, waiting=5) == allocate.CONTINUE
+    assert Thawing(epochs=EPOCHS, piece=3, whole=3).after_epoch(6, hopeless, waiting=5) == allocate.CONTINUE
     good = [*trials[:-1], Standing(ticket=6, losses=tuple(x - 0.5 for x in trials[-1].losses), state=allocate.RUNNING)]
-    assert after_epoch(6, good, RULES, waiting=5) == allocate.CONTINUE
+    assert RULES.after_epoch(6, good, waiting=5) == allocate.CONTINUE
 
 
 def test_the_most_promising_paused_trial_is_next_and_hopeless_ones_never() -> None:
@@ -103,7 +104,7 @@ def test_the_most_promising_paused_trial_is_next_and_hopeless_ones_never() -> No
     worse = tuple(loss + 1.0 for loss in trials[6].losses)
     trials = [*trials[:5], Standing(ticket=5, losses=better, state=allocate.PAUSED)]
     trials.append(Standing(ticket=6, losses=worse, state=allocate.PAUSED))
-    assert next_paused(trials, RULES, waiting=1) == [5] == next_paused(trials, RULES, waiting=0)
+    assert RULES.next_paused(trials, waiting=1) == [5] == RULES.next_paused(trials, waiting=0)
     ranking = rank(trials, RULES)
     assert ranking is not None and ranking.chance_N[5] > 0.8 and ranking.chance_N[6] < 0.01
 
@@ -122,28 +123,51 @@ def test_where_the_forecast_orders_the_complete_trials_worse_than_their_losses_t
     if ranking.trusted:
         pytest.fail("this example must be one that the forecast fails on")
     mine = Standing(ticket=9, losses=(9.0, 9.0, 9.0, 9.0), state=allocate.RUNNING)
-    assert after_epoch(9, [*trials, mine], RULES, waiting=0) == allocate.PRUNE
+    assert RULES.after_epoch(9, [*trials, mine], waiting=0) == allocate.PRUNE
     early = Standing(ticket=9, losses=(9.0, 9.0, 9.0), state=allocate.RUNNING)
-    assert after_epoch(9, [*trials, early], RULES, waiting=0) == allocate.CONTINUE
+    assert RULES.after_epoch(9, [*trials, early], waiting=0) == allocate.CONTINUE
 
 
 def test_a_trial_that_has_overfitted_for_good_is_finished() -> None:
     trials = standings(dict.fromkeys(range(5), (6, allocate.RUNNING)))
     losses = (3.6, 3.2, 3.0, 3.3, 3.6, 3.9)
     mine = Standing(ticket=7, losses=losses, state=allocate.RUNNING)
-    assert after_epoch(7, [*trials, mine], RULES, waiting=0) == allocate.FINISH
+    assert RULES.after_epoch(7, [*trials, mine], waiting=0) == allocate.FINISH
 
 
 def test_small_budgets_are_not_divided() -> None:
     assert default_rules(8, 20, noisy=False).whole == 8
-    assert default_rules(24, 8, noisy=False) == Rules(epochs=8, piece=1, whole=5)
-    assert default_rules(60, 40, noisy=True) == Rules(epochs=40, piece=10, whole=8)
+    assert default_rules(24, 8, noisy=False) == Thawing(epochs=8, piece=1, whole=5)
+    assert default_rules(60, 40, noisy=True) == Thawing(epochs=40, piece=10, whole=8)
 
 
 def test_trials_without_an_epoch_or_with_a_loss_that_is_no_number_are_left_out() -> None:
     assert rank([Standing(ticket=0, losses=(), state=allocate.RUNNING)], RULES) is None
     assert rank([Standing(ticket=0, losses=(math.nan,), state=allocate.RUNNING)], RULES) is None
-    assert next_paused([], RULES, waiting=0) == []
-    assert (
-        after_epoch(0, [Standing(ticket=0, losses=(), state=allocate.RUNNING)], RULES, waiting=0) == allocate.CONTINUE
-    )
+    assert RULES.next_paused([], waiting=0) == []
+    assert RULES.after_epoch(0, [Standing(ticket=0, losses=(), state=allocate.RUNNING)], waiting=0) == allocate.CONTINUE
+
+
+def halved(*epochs_and_losses: tuple[int, float, str]) -> list[Standing]:
+    return [
+        Standing(ticket=number, losses=tuple(loss + 1 / n for n in range(1, epochs + 1)), state=state)
+        for number, (epochs, loss, state) in enumerate(epochs_and_losses)
+    ]
+
+
+def test_a_rung_promotes_the_best_part_of_those_that_have_reached_it() -> None:
+    at = Promotion.of(8, 1, 2)
+    assert at == Promotion(rungs=(1, 2, 4), factor=2)
+    alone = halved((1, 3.0, allocate.RUNNING))
+    assert at.after_epoch(0, alone, waiting=3) == allocate.PAUSE  # half of one is none
+    two = halved((1, 3.0, allocate.PAUSED), (1, 2.0, allocate.RUNNING))
+    assert at.after_epoch(1, two, waiting=3) == allocate.CONTINUE
+    four = halved((1, 3.0, allocate.PAUSED), (2, 2.0, allocate.RUNNING), (1, 4.0, allocate.PAUSED),
+                  (1, 5.0, allocate.PAUSED))  # fmt: skip
+    # Passed over when two had reached its rung, trial 0 is among the best two of four.
+    assert at.next_paused(four, waiting=3) == [0]
+    assert at.after_epoch(1, four, waiting=3) == allocate.PAUSE
+    higher = halved((2, 3.0, allocate.PAUSED), (2, 2.0, allocate.PAUSED), (1, 4.0, allocate.PAUSED))
+    assert at.next_paused(higher, waiting=3) == [1]
+    assert at.after_epoch(9, higher, waiting=3) == allocate.CONTINUE
+    assert at.after_epoch(0, halved((3, 3.0, allocate.RUNNING)), waiting=0) == allocate.CONTINUE  # between rungs

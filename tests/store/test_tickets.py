@@ -19,7 +19,7 @@ from lmsearch.store.tables import DONE, EPOCH, OPEN, RUNNING, TICKET, Progress
 from lmsearch.store.tickets import Changes, list_tickets
 from lmsearch.store.trials import read_epochs
 from lmsearch.store.url import parse_url
-from tests.store.helpers import Bench
+from tests.store.helpers import Bench, holder
 
 
 def only(bench: Bench) -> Any:
@@ -308,3 +308,69 @@ def test_a_worker_and_the_thread_that_renews_share_one_connection(postgres_url: 
     stop.set()
     thread.join()
     assert most == 1
+
+
+def paused(bench: Bench, count: int) -> list[Any]:
+    """Start so many tickets and pause them."""
+    bench.queue(count)
+    held = [bench.take() for _ in range(count)]
+    for ticket in held:
+        bench.ask(ticket)
+        bench.storage.release(ticket, None, None, paused=True)
+    return [ticket for ticket in list_tickets(bench.storage, bench.ref) if ticket.is_paused]
+
+
+def test_a_paused_ticket_is_claimed_only_by_name_and_by_one_worker(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    waiting = paused(bench, 12)
+    assert bench.claim() is None and tickets.has_unfinished(bench.storage, bench.ref)
+    claimed: list[int] = []
+
+    def work(name: str) -> None:
+        worker = bench.other(storage_url, name)
+        while (ticket := tickets.claim_paused(worker.storage, worker.ref, holder(name), waiting)) is not None:
+            claimed.append(ticket.number)
+            worker.storage.release(ticket, None, None)  # a worker holds one at a time
+
+    threads = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(12))
+    assert not tickets.has_paused(bench.storage, bench.ref)
+
+
+def test_a_paused_ticket_that_another_has_taken_and_paused_again_is_not_taken_as_it_was_read(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    (first, second) = paused(bench, 2)
+    again = tickets.claim_paused(bench.storage, bench.ref, holder("worker"), [first])
+    assert again is not None and again.lease == first.lease + 1 and again.trial_id == first.trial_id
+    bench.storage.release(again, None, None, paused=True)
+    other = bench.other(storage_url)
+    held = tickets.claim_paused(other.storage, other.ref, holder("other"), [first, second])
+    assert held is not None and held.number == second.number
+    assert tickets.claim_paused(other.storage, other.ref, holder("third"), [first, second]) is None
+
+
+def test_no_paused_ticket_is_taken_while_one_must_run_alone(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    waiting = paused(bench, 2)
+    bench.queue(1)
+    alone = bench.take()
+    bench.ask(alone)
+    bench.storage.release(alone, None, None, "memory", 100)
+    assert tickets.claim_paused(bench.storage, bench.ref, holder("worker"), waiting) is None
+    assert bench.take().number == alone.number
+
+
+def test_pausing_needs_the_lease_and_is_recognised_where_the_reply_was_lost(storage_url: str) -> None:
+    bench = Bench(storage_url)
+    bench.queue(1)
+    ticket = bench.take()
+    bench.ask(ticket)
+    bench.storage.release(ticket, None, None, paused=True)
+    (waiting,) = list_tickets(bench.storage, bench.ref)
+    with pytest.raises(LeaseLostError):
+        bench.storage.release(ticket, None, None, paused=True)
+    assert list_tickets(bench.storage, bench.ref) == [waiting]

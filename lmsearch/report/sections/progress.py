@@ -29,6 +29,7 @@ from lmsearch.report.topic import Figure, Topic
 from lmsearch.results.budget import best_so_far
 from lmsearch.results.commands import Command
 from lmsearch.results.documents import optional
+from lmsearch.results.paused import paused_sentences
 from lmsearch.results.pruning import closeness, lowest_by, pruning_sentences, saving
 from lmsearch.results.reading import Results
 from lmsearch.results.repeats import repeat_sentences, repeats
@@ -38,7 +39,10 @@ _HOVERED_POINTS = 20_000  # of all curves together: beyond, only the ten best te
 
 
 def _write(results: Results, command: Command) -> Content:
-    return Content(words=[*_sampled(results), *repeat_sentences(results.record), *pruning_sentences(results)])
+    record = results.record
+    return Content(
+        words=[*_sampled(results), *repeat_sentences(record), *pruning_sentences(results), *paused_sentences(record)]
+    )
 
 
 def _sampled(results: Results) -> list[str]:
@@ -85,7 +89,7 @@ def _curves(results: Results) -> go.Figure:
     in_detail = sum(len(trial.curve) for trial in trials) <= _HOVERED_POINTS
     groups = [
         ([t for t in trials if t.outcome in ("pruned", "diverged", "infeasible", "failed")], "stopped", "#8c8c8c", 1.0),
-        ([t for t in trials if t.outcome in ("running", "waiting")], "at work", COLOURS["running"], 1.5),
+        ([t for t in trials if t.is_open], "not ended", COLOURS["running"], 1.5),
         (complete[LABELLED:], "complete", COLOURS["complete"], 1.0),
     ]
     figure = new_figure("epoch", PERPLEXITY)
