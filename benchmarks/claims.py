@@ -3,6 +3,7 @@
     python benchmarks/claims.py confirm     # a winner where there is none; how often a true gap is called
     python benchmarks/claims.py range       # a range warned about, and one not warned about
     python benchmarks/claims.py band        # how often the band around the typical best covers it
+    python benchmarks/claims.py importance  # a value said to matter, or to matter most, that does not
     python benchmarks/claims.py noise STUDY URL   # writes seed_noise.json from a confirmed study
 
 The noise is that of real seeds: seed_noise.json has the perplexities of a real confirmation, leader by leader.
@@ -10,6 +11,7 @@ The noise is that of real seeds: seed_noise.json has the perplexities of a real 
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -20,10 +22,11 @@ from typing import Any
 import numpy as np
 import optuna
 
+from lmsearch.results.importance import Importances, explain
 from lmsearch.results.ranges import edges
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import BAND_LEVEL, LEVEL, Draws, compare
-from lmsearch.search.strategies import make_sampler
+from lmsearch.search.strategies import make_sampler, suggest
 from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord
 from lmsearch.store.tables import StudyRef
@@ -184,6 +187,69 @@ def band_rates(studies: int) -> dict[str, float]:
     return found
 
 
+IMPORTANCE_SPACE = """
+format = 1
+[study]
+seed = {seed}
+[data]
+corpus = "python-docs"
+[model]
+tie_weights = {{ choices = [true, false] }}
+input_dropout = {{ low = 0.0, high = 0.6 }}
+output_dropout = {{ low = 0.0, high = 0.6 }}
+weight_dropout = {{ low = 0.0, high = 0.5 }}
+[train]
+learning_rate = {{ low = 1e-3, high = 2e-2, log = true }}
+weight_decay = {{ low = 1e-7, high = 1e-4, log = true }}
+activation_reg = {{ low = 0.0, high = 2.0 }}
+temporal_activation_reg = {{ low = 0.0, high = 2.0 }}
+epochs = 1
+"""
+RATE, OUTPUT = "train.learning_rate", "model.output_dropout"
+EFFECTS: dict[str, dict[str, float]] = {  # nats that a whole range costs, by value
+    "nothing matters": {},
+    "one value matters": {RATE: 0.3},
+    "one matters a little": {RATE: 0.06},
+    "two matter alike": {RATE: 0.2, OUTPUT: 0.2},
+}
+
+
+def simulate_importance(seed: int, effects: dict[str, float], sampler: str, trials: int) -> Importances:
+    """Run a sampler on losses that are quadratic in some values, with the noise of a seed; return what is said."""
+    spec = parse_study(IMPORTANCE_SPACE.format(seed=seed), Path("/"))
+    rng = np.random.default_rng([seed, trials])
+    study = optuna.create_study()
+    points, losses = [], []
+    for ticket in range(trials):
+        study.sampler = make_sampler(spec, sampler, ticket)
+        trial = study.ask()
+        point = suggest(trial, spec)
+        loss = 3.0 + float(rng.normal(0, 0.01))
+        for path, cost in effects.items():
+            loss += cost * (spec.open[path].share_of(point[path]) - (0.7 if path == RATE else 0.3)) ** 2  # type: ignore[union-attr]
+        trial.report(math.exp(loss), 1)
+        study.tell(trial, math.exp(loss))
+        points.append(point)
+        losses.append(loss)
+    return explain(spec, points, np.array(losses))
+
+
+def importance_rates(studies: int) -> dict[str, list[float]]:
+    """Give, by case, how often a wrong and a right value is said to matter most, and a wrong one to matter."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found = {}
+    for trials, sampler in itertools.product((12, 24, 48), ("tpe", "random")):
+        for case, effects in EFFECTS.items():
+            said = [simulate_importance(seed, effects, sampler, trials) for seed in range(studies)]
+            largest = {path for path in effects if effects[path] == max(effects.values())}
+            found[f"{trials} trials of {sampler}, {case}"] = [
+                sum(one.most is not None and one.most not in largest for one in said) / studies,
+                sum(one.most in largest for one in said) / studies,
+                sum(any(v.stands_out and v.path not in effects for v in one.values) for one in said) / studies,
+            ]
+    return found
+
+
 def write_noise(study: str, storage: str) -> None:
     """Write down what real seeds gave."""
     results = read(study, storage)
@@ -198,7 +264,7 @@ def write_noise(study: str, storage: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=("confirm", "range", "band", "noise"))
+    parser.add_argument("claim", choices=("confirm", "range", "band", "importance", "noise"))
     parser.add_argument("study", nargs="*", help="for noise: the study, and its store's URL")
     parser.add_argument("--studies", type=int, default=1000)
     args = parser.parse_args()
@@ -211,6 +277,11 @@ def main() -> None:
         print(f"{'':66}" + "".join(f"{seeds:>10} seeds" for seeds in SEEDS))
         for case, shares in confirm_rates(args.studies).items():
             print(f"{case:66}" + "".join(f"{shares[seeds]:16.1%}" for seeds in SEEDS))
+    elif args.claim == "importance":
+        print(f"shares of {args.studies} studies in which a value is said to matter")
+        print(f"{'':50}{'most, wrongly':>16}{'most, rightly':>16}{'wrongly':>10}")
+        for case, rates in importance_rates(args.studies).items():
+            print(f"{case:50}{rates[0]:16.1%}{rates[1]:16.1%}{rates[2]:10.1%}")
     elif args.claim == "range":
         for case, share in range_rates(args.studies).items():
             print(f"{case:75} {share:6.1%}")

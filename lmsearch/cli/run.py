@@ -130,7 +130,7 @@ def _results(prepared: "Prepared", record: "StudyRecord") -> "Results":
     try:
         return complete(prepared.storage, record)
     except StoreGoneError:
-        return Results(record=record, importances={})
+        return Results(record=record)
 
 
 def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") ->
     except StoreGoneError:  # interrupted while it was away
         now = (0.0, "")  # by no clock: the last heartbeat of a worker is not known
     return status_document(results.record, now) | {
-        "importances": results.importances,
+        "importances": results.importances.document(),
         "files": {
             "best_config": None if files.best_config is None else str(files.best_config),
             "best_model": None if files.best_model is None else str(files.best_model),

@@ -82,7 +82,7 @@ def render_status(
     from rich.table import Table
     from rich.text import Text
 
-    from lmsearch.results.paused import paused_forecasts
+    from lmsearch.results.forecasts import paused_forecasts
     from lmsearch.results.progress import count_line, holding, idle_workers, is_started
 
     forecasts = paused_forecasts(record)

@@ -17,7 +17,7 @@ from lmsearch.folders import BEST_CONFIG, REPORT, TRIALS_TABLE, study_folder
 from lmsearch.results.best import holds_results_of
 from lmsearch.results.commands import Command
 from lmsearch.results.confirmation import confirm_words
-from lmsearch.results.paused import paused_sentences
+from lmsearch.results.forecasts import paused_sentences
 from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
 from lmsearch.results.verdict import verdict

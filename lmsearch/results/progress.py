@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmsearch.results.paused import Forecast, paused_forecasts
+from lmsearch.results.forecasts import Forecast, paused_forecasts
 from lmsearch.store.records import OUTCOMES, StudyRecord
 from lmsearch.store.tables import OPEN, Ticket
 from lmsearch.store.workers import WorkerRow

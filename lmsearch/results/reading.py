@@ -7,7 +7,7 @@ from sqlalchemy.engine import URL
 
 from lmsearch.results.confirmation import Confirmation, confirm
 from lmsearch.results.evaluations import study_evaluations
-from lmsearch.results.importance import importances
+from lmsearch.results.importance import Importances, importances
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import (
     StudyRecord,
@@ -28,7 +28,7 @@ class Results:
 
     record: StudyRecord  # with the epochs of each trial
     confirmation: Confirmation | None = None
-    importances: dict[str, float]  # the most important first; empty where too few trials are complete
+    importances: Importances = field(default_factory=Importances)
     evaluations: tuple[dict[str, Any], ...] = ()
     figures: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made so far
 
@@ -47,7 +47,7 @@ class Results:
 def read_best(study: str, storage: FencedStorage) -> Results:
     """Read a study's best trial, without its epochs and importances. Raises `StudyError`."""
     record = read_study(storage, open_study(storage, study))
-    return Results(record=record, confirmation=read_confirmation(storage, record), importances={})
+    return Results(record=record, confirmation=read_confirmation(storage, record))
 
 
 def read(study: str, storage: str | URL | FencedStorage) -> Results:

@@ -45,7 +45,7 @@ def print_found(results: "Results", files: "ResultFiles", command: "Command") ->
     from lmsearch.results.confirmation import confirm_words
     from lmsearch.results.progress import count_line
 
-    record, shares = results.record, results.importances
+    record = results.record
     say()
     say(count_line(record))
     best = record.best
@@ -61,10 +61,8 @@ def print_found(results: "Results", files: "ResultFiles", command: "Command") ->
         for path, value in best.params.items():
             say(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
-    if shares:
-        say("what mattered (share of the differences between trials)")
-        for path, share in list(shares.items())[:4]:
-            say(f"  {share:4.0%}  {path}")
+    for sentence in results.importances.sentences():
+        say(sentence)
     if failed := record.count("failed"):
         reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
         say(f"warning: {failed} trials failed: {'; '.join(reasons)}")

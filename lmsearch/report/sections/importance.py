@@ -35,24 +35,35 @@ _LEAST_CONTOUR = 10
 
 
 def _write(results: Results, command: Command) -> Content:
-    return Content(words=[] if results.importances else ["Too few trials are complete to say."])
+    return Content(words=results.importances.sentences())
 
 
 def _importance(results: Results) -> go.Figure:
-    """Plot each searched value's share of the differences between trials (PED-ANOVA)."""
-    need(results.importances, "fewer than 6 trials are complete, too few to say what matters")
-    paths = list(results.importances)[::-1]
-    shares = [results.importances[path] for path in paths]
-    figure = new_figure("share of the differences between trials (PED-ANOVA)", "")
+    """Plot the share of the differences between trials that each searched value explains, with its interval."""
+    values = results.importances.values[::-1]
+    need(values, "too few trials to say what matters")
+    figure = new_figure("share of the differences between trials that it explains alone (90 % interval)", "")
     figure.add_bar(
-        x=shares,
-        y=paths,
+        x=[value.share for value in values],
+        y=[value.path for value in values],
         orientation="h",
-        marker={"color": COLOURS["complete"]},
-        text=[f"{share:.0%}" for share in shares],
-        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        marker={"color": [COLOURS["complete" if value.stands_out else "pruned"] for value in values]},
+        error_x={
+            "type": "data",
+            "array": [max(0.0, value.high - value.share) for value in values],
+            "arrayminus": [max(0.0, value.share - value.low) for value in values],
+            "color": INK,
+            "thickness": 1,
+            "width": 3,
+        },
+        customdata=[
+            f"{value.share:.0%}, {value.low:.0%} to {value.high:.0%}"
+            + ("" if value.stands_out else "; no more than chance gives")
+            for value in values
+        ],
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
     )
-    figure.update_layout(height=max(180, 70 + 34 * len(paths)), margin={"l": 10})
+    figure.update_layout(height=max(180, 70 + 34 * len(values)), margin={"l": 10})
     figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(automargin=True)
     return figure
@@ -118,7 +129,7 @@ def _spelled_ends(value: FloatRange | IntRange | Choice) -> tuple[str, str]:
 def _contour(results: Results) -> go.Figure:
     """Plot perplexity over the two searched numbers that matter most, smoothed between the complete trials."""
     opened = results.record.info.spec.open
-    paths = [path for path in results.importances if not isinstance(opened[path], Choice)][:2]
+    paths = [value.path for value in results.importances.values if not isinstance(opened[value.path], Choice)][:2]
     need(len(paths) == 2, "fewer than two searched numbers have a known importance")
     complete = sample(complete_with(results, paths))
     need(len(complete) >= _LEAST_CONTOUR, f"fewer than {_LEAST_CONTOUR} trials are complete, too few for a surface")
@@ -167,13 +178,15 @@ def _at(value: FloatRange | IntRange, share: float) -> float:
 
 
 TOPIC = Topic(
-    about="How much of the differences between trials each searched value explains.",
+    about="How much of the differences between trials each searched value explains alone, with an interval; what stands out.",
     title="Which hyperparameters matter",
     write=_write,
     of_any=True,
     figures={
         "importance": Figure(
-            draw=_importance, caption="How much of the differences between trials each searched value explains."
+            draw=_importance,
+            caption="How much of the differences between trials each searched value explains alone; grey: no more than "
+            "chance gives.",
         ),
         "parallel": Figure(
             draw=_parallel,
@@ -186,5 +199,5 @@ TOPIC = Topic(
             in_dashboard=True,
         ),
     },
-    data={"importances": lambda results: results.importances},
+    data={"importances": lambda results: results.importances.document()},
 )

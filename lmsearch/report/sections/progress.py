@@ -29,7 +29,7 @@ from lmsearch.report.topic import Figure, Topic
 from lmsearch.results.budget import best_so_far
 from lmsearch.results.commands import Command
 from lmsearch.results.documents import optional
-from lmsearch.results.paused import paused_sentences
+from lmsearch.results.forecasts import paused_sentences
 from lmsearch.results.pruning import closeness, lowest_by, pruning_sentences, saving
 from lmsearch.results.reading import Results
 from lmsearch.results.repeats import repeat_sentences, repeats

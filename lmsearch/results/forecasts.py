@@ -1,9 +1,11 @@
-"""Trials that are paused: what each is forecast to reach."""
+"""What trials that have not trained all their epochs are forecast to reach."""
 
 import math
 from dataclasses import dataclass
 
-from lmsearch.curves.forecast import forecast
+import numpy as np
+
+from lmsearch.curves.forecast import Forecasts, forecast
 from lmsearch.store.records import StudyRecord, TrialRecord
 
 _SHOWN = 10
@@ -22,23 +24,51 @@ class Forecast:
         return f"paused at epoch {self.epoch}, forecast {self.low:.1f} to {self.high:.1f}"
 
 
+def expected_losses(record: StudyRecord) -> dict[int, float]:
+    """Return the loss (nats per token) that each trial with an epoch reaches or is forecast to reach, by its number.
+
+    One that diverged is as bad as the worst of the others. Of a study that another program made, the values as they
+    are, of complete trials alone.
+    """
+    if record.info.is_plain:
+        return {
+            t.number: t.perplexity for t in record.trials if t.outcome == "complete" and math.isfinite(t.perplexity)
+        }
+    known, found = _forecast(record)
+    losses = {
+        trial.number: float(mean)
+        for trial, mean in zip(known, found.mean_N, strict=True)
+        if trial.outcome != "diverged"
+    }
+    worst = max(losses.values(), default=None)
+    diverged = [trial.number for trial in record.trials if trial.outcome == "diverged"]
+    return losses if worst is None else losses | dict.fromkeys(diverged, worst)
+
+
 def paused_forecasts(record: StudyRecord) -> dict[int, Forecast]:
     """Return what each paused trial of a study is forecast to reach, by its number."""
     if not record.count("paused"):
         return {}
-    known = [(trial, losses) for trial in record.trials if (losses := _losses(trial))]
-    found = forecast(
-        [losses for _, losses in known], record.info.spec.epochs, [trial.outcome == "complete" for trial, _ in known]
-    )
+    known, found = _forecast(record)
     return {
         trial.number: Forecast(
             epoch=len(trial.curve),
             low=math.exp(float(mean) - _STANDARD_DEVIATIONS * float(deviation)),
             high=math.exp(float(mean) + _STANDARD_DEVIATIONS * float(deviation)),
         )
-        for (trial, _), mean, deviation in zip(known, found.mean_N, found.deviation_N, strict=True)
+        for trial, mean, deviation in zip(known, found.mean_N, found.deviation_N, strict=True)
         if trial.outcome == "paused"
     }
+
+
+def _forecast(record: StudyRecord) -> tuple[list[TrialRecord], Forecasts]:
+    """Return the trials with an epoch, and what each reaches or is forecast to reach."""
+    known = [(trial, losses) for trial in record.trials if (losses := _losses(trial))]
+    trials = [trial for trial, _ in known]
+    if not known:
+        return [], Forecasts(mean_N=np.zeros(0), deviation_N=np.zeros(0))
+    complete = [trial.outcome == "complete" for trial in trials]
+    return trials, forecast([losses for _, losses in known], record.info.spec.epochs, complete)
 
 
 def paused_sentences(record: StudyRecord) -> list[str]:
