@@ -178,7 +178,7 @@ def _at(value: FloatRange | IntRange, share: float) -> float:
 
 
 TOPIC = Topic(
-    about="How much of the differences between trials each searched value explains alone, with an interval; what stands out.",
+    about="How much of the differences between trials each searched value explains alone, and what stands out.",
     title="Which hyperparameters matter",
     write=_write,
     of_any=True,
