@@ -74,6 +74,17 @@ class Allocation:
             return Choice(tickets=())
         return Choice(tickets=paused, ending=True)
 
+    def least_promising(self) -> Ticket | None:
+        """Return the paused ticket with the lowest chance among those whose checkpoint is here; None for none."""
+        look = self._look()
+        here = [t for t in look.tickets if t.is_paused and self.checkpoints.can_find(t)]
+        order: list[int] = []
+        for pruner in {ticket.pruner for ticket in here}:
+            policy = policy_of(self.info.spec, pruner, len(look.tickets))
+            order += [] if policy is None else policy.next_paused(look.standings, 0)
+        # What is not in the order can no longer become the best.
+        return max(here, key=lambda t: order.index(t.number) if t.number in order else len(order), default=None)
+
     def _look(self) -> "_Look":
         tickets = list_tickets(self.storage, self.info.ref)
         of_trial = {ticket.trial_id: ticket for ticket in tickets if ticket.trial_id is not None}

@@ -17,6 +17,7 @@ from lmsearch.config import SETTINGS, RunConfig, Value
 from lmsearch.errors import ConfigError, LmsearchError, SearchFailedError
 from lmsearch.machine import free_memory, memory_left
 from lmsearch.processes import python
+from lmsearch.search.allocation import pauses
 from lmsearch.space import Choice
 from lmsearch.spelling import spell_bytes, spell_value
 from lmsearch.store.health import connection_limits
@@ -51,6 +52,7 @@ class Plan:
     epochs: int
     workers: int
     sharing: int  # workers that share one memory: all on a CPU, else those of the fullest GPU
+    pausing: bool  # whether trials pause
     free: float | None  # bytes of memory: of the first GPU, of the host, or of its control group
 
     @property
@@ -71,10 +73,14 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Return the most bytes that checkpoints and weights take: two files a running trial, and the best models."""
+        """Return the most bytes that checkpoints and weights take: two files a running trial, and the best models.
+
+        Where trials pause each may keep its two files and its best weights, until the study ends.
+        """
         checkpoint = max(point.checkpoint or 0 for point in self.points)
         weights = max(point.weights or 0 for point in self.points)
-        return 2 * self.workers * checkpoint + (self.workers + 3 + 1) * weights
+        kept = max(self.trials, self.workers) if self.pausing else self.workers
+        return 2 * kept * checkpoint + (kept + 3 + 1) * weights
 
 
 def points_remark(spec: StudySpec, trials: int) -> str:
@@ -164,6 +170,7 @@ def make_plan(
         trials=trials,
         epochs=spec.epochs,
         workers=len(devices),
+        pausing=pauses(spec, spec.settings.pruner),
         sharing=len(devices) if device == "cpu" else max(Counter(devices).values()),
         free=min(left, default=None),
     )

@@ -1,6 +1,7 @@
 """One trial, from open spec to a number: the only place that knows both Optuna and the trainer."""
 
 import contextlib
+import errno
 import logging
 import math
 import traceback
@@ -30,7 +31,7 @@ from lmsearch.store.distributions import distribution
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import FROM, EpochRow, HeldTicket, Progress, Ticket
-from lmsearch.store.tickets import check_study, list_tickets
+from lmsearch.store.tickets import check_study, close_ended, list_tickets
 from lmsearch.store.trials import models_beyond, read_epochs
 from lmsearch.store.weights import Weights
 from lmsearch.text.corpus import Corpus
@@ -139,9 +140,23 @@ class TrialRunner:
         epochs = read_epochs(self.storage, self.info.ref, ticket.trial_number)
         return config_digest(self.info, params), epochs.get(ticket.trial_number, [])
 
-    def remove_checkpoints(self, ticket: HeldTicket) -> None:
+    def remove_checkpoints(self, ticket: Ticket) -> None:
         """Remove the checkpoints of a ticket's trial, which has ended."""
         self.checkpoints.remove(ticket, *self._known(ticket))
+
+    def end_least_promising(self) -> bool:
+        """End the paused trial with the lowest chance, for the disk that its checkpoint takes; false where none is."""
+        ticket = self.allocation.least_promising()
+        if ticket is None or ticket.trial_id is None:
+            return False
+        self.storage.leases.pop(ticket.trial_id, None)  # this worker may have held it: now it ends it from outside
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.storage.set_trial_state_values(ticket.trial_id, TrialState.PRUNED)
+        close_ended(self.storage, self.info.ref)
+        self.remove_checkpoints(ticket)
+        extra = {"event": "ended", "trial": ticket.trial_number, "outcome": PRUNED}
+        _log.info("paused trial %s is pruned, for its checkpoint's disk", ticket.trial_number, extra=extra)
+        return True
 
     def drop(self, ticket: HeldTicket) -> None:
         """Drop what was computed for a ticket that another worker has: what it had reported is that one's start."""
@@ -367,11 +382,21 @@ class Trial:
             state=state,
             digest=self.digest,
         )
-        key = self._on_disk(lambda: self.runner.checkpoints.save(self.ticket, epoch, event.step, checkpoint))
+        key = self._on_disk(lambda: self._save_within_quota(epoch, event.step, checkpoint))
         self.disk_warned = key is None
         extra = {"event": "saved", "trial": self.trial.number, "epoch": epoch, "step": event.step, "checkpoint": key}
         _log.debug("trial %d: saved in epoch %d at step %d", self.trial.number, epoch, event.step, extra=extra)
         return key
+
+    def _save_within_quota(self, epoch: int, step: int, checkpoint: Checkpoint) -> str:
+        """Save a checkpoint; where the quota is reached, paused trials give way, the least promising first."""
+        while True:
+            try:
+                return self.runner.checkpoints.save(self.ticket, epoch, step, checkpoint)
+            except OSError as error:
+                pausing = pauses(self.runner.info.spec, self.ticket.pruner)
+                if error.errno != errno.EDQUOT or not pausing or not self.runner.end_least_promising():
+                    raise
 
     def _on_disk(self, write: Callable[[], str]) -> str | None:
         """Write a file; a full disk costs the file, not the trial, and is reported once."""

@@ -145,6 +145,24 @@ def test_what_is_left_and_hopeless_is_ended_even_where_its_checkpoint_is_gone(th
     assert before.keys() & pruned  # some were ended where they stood
 
 
+def test_at_the_quota_the_least_promising_paused_trials_give_way(
+    tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    text = (THAW + OPTIONS).replace("trials = 14", "trials = 14\ncheckpoint_gb = 0.000007")
+    bureau = Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", text)
+    folder = tmp_path / "runs" / "tiny" / "checkpoints"
+    most = 0
+    for _ in bureau.search(2, pause="0.002"):
+        with contextlib.suppress(OSError):
+            most = max(most, sum(path.stat().st_size for path in folder.glob("*.checkpoint")))
+    check(bureau)
+    assert 0 < most <= 7000
+    assert len(re.findall(r"paused trial \d+ is pruned, for its checkpoint's disk", bureau.logs())) >= 1
+    assert "training continues without new checkpoints" not in bureau.logs()
+
+
 def test_the_files_options_and_the_kind_of_training_set_the_policy(tmp_path: Path) -> None:
     def thawing(text: str, trials: int = 24) -> tuple[int, int]:
         found = policy_of(make_spec(tmp_path, text), "thaw", trials)
