@@ -174,16 +174,17 @@ class Model:
             if len(curves) > 1
             for curve in curves
         ]
-        if not self.residuals:
-            raise SystemExit("the table has no configuration with more than one seed, which tell how noisy a curve is")
-        self.predict = self._fit(table.inputs_ND, self.curves_NE)
+        self.predict = self._fit(table.inputs_ND, self.curves_NE, kind)
+        if not self.residuals:  # one seed each: what a process, which smooths by a noise of its own, leaves
+            smooth = self._fit(table.inputs_ND, self.curves_NE, "process")
+            self.residuals = list(self.curves_NE - smooth(table.inputs_ND))
 
-    def _fit(self, inputs_ND: Floats, curves_NE: Floats) -> Callable[[Floats], Floats]:
+    def _fit(self, inputs_ND: Floats, curves_NE: Floats, kind: str) -> Callable[[Floats], Floats]:
         from sklearn.ensemble import ExtraTreesRegressor
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        if self.kind == "trees":
+        if kind == "trees":
             trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=2, random_state=0, n_jobs=1)
             trees.fit(inputs_ND, curves_NE)
             return lambda asked_ND: np.asarray(trees.predict(asked_ND))
@@ -210,7 +211,7 @@ class Model:
         predicted = np.empty(len(order))
         for part in np.array_split(order, 10):
             rest = np.setdiff1d(order, part)
-            fitted = self._fit(self.table.inputs_ND[rest], self.curves_NE[rest])
+            fitted = self._fit(self.table.inputs_ND[rest], self.curves_NE[rest], self.kind)
             predicted[part] = fitted(self.table.inputs_ND[part]).min(1)
         real = self.curves_NE.min(1)
         best = real <= np.quantile(real, 0.25)

@@ -62,12 +62,23 @@ class AgainstRandom:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FromPrior:
+    """What the start design's points from the prior reached, beside those that were drawn evenly."""
+
+    trials: int
+    best: float
+    evenly: int  # trials
+    best_evenly: float | None  # None where there are none
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """What a search's trials were worth."""
 
     second_half: Half | None  # None for too few trials
     random: RandomTrials | None  # likewise
     samplers: tuple[AgainstRandom, ...]
+    prior: FromPrior | None = None  # None where no trial started from one
 
 
 def ended_in_order(record: StudyRecord, by: str | None = None) -> list[TrialRecord]:
@@ -95,7 +106,24 @@ def judge_budget(record: StudyRecord) -> Budget:
         second_half=_second_half(best_so_far(trials)),
         random=_random_trials(draws),
         samplers=tuple(_against_random(trials, sampler, draws) for sampler in samplers),
+        prior=_from_prior(record),
     )
+
+
+def _from_prior(record: StudyRecord) -> FromPrior | None:
+    spec = record.info.spec
+    near, evenly = [], []
+    for trial in record.trials:
+        ticket = trial.ticket
+        if ticket is None or ticket.fixed or not trial.curve:
+            continue
+        if spec.starts_from_prior(ticket.sampler, ticket.number):
+            near.append(trial.perplexity)
+        elif spec.is_of_start_design(ticket.sampler, ticket.number):
+            evenly.append(trial.perplexity)
+    if not spec.prior or not near:
+        return None
+    return FromPrior(trials=len(near), best=min(near), evenly=len(evenly), best_evenly=min(evenly, default=None))
 
 
 def _second_half(path: Sequence[float]) -> Half | None:
@@ -151,6 +179,14 @@ def budget_sentences(budget: Budget, more_command: Callable[[int], str]) -> Iter
             f"Of its random trials, {random.count // 2} reach {random.expected_of_half:.2f} on average; "
             f"all {random.count} reached {random.best:.2f}, {random.expected_of_half - random.expected:.2f} better. "
             "The gain of more random trials is not known."
+        )
+    if (prior := budget.prior) is not None:
+        beside = "no others were drawn evenly beside them"
+        if prior.best_evenly is not None:
+            beside = f"the best of {prior.evenly} that were drawn evenly beside them reached {prior.best_evenly:.2f}"
+        yield (
+            f"The search started from a [prior]: the best of {prior.trials} trials near it reached {prior.best:.2f}, "
+            f"{beside}. What a prior gives is knowledge, and not the search's merit."
         )
     for sampler in budget.samplers:
         yield from _sampler_sentences(sampler, more_command)

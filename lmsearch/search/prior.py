@@ -14,13 +14,7 @@ from optuna.trial import FrozenTrial
 from lmsearch.config import Value
 from lmsearch.search.sobol import SobolPoints, sobol_point
 from lmsearch.space import Choice, OpenValue, Prior
-from lmsearch.study.options import startup_trials
 from lmsearch.study.spec import StudySpec
-
-
-def is_from_prior(spec: StudySpec, sampler: str, ticket: int) -> bool:
-    """Whether a ticket's point is drawn from the study's prior: every other one of a learning sampler's first."""
-    return bool(spec.prior) and ticket % 2 == 0 and ticket < startup_trials(sampler, spec.options_of(sampler))
 
 
 class PriorPoints(SobolPoints):

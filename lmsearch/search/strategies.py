@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from lmsearch.config import Value
 from lmsearch.search.forecasting import ForecastSampler
 from lmsearch.search.fresh import FreshPoints, draws_fresh_points
-from lmsearch.search.prior import PriorPoints, is_from_prior
+from lmsearch.search.prior import PriorPoints
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.space import Choice, OpenValue
 from lmsearch.study.options import ASHA_FACTOR, MEDIAN_STARTUP, asha_rung, median_warmup, startup_trials
@@ -98,7 +98,7 @@ def make_sampler(spec: StudySpec, name: str, ticket: int, fixed: Mapping[str, Va
     Where the space is small and nothing is `fixed` for the ticket, no point is proposed twice while others are left.
     """
     seed = int(np.random.SeedSequence([spec.settings.seed, ticket]).generate_state(1)[0])
-    if is_from_prior(spec, name, ticket):
+    if spec.starts_from_prior(name, ticket):
         return PriorPoints(spec, ticket, seed)
     sampler = SAMPLERS[name](Asked(spec=spec, options=spec.options_of(name), ticket=ticket, seed=seed))
     return FreshPoints(sampler, spec, seed) if not fixed and draws_fresh_points(spec) else sampler

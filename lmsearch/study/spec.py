@@ -22,7 +22,7 @@ from lmsearch.errors import ConfigError
 from lmsearch.space import OpenValue, Prior
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import corpus_from
-from lmsearch.study.options import check_pruner, check_sampler
+from lmsearch.study.options import check_pruner, check_sampler, startup_trials
 from lmsearch.study.sizes import solve_sizes
 
 
@@ -125,6 +125,14 @@ class StudySpec:
     def options_of(self, sampler: str) -> Mapping[str, Value]:
         """Return the file's options of a sampler; none where it names another one."""
         return self.sampler_options if sampler == self.settings.sampler else {}
+
+    def is_of_start_design(self, sampler: str, ticket: int) -> bool:
+        """Whether a ticket is one of a learning sampler's first, which it draws before it knows anything."""
+        return ticket < startup_trials(sampler, self.options_of(sampler))
+
+    def starts_from_prior(self, sampler: str, ticket: int) -> bool:
+        """Whether a ticket's point is drawn from the prior: every other one of a start design."""
+        return bool(self.prior) and ticket % 2 == 0 and self.is_of_start_design(sampler, ticket)
 
     def _why_not_open(self, path: str) -> str:
         if path in self.fixed:

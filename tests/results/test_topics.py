@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from lmsearch.results.budget import budget_sentences, judge_budget
 from lmsearch.results.pruning import closeness, pruning_sentences
@@ -15,6 +17,11 @@ from lmsearch.results.ranges import edge_line, edge_sentence, edges
 from lmsearch.results.reading import Results, read
 from lmsearch.results.timing import time_sentences
 from lmsearch.results.verdict import verdict
+from lmsearch.search.strategies import make_sampler, suggest
+from lmsearch.store import tickets
+from lmsearch.store.records import StudyInfo, optuna_study
+from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tables import EpochRow, HeldTicket, Progress
 from tests.results.made import STUDY, Made, make_study, some_trials
 
 
@@ -229,3 +236,38 @@ def test_two_trials_more_do_not_turn_the_shares_around(url: str) -> None:
     shares = [{value.path: value.share for value in found.values} for found in (before, after)]
     assert before.most == after.most == "train.learning_rate"
     assert all(abs(shares[0][path] - shares[1][path]) < 0.2 for path in shares[0])
+
+
+def test_a_search_from_a_prior_says_what_the_prior_gave(url: str, tmp_path: Path) -> None:
+    text = STUDY.replace("trials = 1", "trials = 4") + '[prior]\n"model.tie_weights" = true\n'
+    storage, info = make_study(url, [], text=text)
+    results = read("made", url)
+    assert judge_budget(results.record).prior is None  # nothing has been trained
+    for number, perplexity in enumerate((30.0, 33.0, 28.0, 31.0)):
+        ticket = tickets.claim(
+            storage, info.ref, tickets.Holder(worker=f"w{number}", host="h", process=1, device="cpu")
+        )
+        assert ticket is not None and ticket.number == number
+        storage_trial = ask(storage, info, ticket)
+        row = EpochRow(epoch=1, train_loss=3.0, valid_loss=3.0, seconds=1.0, tokens=1, learning_rate=0.1)
+        with storage.reporting(row, Progress(epoch=1, step=1, tokens_per_second=None), None):
+            storage_trial.report(perplexity, 1)
+        storage_trial.study.tell(storage_trial, perplexity)
+    budget = judge_budget(read("made", url).record)
+    assert budget.prior is not None and (budget.prior.best, budget.prior.best_evenly) == (28.0, 31.0)
+    said = [sentence for sentence in budget_sentences(budget, lambda more: "") if "[prior]" in sentence]
+    assert said == [
+        "The search started from a [prior]: the best of 2 trials near it reached 28.00, the best of 2 that were drawn "
+        "evenly beside them reached 31.00. What a prior gives is knowledge, and not the search's merit."
+    ]
+
+
+def ask(storage: FencedStorage, info: StudyInfo, ticket: HeldTicket) -> optuna.Trial:
+    """Draw a ticket's values as a worker does."""
+    study = optuna_study(storage, info.ref.name)
+    study.sampler = make_sampler(info.spec, ticket.sampler, ticket.number)
+    template = create_trial(state=TrialState.RUNNING, user_attrs={"ticket": ticket.number, "sampler": ticket.sampler})
+    with storage.asking(ticket, template):
+        trial = study.ask()
+    suggest(trial, info.spec)
+    return trial
