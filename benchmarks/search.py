@@ -15,9 +15,10 @@ configuration answers; in `trees-a` and `process-a` a model of its curves does (
 that random search has observed after its whole trials. Columns: epochs until the target as a share of the budget
 (median over repetitions, those that never reach it count as more than all; 90 % bootstrap interval), the share of
 repetitions that reach it, what the incumbent is worth without noise (millinats above random search with twice the
-budget; at a quarter, half and all of the budget), trials begun and complete, how often the best of the begun trials was
-trained to its end, and how often the final loss lay within a forecast's 90 % interval. Results are kept in FILE as they
-finish; what is there already is not run again.
+budget; at a quarter, half and all of the budget), trials begun, and complete once the search has ended as `lmsearch run`
+ends one (no new trial starts; what can still become the best is trained), for how many more epochs that took as a share
+of the budget, how often the best of the begun trials was then trained to its end, and how often the final loss lay
+within a forecast's 90 % interval. Results are kept in FILE as they finish; what is there already is not run again.
 """
 
 import argparse
@@ -87,14 +88,18 @@ class Search:
     trials: list[Played] = field(default_factory=list)
     best: list[float] = field(default_factory=list)  # the lowest observed loss after each epoch
     worth: list[float] = field(default_factory=list)  # of the incumbent, without noise
-    covered: list[bool] = field(default_factory=list)
+    covered: tuple[int, int] = (0, 0)  # forecasts at the end of the budget whose interval held, and all
     seconds: float = 0.0  # of decisions
+    budget: int = 0  # epochs until no new trial starts
+    after: int = 0  # epochs trained after that, until the search had ended
 
     def __post_init__(self) -> None:
         self.study = optuna.create_study()
 
     def begin(self) -> Played:
-        """Start a new trial with the values that the sampler proposes."""
+        """Start a new trial with the values that the sampler proposes; raises `LookupError` once the budget is used."""
+        if self.is_over:
+            raise LookupError("the budget is used")
         ticket = len(self.trials)
         self.study.sampler = make_sampler(self.world.spec, self.sampler, ticket)
         trial = self.study.ask()
@@ -102,6 +107,16 @@ class Search:
         played = Played(ticket, trial, values, self.world.curve(values, ticket), self.world.truth(values, ticket))
         self.trials.append(played)
         return played
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used: then what has started is ended."""
+        return len(self.best) >= self.budget
+
+    @property
+    def waiting(self) -> int:
+        """Return the tickets that have not started, as a policy is told: without limit, then none."""
+        return int(not self.is_over)
 
     def standings(self) -> list[allocate.Standing]:
         """Return the trials as the store would have them."""
@@ -140,7 +155,7 @@ class Pausing:
 
     def next(self) -> Played:
         """Return the best paused trial that is due, or a new one."""
-        for ticket in self.policy.next_paused(self.search.standings(), waiting=1):
+        for ticket in self.policy.next_paused(self.search.standings(), self.search.waiting):
             played = self.search.trials[ticket]
             played.state = allocate.RUNNING
             return played
@@ -148,7 +163,7 @@ class Pausing:
 
     def after_epoch(self, played: Played) -> str:
         """Decide about a trial after an epoch that is not its last."""
-        return self.policy.after_epoch(played.ticket, self.search.standings(), waiting=1)
+        return self.policy.after_epoch(played.ticket, self.search.standings(), self.search.waiting)
 
 
 class OneEpoch:
@@ -159,7 +174,7 @@ class OneEpoch:
 
     def next(self) -> Played:
         """Return a new trial, then the best after one epoch."""
-        if len(self.search.trials) < self.first:
+        if len(self.search.trials) < self.first and not self.search.is_over:
             return self.search.begin()
         waiting = [one for one in self.search.trials if one.state == allocate.PAUSED]
         if not waiting:
@@ -186,32 +201,37 @@ def allocation(name: str, search: Search, trials: int) -> Any:
 
 
 def play(world: World, method: str, trials: int, workers: int) -> Search:
-    """Play one search until its epochs are used up."""
+    """Play one search until its epochs are used up, and then until what has started is ended, as a search ends."""
     sampler, name, *rest = method.split("+")
     world = replace(world, spec=replace(world.spec, prior=prior_of(world, rest[0]) if rest else {}))
     search = Search(world, sampler.removesuffix("2x"))
+    search.budget = trials * world.spec.epochs * (2 if sampler.endswith("2x") else 1)
     rule = allocation(name, search, trials)
-    budget = trials * world.spec.epochs * (2 if sampler.endswith("2x") else 1)
     queue: list[tuple[float, int, Played | None]] = [(0.0, worker, None) for worker in range(workers)]
     incumbent = None
-    while len(search.best) < budget:
+    while queue:
         now, worker, played = heapq.heappop(queue)
         started = time.process_time()
         if played is not None:
             played.epochs += 1
             loss = float(played.losses[played.epochs - 1])
-            if incumbent is None or loss < search.best[-1]:
-                incumbent = played
-            search.best.append(min(loss, search.best[-1] if search.best else math.inf))
-            search.worth.append(incumbent.truth)
+            if search.is_over:
+                search.after += 1
+            else:
+                if incumbent is None or loss < search.best[-1]:
+                    incumbent = played
+                search.best.append(min(loss, search.best[-1] if search.best else math.inf))
+                search.worth.append(incumbent.truth)
+                if search.is_over:
+                    search.covered = coverage(search)
             played = after(search, rule, played, loss)
         if played is None:
             try:
                 played = rule.next()
-            except LookupError:  # the table has no configuration left
-                break
+            except LookupError:  # the table has no configuration left, or nothing is worth an epoch any more
+                continue
         took = time.process_time() - started
-        search.seconds += took
+        search.seconds += 0.0 if search.is_over else took
         heapq.heappush(queue, (now + took + EPOCH_SECONDS, worker, played))
     return search
 
@@ -300,7 +320,7 @@ def play_cell(cell: Cell) -> dict[str, Any]:
         search = play(open_world(cell.world, cell.epochs, repetition), cell.method, cell.trials, cell.workers)
         known = [one for one in search.trials if one.epochs]
         best = min(known, key=lambda one: float(min(one.losses)))
-        inside, total = coverage(search)
+        inside, total = search.covered
         runs.append(
             {
                 "best": [round(loss, 5) for loss in search.best],
@@ -308,6 +328,7 @@ def play_cell(cell: Cell) -> dict[str, Any]:
                 "begun": len(known),
                 "complete": sum(one.state == allocate.COMPLETE for one in known),
                 "winner": best.state == allocate.COMPLETE,
+                "after": search.after,
                 "inside": inside,
                 "forecasts": total,
                 "decisions": round(search.seconds, 3),
@@ -347,7 +368,7 @@ def show(cells: Sequence[Cell], results: dict[str, dict[str, Any]]) -> None:
         twice = found.get("random2x+none", found["random+none"])
         floor = float(np.mean([run["worth"][-1] for run in twice["runs"]]))
         print(f"\n{world}, {trials} x {epochs}, {workers} workers, {repetitions} repetitions; target {target:.3f} nats")
-        head = "to target  (90 %)         reach  worth at 1/4, 1/2, 1   begun  whole  winner  90 % cover"
+        head = "to target  (90 %)         reach  worth at 1/4, 1/2, 1   begun  whole after  winner  90 % cover"
         print(f"{'':18}{head}  CPU s a decision")
         for method, result in found.items():
             runs = result["runs"]
@@ -355,11 +376,13 @@ def show(cells: Sequence[Cell], results: dict[str, dict[str, Any]]) -> None:
             low, high = interval(shares, lambda numbers: float(np.median(numbers)))
             worth = [1000 * (float(np.mean([run["worth"][place] for run in runs])) - floor) for place in range(3)]
             inside, total = (sum(run[name] for run in runs) for name in ("inside", "forecasts"))
+            after = float(np.mean([run["after"] for run in runs])) / budget
             decisions = sum(run["decisions"] for run in runs) / sum(len(run["best"]) for run in runs)
             print(
                 f"{method:18}{np.median(shares):9.2f}  ({low:.2f} to {high:.2f})  {np.mean(np.isfinite(shares)):8.0%}"
                 f"  {worth[0]:7.0f}{worth[1]:7.0f}{worth[2]:7.0f}  {np.mean([run['begun'] for run in runs]):7.0f}"
-                f"{np.mean([run['complete'] for run in runs]):7.0f}  {np.mean([run['winner'] for run in runs]):6.0%}"
+                f"{np.mean([run['complete'] for run in runs]):7.0f}  {after:5.0%}"
+                f"  {np.mean([run['winner'] for run in runs]):6.0%}"
                 f"  {inside / total if total else math.nan:10.0%}  {decisions:16.4f}"
             )
 
