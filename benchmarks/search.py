@@ -15,10 +15,10 @@ configuration answers; in `trees-a` and `process-a` a model of its curves does (
 that random search has observed after its whole trials. Columns: epochs until the target as a share of the budget
 (median over repetitions, those that never reach it count as more than all; 90 % bootstrap interval), the share of
 repetitions that reach it, what the incumbent is worth without noise (millinats above random search with twice the
-budget; at a quarter, half and all of the budget), trials begun, and complete once the search has ended as `lmsearch run`
-ends one (no new trial starts; what can still become the best is trained), for how many more epochs that took as a share
-of the budget, how often the best of the begun trials was then trained to its end, and how often the final loss lay
-within a forecast's 90 % interval. Results are kept in FILE as they finish; what is there already is not run again.
+budget; at a quarter, half and all of the budget), trials begun, and complete once the search has ended as `lmsearch
+run` ends one (no new trial starts; what can still become the best is trained), for how many more epochs that took as a
+share of the budget, how often the best of the begun trials was then trained to its end, and how often the final loss
+lay within a forecast's 90 % interval. Results are kept in FILE as they finish; what is there already is not run again.
 """
 
 import argparse

@@ -28,6 +28,7 @@ _NOISE = 0.02  # variance that every point has, in units of the values' spread
 _ANYWHERE, _NEARBY = 500, 400  # candidates over the whole space, and around the best points
 _STEP = 0.12  # how far the latter are from these, in shares of a range
 _BEST = 3
+_MOST_POINTS = 400  # beyond, a proposal would take seconds
 _ADDITIVE = 0.5  # share of the kernel
 _HIGHEST = 1.5  # values are cut there, in units of their spread: how bad a bad point is does not matter
 
@@ -56,8 +57,16 @@ def propose(
 ) -> dict[str, Value]:
     """Return the candidate with the highest expected improvement over the best point (lower values are better).
 
-    `running` are points whose value is not known at all yet.
+    `running` are points whose value is not known at all yet. Of very many points the best and an even sample of the
+    others are used.
     """
+    if len(points) > _MOST_POINTS:
+        order = np.argsort(values_N, kind="stable")
+        half = _MOST_POINTS // 2
+        rest = order[half:][np.linspace(0, len(order) - half - 1, half).astype(int)]
+        chosen = np.sort(np.concatenate([order[:half], rest]))
+        points = [points[int(place)] for place in chosen]
+        values_N, deviations_N = values_N[chosen], deviations_N[chosen]
     inputs_ND = encode(spec, points)
     middle = float(np.median(values_N))
     spread = max(1e-3, float(np.std(np.minimum(values_N, np.quantile(values_N, 0.8)))))

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 
+from lmsearch.search.gaussian import propose
 from lmsearch.search.strategies import make_pruner, make_sampler, suggest
 from lmsearch.space import Choice, FloatRange, IntRange
 from lmsearch.store.distributions import distribution
@@ -112,6 +114,15 @@ def test_gp_starts_on_the_sobol_sequence_and_then_goes_where_curves_promise_most
     assert learned(spec, 31, curves) == draw(spec, 31, "qmc")  # one in sixteen looks anywhere
     # A trial that is just starting there sends the next one elsewhere.
     assert learned(spec, 20, curves, running=proposed[0]) != proposed[0]
+
+
+def test_gp_takes_as_long_with_thousands_of_trials_as_with_hundreds(tmp_path: Path) -> None:
+    spec = spec_with(tmp_path, "gp", epochs=8)
+    rng = np.random.default_rng(0)
+    points = [{path: value.from_share(float(rng.random())) for path, value in spec.open.items()} for _ in range(3000)]
+    values = np.array([(float(point["model.output_dropout"]) - 0.4) ** 2 for point in points])  # type: ignore[arg-type]
+    proposed = propose(spec, points, values, np.full(3000, 0.01), [], rng)
+    assert abs(float(proposed["model.output_dropout"]) - 0.4) < 0.05  # type: ignore[arg-type]
 
 
 def test_gp_takes_what_it_is_given(tmp_path: Path) -> None:
