@@ -3,9 +3,13 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from lmsearch.spelling import spell_duration
 from lmsearch.store.records import StudyRecord, TrialRecord
+
+_CLOCKS = 60.0  # seconds by which clocks of hosts may differ
+_BETWEEN_EPOCHS = 3.0  # seconds that saving and reporting may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +50,35 @@ def time_sentences(record: StudyRecord) -> Iterator[str]:
         yield f"Workers were idle for {spent.idle:.1%} of the time while the search ran."
 
 
+def work_of(trial: TrialRecord) -> list[tuple[datetime, datetime]]:
+    """Return when a trial was at work: from its start to its end, without the time in which it was paused or waited.
+
+    In one piece where it is not known when its epochs ended, as before lmsearch 0.4.0.
+    """
+    if trial.started is None or trial.ended is None:
+        return []
+    if not trial.epochs or any(row.ended is None for row in trial.epochs):
+        return [(trial.started, trial.ended)]
+    pieces: list[tuple[datetime, datetime]] = []
+    for row in trial.epochs:
+        ended = datetime.fromtimestamp(row.ended or 0.0)
+        if not trial.started <= ended <= trial.ended + timedelta(seconds=_CLOCKS):  # of a host in another time zone
+            return [(trial.started, trial.ended)]
+        started = ended - timedelta(seconds=row.seconds)
+        if pieces and (started - pieces[-1][1]).total_seconds() <= _BETWEEN_EPOCHS + row.seconds / 4:
+            pieces[-1] = (pieces[-1][0], max(ended, pieces[-1][1]))
+        else:
+            pieces.append((max(started, trial.started), ended))
+    return pieces
+
+
 def _idle(trials: Sequence[TrialRecord]) -> tuple[float, float]:
     """Return the seconds in which places for workers were taken, and in which they were there to be taken.
 
     As many places as ever were taken at once; time in which nothing ran, such as a night between two runs, does not
     count.
     """
-    spans = [(trial.started, trial.ended) for trial in trials if trial.started and trial.ended]
+    spans = [span for trial in trials for span in work_of(trial)]
     moments = sorted([(started, 1) for started, _ in spans] + [(ended, -1) for _, ended in spans])
     running = busy = open_seconds = 0.0
     most = 0

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import math
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -351,6 +352,7 @@ class Trial:
             seconds=event.seconds,
             tokens=event.tokens,
             learning_rate=event.learning_rate,
+            ended=time.time(),
         )
         previous = self.best_model
         if not diverged(row.valid_loss, self._words) and row.valid_loss < min(

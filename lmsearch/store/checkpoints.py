@@ -86,7 +86,8 @@ class Checkpoints:
         """
         stem = f"{ticket.study_key[:SHORT]}-{ticket.number}-{checkpoint.digest[:SHORT]}"
         path = self.folder / f"{stem}-e{epoch}-s{step}-l{ticket.lease}.checkpoint"
-        rows = [{k: repr(v) for k, v in asdict(row).items()} for row in checkpoint.epochs]
+        figures = [{k: v for k, v in asdict(row).items() if k != "ended"} for row in checkpoint.epochs]
+        rows = [{k: repr(v) for k, v in row.items()} for row in figures]
         head = {
             "digest": checkpoint.digest,
             "epochs": rows,

@@ -241,6 +241,7 @@ class FencedStorage(RepeatingStorage):
             "seconds": row.seconds,
             "tokens": row.tokens,
             "learning_rate": row.learning_rate,
+            "ended": row.ended,
         }
         insert = sqlite.insert if self.engine.name == "sqlite" else postgresql.insert
         statement = insert(EPOCH).values(names | rest)

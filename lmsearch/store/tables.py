@@ -1,7 +1,7 @@
 """Our tables beside Optuna's, and the rows as plain data."""
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -61,6 +61,7 @@ EPOCH = sa.Table(
     sa.Column("seconds", sa.Float(53), nullable=False),
     sa.Column("tokens", sa.Integer, nullable=False),
     sa.Column("learning_rate", sa.Float(53), nullable=False),
+    sa.Column("ended", sa.Float(53)),  # for people: seconds since 1970, by the clock of its worker's host
 )
 
 
@@ -197,6 +198,8 @@ class EpochRow:
     seconds: float
     tokens: int
     learning_rate: float
+    # When it was over, in seconds since 1970; not a figure of the training, and not known of every epoch.
+    ended: float | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -322,7 +322,8 @@ def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = Non
     columns = EPOCH.c
     query = (
         sa.select(columns.trial_number, columns.epoch, columns.train_loss, columns.valid_loss, columns.seconds,
-                  columns.tokens, columns.learning_rate)
+                  columns.tokens, columns.learning_rate,
+                  columns.ended if storage.format >= 4 else sa.null())
         .where(columns.study_key == study.key, columns.study_id == study.id)
         .order_by(columns.trial_number, columns.epoch)
     )  # fmt: skip
@@ -331,7 +332,7 @@ def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = Non
 
     def work(session: Session) -> dict[int, list[EpochRow]]:
         found: dict[int, list[EpochRow]] = {}
-        for number, epoch, train_loss, valid_loss, seconds, tokens, rate in session.execute(query).all():
+        for number, epoch, train_loss, valid_loss, seconds, tokens, rate, ended in session.execute(query).all():
             row = EpochRow(
                 epoch=epoch,
                 train_loss=math.nan if train_loss is None else train_loss,
@@ -339,6 +340,7 @@ def read_epochs(storage: FencedStorage, study: StudyRef, trial: int | None = Non
                 seconds=seconds,
                 tokens=tokens,
                 learning_rate=rate,
+                ended=ended,
             )
             found.setdefault(number, []).append(row)
         return found

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from lmsearch.results.budget import budget_sentences, judge_budget
 from lmsearch.results.pruning import closeness, pruning_sentences
 from lmsearch.results.ranges import edge_line, edge_sentence, edges
 from lmsearch.results.reading import Results, read
-from lmsearch.results.timing import time_sentences
+from lmsearch.results.timing import time_sentences, work_of
 from lmsearch.results.verdict import verdict
 from lmsearch.search.strategies import make_sampler, suggest
 from lmsearch.store import tickets
@@ -271,3 +273,20 @@ def ask(storage: FencedStorage, info: StudyInfo, ticket: HeldTicket) -> optuna.T
         trial = study.ask()
     suggest(trial, info.spec)
     return trial
+
+
+def test_time_in_which_a_trial_was_paused_is_not_work() -> None:
+    start = datetime(2026, 11, 30, 12)
+
+    def row(epoch: int, second: float | None) -> EpochRow:
+        ended = None if second is None else (start + timedelta(seconds=second)).timestamp()
+        return EpochRow(epoch=epoch, train_loss=1, valid_loss=1, seconds=10, tokens=1, learning_rate=1, ended=ended)
+
+    def pieces(*seconds: float | None) -> list[tuple[float, float]]:
+        epochs = tuple(row(number, second) for number, second in enumerate(seconds, 1))
+        made: Any = SimpleNamespace(started=start, ended=start + timedelta(seconds=200), epochs=epochs)
+        return [((a - start).total_seconds(), (b - start).total_seconds()) for a, b in work_of(made)]
+
+    assert pieces(11, 22, 150, 161) == [(1, 22), (140, 161)]
+    assert pieces(11, None, 150) == [(0, 200)]  # of an earlier lmsearch
+    assert pieces(11 - 3600, 22 - 3600) == [(0, 200)]  # of a host in another time zone

@@ -10,7 +10,7 @@ from lmsearch.report.topic import Figure, Topic
 from lmsearch.results.commands import Command
 from lmsearch.results.documents import optional
 from lmsearch.results.reading import Results
-from lmsearch.results.timing import time_sentences, timing
+from lmsearch.results.timing import time_sentences, timing, work_of
 from lmsearch.store.records import TrialRecord
 
 
@@ -26,26 +26,33 @@ def _timeline(results: Results) -> go.Figure:
     )
     need(trials, "no trial has ended yet")
     figure = new_figure("", "worker")
+    pieces = sorted(
+        ((trial, *piece) for trial in trials for piece in work_of(trial)), key=lambda piece: (piece[1], piece[0].number)
+    )
     free: list[datetime] = []
     lanes = []
-    for trial in trials:
-        assert trial.started is not None and trial.ended is not None
-        lane = next((n for n, until in enumerate(free) if until <= trial.started), len(free))
-        free[lane : lane + 1] = [trial.ended]
+    for _, started, ended in pieces:
+        lane = next((n for n, until in enumerate(free) if until <= started), len(free))
+        free[lane : lane + 1] = [ended]
         lanes.append(lane + 1)
     drawn = {trial.number for trial in sample(trials)}
     for outcome, colour in COLOURS.items():
-        all_ones = [(t, lane) for t, lane in zip(trials, lanes, strict=True) if t.outcome == outcome]
-        ones = [(t, lane) for t, lane in all_ones if t.number in drawn]
+        count = sum(trial.outcome == outcome for trial in trials)
+        shown = sum(trial.outcome == outcome and trial.number in drawn for trial in trials)
+        ones = [
+            (trial, started, ended, lane)
+            for (trial, started, ended), lane in zip(pieces, lanes, strict=True)
+            if trial.outcome == outcome and trial.number in drawn
+        ]
         if ones:
             figure.add_bar(
-                base=[t.started for t, _ in ones],
-                x=[1e3 * (t.ended - t.started).total_seconds() for t, _ in ones if t.ended and t.started],
-                y=[lane for _, lane in ones],
+                base=[started for _, started, _, _ in ones],
+                x=[1e3 * (ended - started).total_seconds() for _, started, ended, _ in ones],
+                y=[lane for _, _, _, lane in ones],
                 orientation="h",
-                name=legend(outcome, len(ones), len(all_ones)),
+                name=legend(outcome, shown, count),
                 marker={"color": colour, "line": {"color": "rgba(255,255,255,0.7)", "width": 1}},
-                text=[hover(t, results) + _pace(t) for t, _ in ones],
+                text=[hover(trial, results) + _pace(trial) for trial, _, _, _ in ones],
                 textposition="none",
                 hovertemplate="%{text}<extra></extra>",
             )

@@ -1,8 +1,12 @@
-"""lmsearch 0.4.0: tickets may be paused; an earlier version would wait for one for ever."""
+"""lmsearch 0.4.0: tickets may be paused, for which an earlier version waits for ever; epochs say when they ended."""
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "4"
 down_revision = "3"
 
 
 def upgrade() -> None:
-    """Change nothing but the number: a state is a text."""
+    """Add the column; rows stay as they are."""
+    op.add_column("lmsearch_epoch", sa.Column("ended", sa.Float(53)))
