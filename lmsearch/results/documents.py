@@ -36,5 +36,5 @@ def optional(found: Any) -> dict[str, Any] | None:
     return None if found is None else asdict(found)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
