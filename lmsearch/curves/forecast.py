@@ -9,7 +9,7 @@ Shapes: N curves, K epochs that are known, A exponents. Losses are in nats per t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,15 @@ _TAKEN_BACK = 0.5  # share of a forecast's own variance that its errors are expe
 _COUNTS_AS = 4.0  # how many errors that expectation counts as
 _ROUNDS = 5
 _LONG_ENOUGH = 4  # epochs of a curve whose residuals count for the noise
+
+
+def losses_of(reported: Mapping[int, float], diverged: bool) -> list[float]:
+    """Return the losses (nats per token) of the perplexities that epochs reported, without the one that diverged.
+
+    A trial of another program may have reported what has no logarithm.
+    """
+    values = [value for _, value in sorted(reported.items())]
+    return [math.log(value) for value in (values[:-1] if diverged else values) if 0 < value < math.inf]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmsearch.curves.forecast import Forecasts, forecast
+from lmsearch.curves.forecast import Forecasts, forecast, losses_of
 from lmsearch.store.records import StudyRecord, TrialRecord
 
 _SHOWN = 10
@@ -63,7 +63,9 @@ def paused_forecasts(record: StudyRecord) -> dict[int, Forecast]:
 
 def _forecast(record: StudyRecord) -> tuple[list[TrialRecord], Forecasts]:
     """Return the trials with an epoch, and what each reaches or is forecast to reach."""
-    known = [(trial, losses) for trial in record.trials if (losses := _losses(trial))]
+    known = [
+        (trial, losses) for trial in record.trials if (losses := losses_of(trial.curve, trial.outcome == "diverged"))
+    ]
     trials = [trial for trial, _ in known]
     if not known:
         return [], Forecasts(mean_N=np.zeros(0), deviation_N=np.zeros(0))
@@ -80,10 +82,3 @@ def paused_sentences(record: StudyRecord) -> list[str]:
     each = "; ".join(f"trial {number} {forecast}" for number, forecast in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return [f"{trials} paused, to continue if the forecast of their final perplexity becomes the best: {each}{more}."]
-
-
-def _losses(trial: TrialRecord) -> list[float]:
-    values = [value for _, value in sorted(trial.curve.items())]
-    if trial.outcome == "diverged":
-        values = values[:-1]
-    return [math.log(value) for value in values if 0 < value < math.inf]

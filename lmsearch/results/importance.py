@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lmsearch.curves.forecast import Floats
 from lmsearch.results.forecasts import expected_losses
 from lmsearch.space import Choice
 from lmsearch.store.records import StudyRecord, TrialRecord
 from lmsearch.study.spec import StudySpec
-
-Floats = npt.NDArray[np.float64]
 
 _LEAST_TRIALS = 8
 _MOST_TRIALS = 1_000  # of a larger study an even sample

@@ -1,6 +1,5 @@
 """Trials that pause and continue: what `curves.allocate` decides from what the store has of a study."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -10,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmsearch.curves import allocate
 from lmsearch.curves.allocate import Standing
+from lmsearch.curves.forecast import losses_of
 from lmsearch.curves.promote import Promotion
 from lmsearch.search.outcome import COMPLETE, DIVERGED, PAUSED, PRUNED
 from lmsearch.store.checkpoints import Checkpoints
@@ -120,14 +120,8 @@ class _Look:
 
 
 def curve_of(trial: FrozenTrial) -> list[float]:
-    """Return the losses (nats per token) of a trial's epochs, without the one in which it diverged.
-
-    A trial of another program may have reported what has no logarithm.
-    """
-    reported = [value for _, value in sorted(trial.intermediate_values.items())]
-    if trial.user_attrs.get("reason") == DIVERGED:
-        reported = reported[:-1]
-    return [math.log(value) for value in reported if 0 < value < math.inf]
+    """Return the losses (nats per token) of a trial's epochs, without the one in which it diverged."""
+    return losses_of(trial.intermediate_values, trial.user_attrs.get("reason") == DIVERGED)
 
 
 class Policy(Protocol):

@@ -14,7 +14,6 @@ from lmsearch.curves.promote import Promotion
 from lmsearch.search.allocation import Allocation, policy_of
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.records import optuna_study
-from lmsearch.store.storage import FencedStorage
 from tests.bureau import Bureau
 from tests.conftest import Cli
 from tests.factories import TINY_STUDY, make_spec
@@ -82,23 +81,6 @@ def _kill(process: int) -> None:
         os.kill(process, 9)
 
 
-class Desk:
-    """Decisions about the trials of a search that was interrupted, on one host."""
-
-    def __init__(self, bureau: Bureau, folder: Path) -> None:
-        self.storage: FencedStorage = bureau.storage
-        self.info = bureau.info
-        self.folder = folder
-
-    def allocation(self, host: str = "here") -> Allocation:
-        return Allocation(
-            storage=self.storage,
-            study=optuna_study(self.storage, "tiny"),
-            info=self.info,
-            checkpoints=Checkpoints(self.folder / "checkpoints", host),
-        )
-
-
 def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: Cli) -> None:
     for snapshot in thawing.search(2, pause="0.01"):
         if sum(ticket.is_paused for ticket in snapshot.record.tickets) >= 3 and not thawing.signals.received:
@@ -118,10 +100,13 @@ def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: 
     page = cli("report", "tiny", "--output", "page.html", LMSEARCH_STORAGE=thawing.url)
     assert page.returncode == 0, page.stderr
     assert said_of in (thawing.folder / "page.html").read_text(encoding="utf-8")
-    # What is not here would start again, so that another trial comes first elsewhere.
-    desk = Desk(thawing, thawing.folder / "runs" / "tiny")
-    here = desk.allocation().choose()
-    assert {ticket.number for ticket in here.tickets} <= {t.ticket.number for t in paused if t.ticket}
+    allocation = Allocation(
+        storage=thawing.storage,
+        study=optuna_study(thawing.storage, "tiny"),
+        info=thawing.info,
+        checkpoints=Checkpoints(thawing.folder / "runs" / "tiny" / "checkpoints", "here"),
+    )
+    assert {ticket.number for ticket in allocation.choose().tickets} <= {t.ticket.number for t in paused if t.ticket}
     failed = cli("fail", "tiny", str(paused[-1].number), LMSEARCH_STORAGE=thawing.url)
     assert failed.returncode == 0, failed.stderr
     for _ in thawing.search(3, pause="0.002"):
