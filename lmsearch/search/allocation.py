@@ -15,7 +15,7 @@ from lmsearch.search.outcome import COMPLETE, DIVERGED, PAUSED, PRUNED
 from lmsearch.store.checkpoints import Checkpoints
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import HeldTicket, Ticket
+from lmsearch.store.tables import OPEN, HeldTicket, Ticket
 from lmsearch.store.tickets import list_tickets
 from lmsearch.study.options import ASHA_FACTOR, asha_rung
 from lmsearch.study.spec import StudySpec, default_value
@@ -59,7 +59,7 @@ class Allocation:
         """Return the paused tickets to claim before any other; none where a released or a new one comes first."""
         look = self._look()
         paused = [ticket for ticket in look.tickets if ticket.is_paused]
-        released = any(not (t.is_done or t.is_running or t.is_paused) and t.trial_id is not None for t in look.tickets)
+        released = any(ticket.state == OPEN and ticket.trial_id is not None for ticket in look.tickets)
         if not paused or released:
             return Choice(tickets=())
         promising: list[Ticket] = []
