@@ -405,6 +405,7 @@ def test_a_study_with_both_attributes_of_early_commits_is_migrated(sqlite_bureau
     with bureau.storage.engine.begin() as connection:
         for table in ("lmsearch_alembic_version", "lmsearch_format", "lmsearch_worker"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
+        connection.exec_driver_sql("ALTER TABLE lmsearch_epoch DROP COLUMN ended")
         attribute = connection.exec_driver_sql(
             "SELECT value_json FROM study_user_attributes WHERE key = 'lmsearch'"
         ).scalar()
