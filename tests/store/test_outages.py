@@ -73,7 +73,7 @@ def test_what_a_frozen_worker_holds_in_mid_transaction_is_set_free_by_the_server
 ) -> None:
     """Its own commit fails then, and is repeated as after any lost connection."""
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     assert "idle_in_transaction_session_timeout = '25s'" in urls._SERVER_SETTINGS
     monkeypatch.setattr(urls, "_SERVER_SETTINGS", ("idle_in_transaction_session_timeout = '1s'",))
     bench = Bench(postgres.format(name))
@@ -156,7 +156,7 @@ def test_giving_back_whose_reply_is_lost_is_done(storage_url: str) -> None:
 
 def test_connections_that_the_server_ends_are_made_again(postgres: str) -> None:
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     bench = Bench(postgres.format(name))
     bench.queue(1)
     trial = bench.ask(bench.take())

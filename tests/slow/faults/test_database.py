@@ -62,7 +62,7 @@ def proxy(postgres: str) -> Iterator[Proxy]:
 def direct(postgres: str) -> str:
     """Give the URL of a new empty store on the test server."""
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     return postgres.format(name)
 
 

@@ -201,7 +201,7 @@ def crowd(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     monkeypatch.chdir(tmp_path)
     name = new_name()
-    create_database(postgres, name, "prepared")
+    create_database(postgres, name)
     opened = Bureau(tmp_path, postgres.format(name), GRID)
     yield opened
     opened.close()
