@@ -1,6 +1,7 @@
 """Numbers, sizes, durations and lists, written for a person."""
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 
@@ -31,17 +32,31 @@ def spell_value(value: object) -> str:
 
 
 def spell_seconds(seconds: float) -> str:
-    """Write a duration for a person: 0:42, 12:05, 3:20:00."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    """Write a duration as a person types one: 0.4s, 42s, 8m05s, 3h50m, 2d04h; its two largest units."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s" if seconds >= 0.05 else "0s"
+    whole = round(seconds) if seconds < 3570 else 60 * round(seconds / 60)
+    for name, size, below, part in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size}{name}" + (f"{rest:02}{below}" if rest else "")
+    return f"{whole}s"
 
 
-def spell_duration(seconds: float) -> str:
-    """Write a duration in words: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def exact_duration(seconds: float) -> str:
+    """Write a duration for a command line, to the last digit: 3h50m, 90s as 1m30s, 0.5s."""
+    parts = []
+    for name, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        number, seconds = divmod(seconds, size)
+        parts += [f"{number:.0f}{name}"] if number else []
+    return "".join([*parts, f"{seconds:g}s"] if seconds or not parts else parts)
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return dotted names without their sections, where what is left names one of them alone."""
+    found = {path: path.rpartition(".")[2] for path in paths}
+    often = Counter(found.values())
+    return {path: short if often[short] == 1 else path for path, short in found.items()}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

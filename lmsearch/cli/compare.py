@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, storage_option
+from lmsearch.cli.options import json_option, open_store, storage_option, study_argument
 from lmsearch.escapes import shown
 from lmsearch.terminal.output import draw, say, say_json
 
 
 @click.command()
-@click.argument("studies", nargs=-1, required=True)
+@study_argument("studies", nargs=-1)
 @click.option(
     "--report",
     "output",

@@ -14,7 +14,9 @@ from lmsearch.cli.options import (
     launcher_options,
     parse_storage,
     placement_of,
+    quiet_option,
     storage_option,
+    study_argument,
     work_options,
     work_request,
     workers_option,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.option("--top", type=COUNT, default=3, show_default=True, help="Number of best configurations to train again.")
 @click.option("--seeds", type=COUNT, default=3, show_default=True, help="Number of fresh seeds for each.")
 @storage_option
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 @launcher_options
 @click.option("--corpus", type=click.Path(path_type=Path), help="Path of the study's text on this host.")
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only the result.")
+@quiet_option
 @json_option
 def confirm(study: str, storage: str, **options: Any) -> int:
     """Train a study's best configurations again on fresh seeds and say whether the winner is real.

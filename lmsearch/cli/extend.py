@@ -7,13 +7,15 @@ import click
 
 from lmsearch.cli.options import (
     COUNT,
-    Number,
     json_option,
     launcher_options,
     open_store,
     pruner_option,
+    quiet_option,
     sampler_option,
     storage_option,
+    study_argument,
+    time_limit_option,
     work_options,
     workers_option,
 )
@@ -24,7 +26,7 @@ from lmsearch.terminal.output import say
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.option(
     "--set",
     "changes",
@@ -37,12 +39,12 @@ from lmsearch.terminal.output import say
 @click.option("--name", help="Name of the new study. [default: STUDY-2]")
 @sampler_option
 @pruner_option
-@click.option("--trials", type=COUNT, help="Number of new trials, instead of the file's.")
+@click.option("-n", "--trials", type=COUNT, help="Number of new trials, instead of the file's.")
 @workers_option
 @launcher_options
-@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
+@time_limit_option
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only the result.")
+@quiet_option
 @json_option
 @click.pass_context
 def extend(context: click.Context, /, study: str, changes: tuple[str, ...], **options: Any) -> Any:

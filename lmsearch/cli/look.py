@@ -13,6 +13,7 @@ from lmsearch.cli.options import (
     open_store,
     parse_storage,
     storage_option,
+    study_argument,
 )
 from lmsearch.folders import study_folder
 from lmsearch.spelling import spell_value
@@ -58,7 +59,7 @@ def studies(storage: str, store_timeout: float | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @storage_option
 @artifacts_option
 @json_option

@@ -61,7 +61,7 @@ class _Grouped(click.Group):
 
 
 @click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="lmsearch", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="lmsearch", message="%(prog)s %(version)s")
 def cli() -> None:
     """Search for the best LSTM language model that your text and your machines allow.
 

@@ -10,10 +10,11 @@ from lmsearch.cli.options import (
     open_store,
     parse_storage,
     storage_option,
+    study_argument,
 )
 from lmsearch.errors import ConfigError
 from lmsearch.folders import check_name, study_folder
-from lmsearch.spelling import spell_value
+from lmsearch.spelling import count, spell_value
 from lmsearch.terminal.output import say
 
 if TYPE_CHECKING:
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.argument("values", nargs=-1, metavar="NAME=VALUE…")
+@click.option("--withdraw", is_flag=True, help="Take the enqueued trials that have not started out of the budget.")
 @storage_option
-def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: float | None) -> None:
+def enqueue(study: str, values: tuple[str, ...], withdraw: bool, storage: str, store_timeout: float | None) -> None:
     """Add one trial with values of your own; it is started before the others.
 
     The study's sampler chooses the values that you do not name.
@@ -39,15 +41,23 @@ def enqueue(study: str, values: tuple[str, ...], storage: str, store_timeout: fl
         lmsearch enqueue default model.output_dropout=0.4 train.learning_rate=5e-3
     """
     from lmsearch.search.manage import enqueue as enqueue_trials
+    from lmsearch.search.manage import withdraw as withdraw_trials
     from lmsearch.study.reading import parse_assignment
 
+    if withdraw == bool(values):
+        more = command_text(["lmsearch", "run", study, "--more", "1"], parse_storage(storage))
+        raise ConfigError(f"name a value, such as model.output_dropout=0.4; to add a trial of the sampler: {more}")
+    if withdraw:
+        found = withdraw_trials(open_store(storage, store_timeout, write=True), study)
+        say(f"{count(found, 'enqueued trial')} of {study} withdrawn")
+        return
     named = dict(parse_assignment(text, "", "model.output_dropout=0.4") for text in values)
     opened = open_store(storage, store_timeout, write=True)
     _tell_new(opened, storage, *enqueue_trials(opened, study, named))
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.argument("trial", type=int, required=False)
 @click.option("--failed", is_flag=True, help="All failed trials that were not retried yet.")
 @storage_option
@@ -66,8 +76,8 @@ def retry(study: str, trial: int | None, failed: bool, storage: str, store_timeo
         raise ConfigError("name a trial, or --failed for all that failed")
     opened = open_store(storage, store_timeout, write=True)
     if trial is None:
-        info, tickets, count = retry_failed(opened, study)
-        say(f"{count} trials are added to {study}, with the values of those that failed")
+        info, tickets, new = retry_failed(opened, study)
+        say(f"{count(new, 'trial')} added to {study}, with the values of those that failed")
         _tell_new(opened, storage, info, tickets)
         return
     _tell_new(opened, storage, *retry_trials(opened, study, trial))
@@ -80,15 +90,15 @@ def _tell_new(opened: "FencedStorage", storage: str, info: "StudyInfo", tickets:
     fixed = ", ".join(f"{path} = {spell_value(value)}" for path, value in new.fixed.items())
     again = "" if new.retry_of is None else f" (retry of {new.retry_of})"
     say(f"{study} has a budget of {len(tickets)} trials now; the new one{again} has {fixed or 'no fixed values'}")
-    if read_stop(opened, info.ref)[1]:
-        say(f"{study} is stopped; the next lmsearch run of its file resumes it")
+    if read_stop(opened, info.ref).stopped:
+        say(f"{study} is stopped; resume with: {_resume(info, storage)}")
     elif not leases(opened, info.ref):
         run_it = command_text(["lmsearch", "worker", study], parse_storage(storage))
         say(f"no worker is running; start one with: {run_it}")
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.argument("trial", type=int)
 @storage_option
 def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> None:
@@ -105,7 +115,7 @@ def fail(study: str, trial: int, storage: str, store_timeout: float | None) -> N
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @storage_option
 def stop(study: str, storage: str, store_timeout: float | None) -> None:
     """Stop all workers of a study, on every host, after they saved their trials; `lmsearch run` resumes.
@@ -123,11 +133,17 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
     sentence = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
-    say(f"{study} is stopped: {sentence}; the next lmsearch run of its file resumes it")
+    say(f"{study} is stopped: {sentence}; resume with: {_resume(info, storage)}")
+
+
+def _resume(info: "StudyInfo", storage: str) -> str:
+    from lmsearch.results.commands import resume_words
+
+    return command_text(resume_words(info), parse_storage(storage))
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @artifacts_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @storage_option

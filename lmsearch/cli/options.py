@@ -1,17 +1,21 @@
 """Options that several commands share, and words that several print."""
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
 from lmsearch.search.placement import KINDS, RESOURCES, Placement, Resources, read_placement
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
+from lmsearch.spelling import listed
 from lmsearch.store.artifacts import ARTIFACTS, Artifacts
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 from lmsearch.terminal.output import say
@@ -48,6 +52,8 @@ class Number(click.ParamType["float"]):
         return number
 
 
+_DURATION = re.compile("".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in "dhms"))
+
 NUMBER = Number()
 COUNT = click.IntRange(1, MOST_TRIALS)
 SEED = click.IntRange(0, (1 << 63) - 1)
@@ -57,11 +63,10 @@ def duration(context: click.Context, parameter: click.Parameter, value: str | No
     """Read a duration such as `3h50m` or `90s`, in seconds."""
     if value is None:
         return None
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", value.strip())
+    match = _DURATION.fullmatch(value.strip())
     if match is None or not value.strip():
-        raise ConfigError(f"{value!r} is not a duration; write 3h50m, 45m or 90s")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
+        raise ConfigError(f"{value!r} is not a duration; write 2d12h, 3h50m, 45m or 90s")
+    return sum(size * float(part or 0) for size, part in zip((86_400, 3600, 60, 1), match.groups(), strict=True))
 
 
 def positive_duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -72,11 +77,69 @@ def positive_duration(context: click.Context, parameter: click.Parameter, value:
     return seconds
 
 
+class _StudyName(click.ParamType["str"]):
+    """The name of a study in the store, which a shell can complete."""
+
+    name = "study"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """List the studies of the store that the command line or the environment names."""
+        from lmsearch.store.names import study_names
+
+        storage = ctx.params.get("storage") or os.environ.get("LMSEARCH_STORAGE") or DEFAULT_STORAGE
+        return [CompletionItem(name) for name in study_names(storage) if name.startswith(incomplete)]
+
+
+def study_argument(name: str = "study", required: bool = True, nargs: int = 1) -> Callable[[F], F]:
+    """Add an argument that is the name of a study."""
+    return click.argument(name, type=_StudyName(), required=required, nargs=nargs)
+
+
+def the_study(storage: "FencedStorage") -> str:
+    """Return the name of the only study in a store, confirmations apart; raises `StudyError` where there are more."""
+    from lmsearch.errors import StudyError
+    from lmsearch.store.records import plain_studies, readable_studies
+
+    infos, unreadable = readable_studies(storage)
+    names = [info.ref.name for info in infos if not info.confirms] + list(unreadable) + plain_studies(storage)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise StudyError("the store has no study yet; start one with: lmsearch run")
+    raise StudyError(f"name one of the studies in the store: {listed(names, 12)}")
+
+
+def study_file_argument(function: F) -> F:
+    """Add the study file that a search begins with."""
+    return click.argument("study_file", default="default", type=_StudyFile())(function)
+
+
+class _StudyFile(click.ParamType["str"]):
+    """A file, or the name of a study that lmsearch ships, or of one in the store; a shell can complete them."""
+
+    name = "study_file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """List the studies that lmsearch ships, and let the shell list files."""
+        from lmsearch.study.shipped import shipped_studies
+
+        found = [CompletionItem(name) for name in shipped_studies() if name.startswith(incomplete)]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
+def open_page(path: Path) -> None:
+    """Open a page in a browser; where there is none, say so."""
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        say("note: no browser could be started here; open the file yourself", err=True)
+
+
 def storage_option(function: F) -> F:
     """Add --storage and --store-timeout."""
     timeout = click.option(
         "--store-timeout",
-        metavar="10m",
+        metavar="DURATION",
         callback=duration,
         help="How long to wait for a store that does not answer, before exiting with code 75. [default: 10s; 10m for "
         "commands that run trials]",
@@ -154,7 +217,37 @@ def workers_option(function: F) -> F:
     help_text = "cpu, cuda (all GPUs in turn), cuda:1 or auto."
     device = click.option("--device", default="auto", show_default=True, help=help_text)
     help_text = "Number of worker processes. [default: one per GPU, otherwise one per CPU]"
-    return click.option("--workers", type=COUNT, help=help_text)(device(function))
+    return click.option("-j", "--workers", type=COUNT, help=help_text)(device(function))
+
+
+def quiet_option(function: F) -> F:
+    """Add --quiet."""
+    return click.option("-q", "--quiet", is_flag=True, help="Print only the result.")(function)
+
+
+def time_limit_option(function: F) -> F:
+    """Add --time-limit, and refuse the options that it replaced."""
+    option = click.option(
+        "--time-limit",
+        metavar="DURATION",
+        callback=positive_duration,
+        help="Stop after this long, such as 3h50m; running trials are saved.",
+    )
+    return option(_replaced("--hours", lambda hours: f"--time-limit {hours}h")(_replaced("--until", _same)(function)))
+
+
+def _same(until: str) -> str:
+    return f"--time-limit {until}"
+
+
+def _replaced(old: str, new: Callable[[str], str]) -> Callable[[F], F]:
+    """Add an option that is no more, and is refused with the one that took its place."""
+
+    def refuse(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise ConfigError(f"{old} is now: {new(value)}")
+
+    return click.option(old, hidden=True, expose_value=False, callback=refuse)
 
 
 def launcher_options(function: F) -> F:
@@ -203,13 +296,20 @@ def placement_of(options: Mapping[str, Any]) -> Placement:
 def sampler_option(function: F) -> F:
     """Add --sampler."""
     told = f"{_listed(SAMPLER_OPTIONS)}, instead of the file's."
-    return click.option("--sampler", metavar="NAME", help=told)(function)
+    return click.option("--sampler", metavar="NAME", help=told, shell_complete=_completing(SAMPLER_OPTIONS))(function)
 
 
 def pruner_option(function: F) -> F:
     """Add --pruner."""
     told = f"{_listed(PRUNER_OPTIONS)}, instead of the file's."
-    return click.option("--pruner", metavar="NAME", help=told)(function)
+    return click.option("--pruner", metavar="NAME", help=told, shell_complete=_completing(PRUNER_OPTIONS))(function)
+
+
+def _completing(names: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    known = list(names)
+    return lambda context, parameter, incomplete: [
+        CompletionItem(name) for name in known if name.startswith(incomplete)
+    ]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -226,7 +326,7 @@ def pickle_option(function: F) -> F:
 
 
 def artifacts_option(function: F) -> F:
-    """Add --artifacts, and refuse the option that it replaced."""
+    """Add --artifacts, and refuse the option that it replaced, which took folders alone."""
     option = click.option(
         "--artifacts",
         metavar="URL",
@@ -235,19 +335,11 @@ def artifacts_option(function: F) -> F:
         help="Where hosts share checkpoints, weights, results and encoded texts: a folder, or s3://BUCKET/FOLDER. A "
         f"trial can then resume on any host. Also {ARTIFACTS}. [default: runs/STUDY, on this host alone]",
     )
-    old = click.option("--checkpoints", hidden=True, expose_value=False, callback=_refuse_checkpoints)
-    return option(old(function))
+    return option(_replaced("--checkpoints", lambda url: f"--artifacts {shlex.quote(url)}")(function))
 
 
 def _artifacts(context: click.Context, parameter: click.Parameter, value: str | None) -> Artifacts | None:
     return None if value is None else Artifacts.parse(value)
-
-
-def _refuse_checkpoints(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        raise ConfigError(
-            f"--checkpoints is now --artifacts, which takes object stores too: --artifacts {shlex.quote(value)}"
-        )
 
 
 def work_options(function: F) -> F:
@@ -255,7 +347,7 @@ def work_options(function: F) -> F:
     options = (
         click.option(
             "--stall",
-            metavar="10m",
+            metavar="DURATION",
             default=f"{STALL_SECONDS:.0f}s",
             callback=positive_duration,
             help="Kill a worker that makes no progress for this long; its stack trace is in its log. [default: 10m]",
@@ -267,7 +359,7 @@ def work_options(function: F) -> F:
         ),
         click.option(
             "--idle",
-            metavar="5m",
+            metavar="DURATION",
             callback=positive_duration,
             help="Let a worker leave once it has found no trial to run for this long; it is started again when there "
             "are trials for it.",

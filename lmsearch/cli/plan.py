@@ -16,6 +16,7 @@ from lmsearch.cli.options import (
     pickle_option,
     sampler_option,
     storage_option,
+    study_file_argument,
     warn_of_text,
     workers_option,
 )
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study_file", default="default")
+@study_file_argument
 @storage_option
 @sampler_option
-@click.option("--trials", type=COUNT, help="Number of trials, instead of the file's.")
+@click.option("-n", "--trials", type=COUNT, help="Number of trials, instead of the file's.")
 @workers_option
 @pickle_option
 @json_option

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import click
 
 from lmsearch.cli.look import renew
-from lmsearch.cli.options import artifacts_option, command_text, open_store, parse_storage, storage_option
+from lmsearch.cli.options import (
+    artifacts_option,
+    command_text,
+    open_page,
+    open_store,
+    parse_storage,
+    storage_option,
+    study_argument,
+    the_study,
+)
 from lmsearch.folders import REPORT, study_folder
 from lmsearch.losses import json_text
 from lmsearch.terminal.output import say, say_data
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study")
+@study_argument(required=False)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write; - is the terminal.")
 @click.option(
     "--format",
@@ -28,13 +37,15 @@ if TYPE_CHECKING:
     help="html is a page; csv has a row for each epoch; json is one document with all data.",
 )
 @click.option("--figure", metavar="NAME", help="Write one figure, such as curves, budget or slice-train.learning_rate.")
+@click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 @storage_option
 @artifacts_option
 def report(
-    study: str,
+    study: str | None,
     output: Path | None,
     form: str,
     figure: str | None,
+    show: bool,
     storage: str,
     store_timeout: float | None,
     artifacts: "Artifacts | None",
@@ -46,7 +57,7 @@ def report(
 
     \b
     Examples:
-        lmsearch report default
+        lmsearch report default --open
         lmsearch report default --figure curves
         lmsearch report default --format csv > epochs.csv
     """
@@ -61,7 +72,8 @@ def report(
         raise ConfigError("--figure is a page of its own; --format csv and json hold the data behind all figures")
     url = parse_storage(storage)
     opened = open_store(storage, store_timeout)
-    results = read_any(study, opened)
+    results = read_any(study or the_study(opened), opened)
+    study = results.name
     ours = not results.record.info.is_plain
 
     def command(words: Sequence[str]) -> str:
@@ -91,3 +103,5 @@ def report(
             results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
         )
     say(path)
+    if show:
+        open_page(path)

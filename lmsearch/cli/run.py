@@ -8,15 +8,17 @@ import click
 from lmsearch.cli.look import tell_remark
 from lmsearch.cli.options import (
     COUNT,
-    Number,
     command_text,
     json_option,
     launcher_options,
     parse_storage,
     placement_of,
     pruner_option,
+    quiet_option,
     sampler_option,
     storage_option,
+    study_file_argument,
+    time_limit_option,
     work_options,
     work_request,
     workers_option,
@@ -36,25 +38,25 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("study_file", default="default")
+@study_file_argument
 @storage_option
 @click.option("--name", help="Name of the study. [default: the file's name]")
 @sampler_option
 @pruner_option
-@click.option("--trials", type=COUNT, help="Set the trial budget of the study.")
+@click.option("-n", "--trials", type=COUNT, help="Set the trial budget of the study.")
 @click.option("--more", type=COUNT, metavar="N", help="Add N trials to the budget.")
 @workers_option
 @launcher_options
 @click.option("--from", "source", metavar="STUDY", help="Reuse the trials of another study that fit this space.")
-@click.option("--hours", type=Number(above=0, most=1e6), help="Stop after this many hours; progress is saved.")
+@time_limit_option
 @work_options
-@click.option("--quiet", is_flag=True, help="Print only the result.")
+@quiet_option
 @json_option
 def run(study_file: str, storage: str, **options: Any) -> int:
     """Start or resume a study and run it until its trial budget is used up.
 
-    STUDY_FILE is a file, or the name of a study that ships with lmsearch: default, tutorial, tutorial-regularised,
-    wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper.
+    STUDY_FILE is a file, the name of a study in the store, or of one that ships with lmsearch: default, tutorial,
+    tutorial-regularised, wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper.
 
     \b
     Examples:
@@ -67,7 +69,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     from lmsearch.search.begin import SpaceChangedError
     from lmsearch.search.start import SearchRequest, prepare
 
-    names = ("name", "sampler", "pruner", "trials", "more", "source", "hours", "workers", "device")
+    names = ("name", "sampler", "pruner", "trials", "more", "source", "time_limit", "workers", "device")
     fields = {name: options[name] for name in names}
     request = SearchRequest(
         study_file=study_file, **fields, work=work_request(options), placement=placement_of(options)
@@ -102,6 +104,7 @@ def _conclude(
 ) -> int:
     """Write the results, print them and return the exit code."""
     from lmsearch.results.best import write_files
+    from lmsearch.results.commands import failure_sentence
 
     results = _results(prepared, record)
     printed = functools.partial(command_text, url=prepared.storage.store_url)
@@ -119,7 +122,7 @@ def _conclude(
             say(f"{why}; everything is saved; resume with: {command}", err=as_json)
         return 128 + received[0] if received else 0
     if record.best is None:
-        raise SearchFailedError(_why_none(record))
+        raise SearchFailedError(failure_sentence(results, printed))
     return 0
 
 
@@ -149,8 +152,3 @@ def _document(prepared: "Prepared", results: "Results", files: "ResultFiles") ->
             "trials": str(files.trials),
         },
     }
-
-
-def _why_none(record: "StudyRecord") -> str:
-    reasons = sorted({trial.reason or trial.outcome for trial in record.trials})
-    return f"no trial of {record.info.ref.name} completed, so no model was kept: {'; '.join(reasons)}"

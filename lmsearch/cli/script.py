@@ -12,6 +12,7 @@ from lmsearch.cli.options import (
     resource_options,
     resources_of,
     storage_option,
+    study_argument,
     work_options,
     work_request,
 )
@@ -45,7 +46,7 @@ def _worker(
 
 
 @script.command()
-@click.argument("study")
+@study_argument()
 @click.option("--workers", type=COUNT, default=1, show_default=True, help="Number of workers: tasks of the job array.")
 @launcher_options
 @storage_option
@@ -74,7 +75,7 @@ def slurm(study: str, workers: int, storage: str, store_timeout: float | None, *
 
 
 @script.command()
-@click.argument("study")
+@study_argument()
 @click.option("--image", required=True, help="Image with lmsearch in it, such as registry.example/lmsearch:0.3.")
 @click.option("--secret", default="lmsearch", show_default=True, help="Secret whose key `url` is the store's URL.")
 @click.option("--claim", metavar="NAME", help="PersistentVolumeClaim that all pods share, mounted at /work.")

@@ -71,5 +71,5 @@ def why_over(prepared: "Prepared") -> str:
     """Return why a search ended that has trials left."""
     from lmsearch.store.tickets import read_stop
 
-    _, stopped = read_stop(prepared.storage, prepared.info.ref)
+    stopped = read_stop(prepared.storage, prepared.info.ref).stopped
     return "stopped by `lmsearch stop`" if stopped else "the time limit is reached"

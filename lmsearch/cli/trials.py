@@ -2,62 +2,87 @@
 
 import click
 
-from lmsearch.cli.options import COUNT, command_text, json_option, open_store, parse_storage, storage_option
+from lmsearch.cli.options import (
+    COUNT,
+    command_text,
+    json_option,
+    open_store,
+    parse_storage,
+    storage_option,
+    study_argument,
+    the_study,
+)
 from lmsearch.config import MOST_TRIALS
-from lmsearch.terminal.output import say, say_json
+from lmsearch.errors import ConfigError
+from lmsearch.terminal.output import say, say_data, say_json
 
 
 @click.command()
-@click.argument("study")
-@click.option("--sort", default="trial", show_default=True, metavar="NAME", help="A searched value, perplexity, …")
-@click.option("--where", metavar="CONDITION", help='Only trials such as "model.tie_weights == true and epochs > 3".')
+@study_argument(required=False)
+@click.option(
+    "--sort",
+    default="perplexity",
+    show_default=True,
+    metavar="NAME",
+    help="A searched value, trial, epochs, …; -NAME puts the highest first.",
+)
+@click.option("--where", metavar="CONDITION", help='Only trials such as "tie_weights == true and epochs > 3".')
 @click.option("--limit", type=COUNT, metavar="N", help="Show only the first N.")
+@click.option("--wide", is_flag=True, help="Show all columns, also those beyond the terminal's width.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print all that is known of each trial as CSV.")
 @storage_option
 @json_option
 def trials(
-    study: str,
+    study: str | None,
     sort: str,
     where: str | None,
     limit: int | None,
+    wide: bool,
+    as_csv: bool,
     storage: str,
     store_timeout: float | None,
     as_json: bool,
 ) -> None:
-    """List a study's trials in ascending order.
+    """List a study's trials, the best first.
 
     Names are the searched values and trial, outcome, by, perplexity, best_epoch, epochs, parameters, seconds, reason.
-    A condition compares them (== != < <= > >=), joined by and, or, not and brackets.
+    A condition compares them (== != < <= > >=), joined by and, or, not and brackets. A searched value may be named
+    without its section: learning_rate. With one study in the store, its name may be left out.
 
     \b
     Examples:
-        lmsearch trials default --sort perplexity --limit 10
-        lmsearch trials default --sort perplexity --where "model.tie_weights == true"
+        lmsearch trials default --limit 10
+        lmsearch trials default --sort -learning_rate --where "tie_weights == true"
     """
+    from lmsearch.results.best import trials_csv
     from lmsearch.results.documents import trial_document
-    from lmsearch.results.where import check_name, needs_epochs, parse_condition, sort_trials
+    from lmsearch.results.where import full_name, needs_epochs, parse_condition, sort_trials
     from lmsearch.store.records import open_to_look
     from lmsearch.store.trials import read_study
     from lmsearch.terminal.trials import print_table
 
+    if as_csv and as_json:
+        raise ConfigError("--csv and --json are two formats; give one of the two")
     opened = open_store(storage, store_timeout)
-    info = open_to_look(opened, study)
+    info = open_to_look(opened, study or the_study(opened))
     paths = list(info.spec.open)
-    check_name(sort, paths)
+    name = full_name(sort.removeprefix("-"), paths)
     condition = parse_condition(where, paths) if where is not None else None
-    record = read_study(opened, info, epochs=as_json or needs_epochs(sort, where))
+    record = read_study(opened, info, epochs=as_json or needs_epochs(name, where))
     found = [trial for trial in record.trials if condition is None or condition(trial)]
-    found = sort_trials(found, sort)[:limit]
+    found = sort_trials(found, name, descending=sort.startswith("-"))[:limit]
     if as_json:
         say_json([trial_document(trial) for trial in found])
-        return
-    if not found:
-        say(f"{study} has {len(record.trials)} trials, and none of them matches")
-        return
-    print_table(found, paths, "value" if info.is_plain else "perplexity")
+    elif as_csv:
+        say_data(trials_csv(record, found))
+    elif not found:
+        say(f"{info.ref.name} has {len(record.trials)} trials, and none of them matches")
+    else:
+        print_table(found, paths, "value" if info.is_plain else "perplexity", wide, record.best)
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @click.argument("trial", type=click.IntRange(0, MOST_TRIALS))
 @storage_option
 @json_option

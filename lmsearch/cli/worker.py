@@ -8,22 +8,24 @@ import click
 from lmsearch.cli.options import (
     command_text,
     device_option,
-    duration,
     parse_storage,
     storage_option,
+    study_argument,
+    time_limit_option,
     work_options,
     work_request,
 )
 from lmsearch.folders import absolute, study_folder
+from lmsearch.spelling import exact_duration
 from lmsearch.terminal import logs
 
 
 @click.command()
-@click.argument("study")
+@study_argument()
 @storage_option
 @device_option
 @click.option("--corpus", type=click.Path(path_type=Path), help="Path of the study's text on this host.")
-@click.option("--until", metavar="3h50m", callback=duration, help="Stop after this long; running trials are saved.")
+@time_limit_option
 @work_options
 @click.option("--name", default="", hidden=True)
 @click.option("--parent-pipe", type=int, hidden=True)
@@ -41,7 +43,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
 
     logs.write_with(logs.timestamped)  # its output is its log
     url = parse_storage(storage)
-    corpus, until = options["corpus"], options["until"]
+    corpus, time_limit = options["corpus"], options["time_limit"]
     worker_options = WorkerOptions(
         study=study,
         storage=url,
@@ -50,7 +52,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         folder=study_folder(study),
         cache=cache_folder(),
         corpus=None if corpus is None else str(absolute(corpus, "the corpus")),
-        until=until,
+        time_limit=time_limit,
         parent_pipe=options["parent_pipe"],
         work=work_request(options),
         trainer=options["trainer"],
@@ -59,7 +61,7 @@ def worker(study: str, storage: str, **options: Any) -> int:
         [] if worker_options.device == "auto" else ["--device", worker_options.device]
     )
     words += [] if corpus is None else ["--corpus", str(corpus)]
-    words += [] if until is None else ["--until", f"{until:.0f}s"]
+    words += [] if time_limit is None else ["--time-limit", exact_duration(time_limit)]
     again = command_text(words + worker_options.work.words(), url)
     try:
         code = run_worker(worker_options)

@@ -15,6 +15,7 @@ from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
 from lmsearch.processes import python
 from lmsearch.search.placement import Placement
 from lmsearch.search.start import Prepared, SearchRequest, prepare
+from lmsearch.spelling import exact_duration
 from lmsearch.store import url as urls
 from lmsearch.store.records import StudyInfo
 from lmsearch.store.url import parse_url
@@ -91,7 +92,7 @@ def worker_words(prepared: Prepared, device: str) -> list[str]:
     words = [prepared.info.ref.name, "--device", device]
     words += corpus_words(prepared.text or prepared.info.spec.data.corpus)
     if prepared.until is not None:
-        words += ["--until", f"{max(1.0, prepared.until - time.monotonic()):.0f}s"]
+        words += ["--time-limit", exact_duration(round(max(1.0, prepared.until - time.monotonic())))]
     return words + prepared.work.words()
 
 

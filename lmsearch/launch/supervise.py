@@ -43,6 +43,7 @@ class Snapshot:
     seconds: float  # since the run began
     seconds_left: float | None
     notices: tuple[str, ...]  # what happened since the snapshot before
+    stopping: int = 0  # how often a person has asked it to stop
 
 
 @dataclass
@@ -115,7 +116,8 @@ class Supervisor:
             if missing := [slot for slot in slots if slot.worker is None]:
                 self._start(missing)
             while not all(slot.left for slot in slots):
-                self._pass_on(slots)
+                if self._pass_on(slots):
+                    looked = 0.0  # to be acknowledged at once
                 for slot in slots:
                     self._look_after(slot)
                 if time.monotonic() - looked >= _LOOK:
@@ -315,13 +317,16 @@ class Supervisor:
             slot.is_dormant = False
         self._unclaimed = unclaimed
 
-    def _pass_on(self, slots: Sequence[_Slot]) -> None:
+    def _pass_on(self, slots: Sequence[_Slot]) -> bool:
+        """Pass on the signals that are new; return whether there were any."""
+        before = self._passed_on
         for number in self.signals.received[self._passed_on :]:
             self._passed_on += 1
             for slot in slots:
                 if slot.worker is not None:
                     # A second request is to stop at once, also what hangs in a library.
                     self.launcher.signal(slot.worker, number if self._passed_on == 1 else signal.SIGKILL)
+        return self._passed_on > before
 
     def _end(self, slots: Sequence[_Slot]) -> None:
         """Leave no worker behind where the loop was left early."""
@@ -343,6 +348,7 @@ class Supervisor:
             seconds=time.monotonic() - self._started,
             seconds_left=seconds_left(record, workers),
             notices=notices,
+            stopping=0 if self._error is not None else len(self.signals.received),
         )
 
 

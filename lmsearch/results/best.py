@@ -11,6 +11,7 @@ import platform
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -237,14 +238,14 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
     )
 
 
-def trials_csv(record: StudyRecord) -> str:
-    """Return all trials as a table, one row each."""
+def trials_csv(record: StudyRecord, trials: Sequence[TrialRecord] | None = None) -> str:
+    """Return trials as a table, one row each: all of a study, or those given."""
     output = io.StringIO()
     paths = list(record.info.spec.open)
     head = TRIALS_HEAD.split(",")
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow([*head, *paths, "reason"])
-    for trial in record.trials:
+    for trial in record.trials if trials is None else trials:
         cells: list[Any] = [
             trial.number,
             trial.outcome,

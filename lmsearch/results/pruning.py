@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from lmsearch.results.reading import Results
-from lmsearch.spelling import spell_duration
+from lmsearch.spelling import spell_seconds
 from lmsearch.store.records import StudyRecord, TrialRecord
 from lmsearch.study.options import MEDIAN_STARTUP, median_warmup
 
@@ -98,5 +98,5 @@ def pruning_sentences(results: Results) -> Iterator[str]:
     if saved is not None:
         yield (
             f"Pruning saved {saved.epochs:,} of {saved.of:,} epochs in {saved.trials} trials, about "
-            f"{spell_duration(saved.seconds)} of training."
+            f"{spell_seconds(saved.seconds)} of training."
         )

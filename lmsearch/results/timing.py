@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lmsearch.spelling import spell_duration
+from lmsearch.spelling import spell_seconds
 from lmsearch.store.records import StudyRecord, TrialRecord
 
 _CLOCKS = 60.0  # seconds by which clocks of hosts may differ
@@ -43,7 +43,7 @@ def time_sentences(record: StudyRecord) -> Iterator[str]:
     if spent is None:
         return
     yield (
-        f"{spent.trials} trials trained and evaluated for {spell_duration(spent.seconds)}, {spent.tokens:,} tokens, "
+        f"{spent.trials} trials trained and evaluated for {spell_seconds(spent.seconds)}, {spent.tokens:,} tokens, "
         f"{spent.tokens / spent.seconds:,.0f} tokens/s per worker."
     )
     if spent.idle:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lmsearch.config import coerce
 from lmsearch.errors import ConfigError
-from lmsearch.spelling import nearest
+from lmsearch.spelling import nearest, short_names
 from lmsearch.store.records import TrialRecord
 from lmsearch.study.reading import parse_value
 
@@ -59,21 +59,29 @@ def needs_epochs(*texts: str | None) -> bool:
     return any(re.search(r"\bseconds\b", text or "") for text in texts)
 
 
-def check_name(name: str, paths: Sequence[str]) -> None:
-    """Refuse a name that is neither a field nor one of the study's searched values. Raises `ConfigError`."""
-    if name not in FIELDS and name not in paths:
+def full_name(name: str, paths: Sequence[str]) -> str:
+    """Return a field, or a searched value by its dotted name, which may be given without its section where one has it.
+
+    Raises `ConfigError`.
+    """
+    if name in FIELDS or name in paths:
+        return name
+    found = [path for path, short in short_names(paths).items() if short == name]
+    if not found:
         raise ConfigError(f"a trial has no {name!r}{nearest(name, [*FIELDS, *paths])}")
+    return found[0]
 
 
-def sort_trials(trials: Sequence[TrialRecord], name: str) -> list[TrialRecord]:
+def sort_trials(trials: Sequence[TrialRecord], name: str, descending: bool = False) -> list[TrialRecord]:
     """Sort by a field or a searched value, the lowest first; trials that do not have it come last."""
 
-    def key(trial: TrialRecord) -> tuple[bool, float, str]:
+    def key(trial: TrialRecord) -> tuple[float, str]:
         value = field_of(trial, name)
         number = isinstance(value, int | float)
-        return value is None, float(value) if number else math.inf, "" if number else str(value)
+        return float(value) if number else math.inf, "" if number else str(value)
 
-    return sorted(trials, key=key)
+    have = [trial for trial in trials if field_of(trial, name) is not None]
+    return sorted(have, key=key, reverse=descending) + [t for t in trials if field_of(t, name) is None]
 
 
 def parse_condition(text: str, paths: Sequence[str]) -> Condition:
@@ -150,7 +158,7 @@ class _Parser:
     def _comparison(self, name: str) -> Condition:
         if name in _OPERATORS or name in (")", "and", "or"):
             raise self.error(f"a name instead of {name!r}")
-        check_name(name, self.paths)
+        name = full_name(name, self.paths)
         symbol = self.take()
         if symbol not in _OPERATORS:
             raise self.error(f"one of {' '.join(_OPERATORS)} after {name}, not {symbol!r}")

@@ -46,7 +46,13 @@ def begin(
     open_budget(storage, info.ref, lambda tickets: decide_tickets(spec, request, stored, tickets))
     requested = info.source if source is None else Source(name=source, key="", taken=False)
     current = replace(
-        info, spec=spec, folder=folder, source=requested, remarks=remarks, shuffles=corpus.shuffle_articles
+        info,
+        spec=spec,
+        folder=folder,
+        source=requested,
+        remarks=remarks,
+        shuffles=corpus.shuffle_articles,
+        train_tokens=len(corpus.train.tokens),
     )
     if _kept_of(current) != _kept_of(info):
         info = current
@@ -56,7 +62,7 @@ def begin(
 
 def _kept_of(info: StudyInfo) -> tuple[object, ...]:
     """Return what may differ between two calls of `begin` for one study."""
-    return info.spec.text, info.folder, info.source, info.remarks, info.shuffles
+    return info.spec.text, info.folder, info.source, info.remarks, info.shuffles, info.train_tokens
 
 
 def _find_or_create(
@@ -88,6 +94,7 @@ def _find_or_create(
                 source=Source(name=source, key="", taken=False) if source else None,
                 remarks=remarks,
                 shuffles=corpus.shuffle_articles,
+                train_tokens=len(corpus.train.tokens),
             )
         _check_same(before, spec, corpus)
         if not is_copy(storage, before):

@@ -62,6 +62,7 @@ def begin_confirmation(storage: FencedStorage, study: str, top: int, seeds: int)
                 defaults=info.defaults,
                 confirms=study,
                 shuffles=info.shuffles,
+                train_tokens=info.train_tokens,
             )
         elif not again.is_of(info):
             raise StudyError(

@@ -36,7 +36,7 @@ from lmsearch.store.checkpoints import SHORT, Checkpoints
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.records import StudyInfo, open_study
 from lmsearch.store.storage import FencedStorage
-from lmsearch.store.tables import Ticket
+from lmsearch.store.tables import OPEN, Ticket
 from lmsearch.store.tickets import Changes, NewTicket, change_tickets, close_ended, delete_study, leases, list_tickets
 from lmsearch.store.trials import read_study
 from lmsearch.store.weights import Weights
@@ -55,6 +55,19 @@ def enqueue(
     new = _enqueued(info, values, retry_of)
     tickets = change_tickets(storage, info.ref, lambda _: Changes(add=[new]))
     return info, tickets
+
+
+def withdraw(storage: FencedStorage, name: str) -> int:
+    """Take the enqueued trials that nobody has started out of the budget again; return how many these were."""
+    info = open_own_study(storage, name)
+    found: list[int] = []
+
+    def decide(tickets: Sequence[Ticket]) -> Changes:
+        found[:] = [t.number for t in tickets if t.origin == "enqueued" and t.state == OPEN and t.lease == 0]
+        return Changes(withdraw=found)
+
+    change_tickets(storage, info.ref, decide)
+    return len(found)
 
 
 def _enqueued(info: StudyInfo, values: Mapping[str, object], retry_of: int | None) -> NewTicket:

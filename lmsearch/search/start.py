@@ -20,6 +20,7 @@ from lmsearch.search.corpora import join_corpus, share_corpus
 from lmsearch.search.placement import Placement
 from lmsearch.search.take_over import check_source, complete
 from lmsearch.search.work import STORE_SECONDS, WorkOptions
+from lmsearch.spelling import exact_duration
 from lmsearch.store.artifacts import Artifacts, study_files
 from lmsearch.store.belonging import others_in, others_sentence
 from lmsearch.store.copies import open_own_study
@@ -42,14 +43,14 @@ _log = logging.getLogger(__name__)
 class SearchRequest:
     """What a person asks for; None is: as the study file or the store has it."""
 
-    study_file: str = "default"  # a path, or the name of a study that lmsearch ships
+    study_file: str = "default"  # a path, the name of a study that lmsearch ships, or of one in the store
     name: str | None = None
     sampler: str | None = None
     pruner: str | None = None
     trials: int | None = None
     more: int | None = None
     source: str | None = None  # a study whose trials are taken over
-    hours: float | None = None
+    time_limit: float | None = None  # seconds
     workers: int | None = None
     device: str = "auto"
     work: WorkOptions = field(default_factory=WorkOptions)
@@ -71,10 +72,11 @@ class SearchRequest:
     def words(self) -> list[str]:
         """Return the command that resumes the search: what is in the budget already is not added again."""
         words = ["lmsearch", "run"] + ([] if self.study_file == "default" else [self.study_file])
-        for option in ("name", "sampler", "pruner", "trials", "workers", "device", "hours"):
+        for option in ("name", "sampler", "pruner", "trials", "workers", "device"):
             value = getattr(self, option)
             if value is not None and (option, value) != ("device", "auto"):
-                words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [f"--{option}", str(value)]
+        words += [] if self.time_limit is None else ["--time-limit", exact_duration(self.time_limit)]
         words += [] if self.source is None else ["--from", self.source]
         return words + self.work.words() + self.placement.words()
 
@@ -193,16 +195,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     space than the study of its name.
     """
     check_store(url, request.placement)
-    path = find_study_file(request.study_file)
-    name = path.stem if request.name is None else request.name
-    check_name(name)
-    check_folder(study_folder(name))
-    spec = load_study(path)  # a mistake in the file is reported before a store is waited for
-    known = _known_study(url, name, request.work.store_timeout)
-    if known is None:
-        check_new_name(name)
-    elif known.defaults != __version__:
-        spec = load_study(path, known.defaults)
+    name, path, spec, known = _find(request, url)
     opened = _opened(request, path, spec, progress)
     corpus = opened.corpus
     if known is None:
@@ -224,13 +217,13 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
         raise
     _take_over(storage, info)
     _prepare_folder(storage, info, request.work.artifacts)
-    hours = request.hours or spec.settings.hours
+    time_limit = request.time_limit or 3600 * spec.settings.hours
     return Prepared(
         storage=storage,
         info=info,
         corpus=corpus,
         devices=opened.devices,
-        until=time.monotonic() + 3600 * hours if hours else None,
+        until=time.monotonic() + time_limit if time_limit else None,
         work=request.work,
         placement=request.placement,
     )
@@ -260,6 +253,34 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
         placement=request.placement,
         text=text,
     )
+
+
+def _find(request: SearchRequest, url: URL) -> tuple[str, Path, StudySpec, StudyInfo | None]:
+    """Return a request's name, its file and what that says, and the study of its name, None for a new one.
+
+    What is neither a file nor a study that lmsearch ships may be the name of a study in the store, which is resumed as
+    it stands there. Raises `LmsearchError`.
+    """
+    try:
+        path = find_study_file(request.study_file)
+    except ConfigError:
+        name = request.study_file
+        with contextlib.suppress(ConfigError, StudyError):
+            check_name(name)
+            known = _known_study(url, name, request.work.store_timeout)
+            if known is not None and not known.confirms and request.name in (None, name):
+                return name, Path(known.folder) / f"{name}.toml", known.spec, known
+        raise
+    name = path.stem if request.name is None else request.name
+    check_name(name)
+    check_folder(study_folder(name))
+    spec = load_study(path)  # a mistake in the file is reported before a store is waited for
+    known = _known_study(url, name, request.work.store_timeout)
+    if known is None:
+        check_new_name(name)
+    elif known.defaults != __version__:
+        spec = load_study(path, known.defaults)
+    return name, path, spec, known
 
 
 def _open(url: URL, timeout: float | None, create: bool = False, write: bool = False) -> FencedStorage:

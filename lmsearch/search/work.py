@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lmsearch.spelling import exact_duration
 from lmsearch.store.artifacts import Artifacts
 
 STORE_SECONDS = 10.0  # of waiting for a store that does not answer, where no trial runs
@@ -28,13 +29,13 @@ class WorkOptions:
         if self.artifacts is not None:
             words += ["--artifacts", self.artifacts.url]
         if self.store_timeout is not None:
-            words += ["--store-timeout", f"{self.store_timeout:g}s"]
+            words += ["--store-timeout", exact_duration(self.store_timeout)]
         if self.stall != STALL_SECONDS:
-            words += ["--stall", f"{self.stall:g}s"]
+            words += ["--stall", exact_duration(self.stall)]
         if self.max_failures is not None:
             words += ["--max-failures", str(self.max_failures)]
         words += ["--allow-pickle"] if self.allow_pickle else []
-        words += [] if self.idle is None else ["--idle", f"{self.idle:g}s"]
+        words += [] if self.idle is None else ["--idle", exact_duration(self.idle)]
         if self.lease_seconds != LEASE_SECONDS:
             words += ["--lease-seconds", f"{self.lease_seconds:g}"]
         return words

@@ -61,7 +61,7 @@ class WorkerOptions:
     folder: Path  # for the study's files on this host, runs/STUDY
     cache: Path
     corpus: str | None = None  # where the text lies on this host, if elsewhere than on the first
-    until: float | None = None  # seconds after which nothing is claimed and all is saved
+    time_limit: float | None = None  # seconds after which nothing is claimed and all is saved
     parent_pipe: int | None = None  # a descriptor that is closed when the parent dies
     work: WorkOptions = field(default_factory=WorkOptions)
     trainer: str = "lstm"  # one of TRAINERS
@@ -110,7 +110,7 @@ class Stop:
 
 def run_worker(options: WorkerOptions) -> int:
     """Work until all trials are done; return the exit code. Raises `LmsearchError` where it cannot work."""
-    stop = Stop(options.until)
+    stop = Stop(options.time_limit)
     stop.listen()
     if options.parent_pipe is not None:
         _watch_parent(options.parent_pipe, stop)
@@ -162,8 +162,8 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
     if storage.engine.name == "postgresql":
         ConnectionRelease(storage.engine)
     info = open_own_study(storage, options.study)
-    requests, stopped = tickets.read_stop(storage, info.ref)
-    if stopped:
+    state = tickets.read_stop(storage, info.ref)
+    if state.stopped:
         _log.info("%s was stopped with `lmsearch stop`; `lmsearch run` resumes it", options.study)
         return 0
     corpus = join_corpus(info, options.cache, options.corpus, options.work.artifacts, options.work.allow_pickle)
@@ -194,7 +194,7 @@ def _join(options: WorkerOptions, stop: Stop, ending: _Ending) -> int:
         trainer.name,
         extra={"event": "joined", "worker": options.name, "study": options.study, "device": trainer.name},
     )
-    stop.requests = requests
+    stop.requests = state.requests
     return _work(runner, holder, stop, options)
 
 
@@ -219,7 +219,7 @@ def _work(runner: TrialRunner, holder: tickets.Holder, stop: Stop, options: Work
             if not tickets.has_unfinished(storage, study):
                 runner.sweep()
                 return 0
-            stop.note_request(tickets.read_stop(storage, study)[0])
+            stop.note_request(tickets.read_stop(storage, study).requests)
             if time.monotonic() - beaten > storage.lease_seconds / 3:
                 beaten = time.monotonic()
                 with contextlib.suppress(Exception):  # a hint; the next claim finds out what is wrong

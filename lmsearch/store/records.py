@@ -69,6 +69,7 @@ class StudyInfo:
     remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
     confirms: str = ""  # the study whose leaders this one trains again
     shuffles: bool | None = None  # whether articles are, where the file does not say; None: before lmsearch 0.3.0
+    train_tokens: int | None = None  # of the train split; None where it was not kept, as before lmsearch 0.5.0
     is_plain: bool = False  # a study of plain Optuna, to be looked at alone
 
     def is_of(self, study: "StudyInfo") -> bool:
@@ -299,6 +300,7 @@ def _read(storage: FencedStorage, study: FrozenStudy) -> StudyInfo | None:
         remarks=_remarks(stored),
         confirms=_confirms(stored, name, spec),
         shuffles=shuffles if isinstance(shuffles := stored.get("shuffles"), bool) else None,
+        train_tokens=tokens if type(tokens := stored.get("train_tokens")) is int and tokens > 0 else None,
     )
 
 
@@ -405,6 +407,7 @@ def create_study(
     remarks: tuple[str, ...] = (),
     confirms: str = "",
     shuffles: bool | None = None,
+    train_tokens: int | None = None,
 ) -> StudyInfo:
     """Create a study, or finish a creation that was cut short. The caller holds the creation lock.
 
@@ -433,6 +436,7 @@ def create_study(
             remarks=remarks,
             confirms=confirms,
             shuffles=shuffles,
+            train_tokens=train_tokens,
         )
         for model, attribute, value in (
             (models.StudySystemAttributeModel, _METRIC_NAMES, _METRICS),
@@ -466,6 +470,7 @@ def _kept(info: StudyInfo) -> dict[str, Any]:
         "remarks": list(info.remarks),
         "confirms": info.confirms,
         "shuffles": info.shuffles,
+        "train_tokens": info.train_tokens,
     }
     found: dict[str, Any] = json.loads(json.dumps(stored, default=str))
     return found

@@ -395,18 +395,28 @@ def present(storage: FencedStorage) -> tuple[float, str]:
     return storage.do(work), storage.boot()
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopState:
+    """Whether a study stands stopped."""
+
+    requests: int = 0  # how often its workers were asked to stop
+    stopped: bool = False
+    at: float | None = None  # for people: seconds since 1970, by the clock of the host that asked
+
+
 def ask_to_stop(storage: FencedStorage, study: StudyRef, stopped: bool) -> None:
     """Ask all workers of a study, everywhere, to save and leave; or, with false, let new ones work again."""
-    requests, was = read_stop(storage, study)
-    if was == stopped:
+    state = read_stop(storage, study)
+    if state.stopped == stopped:
         return
-    storage.set_study_system_attr(study.id, _STOP, {"asked": requests + stopped, "stopped": stopped})
+    stored = {"asked": state.requests + stopped, "stopped": stopped, "at": time.time()}
+    storage.set_study_system_attr(study.id, _STOP, stored)
 
 
-def read_stop(storage: FencedStorage, study: StudyRef) -> tuple[int, bool]:
-    """Return how often a study's workers were asked to stop, and whether the study stands stopped now."""
+def read_stop(storage: FencedStorage, study: StudyRef) -> StopState:
+    """Return whether a study stands stopped now, and how often its workers were asked to stop."""
 
-    def work(session: Session) -> tuple[int, bool]:
+    def work(session: Session) -> StopState:
         return _stop_state(session, study)
 
     return storage.do(work)
@@ -426,19 +436,22 @@ def send_heartbeat(
         nonlocal requests
         if also is not None:
             session.execute(also)
-        requests = _stop_state(session, study)[0]
+        requests = _stop_state(session, study).requests
 
     return storage.renew(ticket, progress, within), requests
 
 
-def _stop_state(session: Session, study: StudyRef) -> tuple[int, bool]:
+def _stop_state(session: Session, study: StudyRef) -> StopState:
     attribute = models.StudySystemAttributeModel
     query = sa.select(attribute.value_json).where(attribute.study_id == study.id, attribute.key == _STOP)
     found = session.execute(query).scalar_one_or_none()
     stored = None if found is None else json.loads(found)
     if not isinstance(stored, dict) or not isinstance(stored.get("asked"), int):
-        return 0, False
-    return stored["asked"], stored.get("stopped") is True
+        return StopState()
+    at = stored.get("at")
+    return StopState(
+        requests=stored["asked"], stopped=stored.get("stopped") is True, at=at if isinstance(at, float) else None
+    )
 
 
 def close_ended(storage: FencedStorage, study: StudyRef) -> None:

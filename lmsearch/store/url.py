@@ -108,8 +108,10 @@ def _check_options(url: URL) -> None:
             raise StoreError(f"the storage URL has an option {name!r}{hint}")
 
 
-def redact(url: URL) -> str:
-    """Return the URL for a person to read, its password as `***`."""
+def redact(url: URL, here: bool = False) -> str:
+    """Return the URL for a person to read, its password as `***`; with `here`, a file below this folder as from it."""
+    if here and url.get_backend_name() == "sqlite" and Path(url.database or "").is_relative_to(Path.cwd()):
+        url = url.set(database=str(Path(url.database or "").relative_to(Path.cwd())))
     query = {name: value if name in _SHOWN else "***" for name, value in url.query.items()}
     shown = url.set(query=query, drivername=url.get_backend_name()).render_as_string(hide_password=True)
     return shown.replace("%2A%2A%2A", "***")

@@ -110,6 +110,11 @@ class StudySpec:
             return solve_sizes(values, self.parameters, vocabulary_size)
         return RunConfig.from_paths(values)
 
+    def value(self, path: str, params: Mapping[str, Value]) -> Value:
+        """Return a setting's value at a point, without a check that the point makes a valid run."""
+        source = self.same_as.get(path, path)
+        return params.get(source, self.fixed.get(source, default_value(source)))
+
     def check_point(self, params: Mapping[str, object]) -> dict[str, Value]:
         """Convert open values to their types; refuse names that are not open and values out of range."""
         checked: dict[str, Value] = {}

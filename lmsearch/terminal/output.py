@@ -8,7 +8,9 @@ reorder what stands beside them.
 import contextlib
 import errno
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -34,6 +36,17 @@ def say(text: object = "", *, err: bool = False, end: str = "\n") -> None:
 def say_lines(text: object, *, err: bool = False) -> None:
     """Print several lines, such as a traceback."""
     _write(shown_lines(text).rstrip("\n") + "\n", err)
+
+
+def say_wrapped(head: str, text: object) -> None:
+    """Print a head and a text beside it, in a terminal broken between words, below where the text began."""
+    if not sys.stdout.isatty():
+        say(head + shown(text))
+        return
+    width = max(20, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(shown(text), max(10, width - len(head)), break_long_words=True, break_on_hyphens=False)
+    for number, line in enumerate(lines or [""]):
+        say((head if number == 0 else " " * len(head)) + line)
 
 
 def say_json(document: Any, indent: int | None = 2) -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lmsearch.spelling import count, spell_value
-from lmsearch.terminal.output import say
+from lmsearch.terminal.output import say, say_wrapped
 
 if TYPE_CHECKING:
     from lmsearch.results.best import ResultFiles
@@ -20,29 +20,29 @@ def print_plan(prepared: "Prepared") -> None:
     from lmsearch.store.url import redact
 
     info, corpus, spec, devices = prepared.info, prepared.corpus, prepared.info.spec, prepared.devices
-    splits = [len(text.tokens) for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
+    splits = [f"{len(text.tokens):,}" for text in (corpus.train, corpus.valid, corpus.test) if text is not None]
     unfinished = [ticket for ticket in list_tickets(prepared.storage, info.ref) if not ticket.is_done]
     sampler = " and ".join(sorted({ticket.by for ticket in unfinished}))
     pruner = " and ".join(sorted({ticket.pruner for ticket in unfinished}))
-    say(f"study    {info.ref.name} in {redact(prepared.storage.store_url)}")
-    say(
-        f"corpus   {corpus.description}: {' / '.join(f'{count:,}' for count in splits)} tokens, "
-        f"{len(corpus.vocabulary):,} words"
+    say_wrapped("study    ", f"{info.ref.name} in {redact(prepared.storage.store_url, here=True)}")
+    say_wrapped(
+        "corpus   ",
+        f"{corpus.description}: {' / '.join(splits)} tokens, {len(corpus.vocabulary):,} words",
     )
     sizes = {point.parameters for point in space_points(spec, info.vocabulary_size)}
     spread = f"{min(sizes):,}" + (f" to {max(sizes):,}" if len(sizes) > 1 else "")
-    say(f"model    {spread} parameters, {spec.epochs} epochs a trial")
+    say_wrapped("model    ", f"{spread} parameters, {spec.epochs} epochs a trial")
     for number, (path, value) in enumerate(spec.open.items()):
-        say(f"{'search' if number == 0 else '':8} {path}: {value}")
+        say_wrapped(f"{'search' if number == 0 else '':8} ", f"{path}: {value}")
     if unfinished:
-        workers = f"{len(devices)} workers ({', '.join(sorted(set(devices)))})"
-        say(f"by       {sampler}, pruned by {pruner}, on {workers}")
+        workers = f"{count(len(devices), 'worker')} ({', '.join(sorted(set(devices)))})"
+        say_wrapped("by       ", f"{sampler}, pruned by {pruner}, on {workers}")
 
 
 def print_found(results: "Results", files: "ResultFiles", command: "Command") -> None:
     """Print what a search found and what to do next."""
     from lmsearch.results.best import file_lines
-    from lmsearch.results.confirmation import confirm_words
+    from lmsearch.results.commands import next_steps
     from lmsearch.results.progress import count_line
 
     record = results.record
@@ -61,21 +61,24 @@ def print_found(results: "Results", files: "ResultFiles", command: "Command") ->
         for path, value in best.params.items():
             say(f"  {path} = {spell_value(value)}")
     _print_samplers(record)
-    for sentence in results.importances.sentences():
-        say(sentence)
+    if record.done == record.total:
+        for sentence in results.importances.sentences():
+            say(sentence)
     if failed := record.count("failed"):
         reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
         say(f"warning: {failed} trials failed: {'; '.join(reasons)}")
+    if record.done < record.total:
+        return  # whoever calls says how to resume
     say("files")
     for line in file_lines(files):
         say(line)
-    if files.best_config is not None:
-        say("next")
-        if results.confirmation is None:
-            say(f"  {command(confirm_words(results.name))}")
-        say(f"  {command(['lmsearch', 'report', record.info.ref.name])}")
-        say(f"  lmsearch train {files.best_config}")
-        say(f"  {command(['lmsearch', 'dashboard'])}")
+    if files.best_config is None:
+        return  # whoever calls says what went wrong
+    say("report")
+    say(f"  {command(['lmsearch', 'report', record.info.ref.name, '--open'])}")
+    for step in next_steps(results)[:1]:
+        say(f"next: {step.why}")
+        say(f"  {command(step.words)}")
 
 
 def _print_samplers(record: "StudyRecord") -> None:

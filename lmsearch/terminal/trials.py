@@ -1,54 +1,63 @@
 """Trials as a table and one by one."""
 
+import itertools
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from lmsearch.escapes import shown
-from lmsearch.spelling import spell_value
+from lmsearch.spelling import count, short_names, spell_value
 from lmsearch.terminal.live import spark
-from lmsearch.terminal.output import say, say_lines
+from lmsearch.terminal.output import say, say_coloured, say_lines
 
 if TYPE_CHECKING:
     from lmsearch.store.records import TrialRecord
 
+_HEAD = 5  # columns that are always shown: trial, outcome, by, its value, epochs
 
-def print_table(found: "list[TrialRecord]", paths: list[str], value: str) -> None:
-    """Print a line for each trial, or a paragraph each where the terminal is too narrow; `value` heads their values."""
-    head = ("trial", "outcome", "by", value, "epochs", *paths)
-    rows = [
-        [
+
+def print_table(
+    found: "list[TrialRecord]", paths: list[str], value: str, wide: bool, best: "TrialRecord | None" = None
+) -> None:
+    """Print a line for each trial: all searched values, or, unless `wide`, those that the terminal has room for.
+
+    `value` heads the trials' values; the best trial is bright. Through a pipe each trial stays one whole line.
+    """
+    short = short_names(paths)
+    rows = [("trial", "outcome", "by", value, "epochs", *map(shown, short.values()))]
+    rows += [
+        (
             str(trial.number),
             trial.outcome,
             shown(trial.by),
             f"{trial.perplexity:.2f}" if trial.curve else "",
             str(len(trial.curve)),
-            *(shown(spell_value(trial.params[path])) if path in trial.params else "" for path in paths),
-        ]
+            *(shown(_short_value(trial.params[path])) if path in trial.params else "" for path in paths),
+        )
         for trial in found
     ]
-    # A dotted name breaks after its dot, and so two lines of head serve for long names.
-    parts = [shown(name).partition(".") for name in head]
-    heads = [[first + dot for first, dot, _ in parts], [last for _, _, last in parts]]
-    heads = heads if any(heads[1]) else heads[:1]
-    widths = [max(len(row[column]) for row in (*heads, *rows)) for column in range(len(head))]
-    lines = [_line(row, widths) for row in (*heads, *rows)]
-    # Through a pipe each trial stays one line: a program counts lines, and `less -S` scrolls.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    if sum(widths) + 2 * len(widths) - 2 <= width:
-        say_lines("\n".join(lines))
-        return
-    for trial in found:  # wider than the terminal: a paragraph each
-        reached = f", {trial.perplexity:.2f} in {len(trial.curve)} epochs" if trial.curve else ""
-        say(f"trial {trial.number} ({trial.by}): {trial.outcome}{reached}")
-        values = ", ".join(f"{path} = {spell_value(value)}" for path, value in trial.params.items())
-        say_lines(click.wrap_text(shown(values), width, initial_indent="  ", subsequent_indent="  "))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    fit = len(widths)
+    if sys.stdout.isatty() and not wide:
+        columns = shutil.get_terminal_size().columns
+        fit = max(_HEAD, sum(end <= columns for end in itertools.accumulate(width + 2 for width in widths)))
+    for number, row in enumerate(rows):
+        line = _line(row[:fit], widths[:fit])
+        if number and best is not None and found[number - 1].number == best.number:
+            say_coloured(line, "green", "")
+        else:
+            say(line)
+    if fit < len(widths):
+        say(f"… {count(len(widths) - fit, 'more column')}: --wide")
 
 
-def _line(cells: list[str], widths: list[int]) -> str:
+def _short_value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else spell_value(value)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     """Write a row: outcome and by to the left, numbers to the right."""
     padded = (
         cell.ljust(width) if column in (1, 2) else cell.rjust(width)

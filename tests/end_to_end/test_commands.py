@@ -1,6 +1,7 @@
 """The commands as a person types them, in an empty folder, with the real trainer."""
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -44,15 +45,14 @@ def best_config(folder: Path) -> dict[str, Any]:
 def test_a_search_tells_its_plan_what_it_found_and_what_comes_next(searched: Path) -> None:
     said = (searched / "said").read_text()
     for expected in (
-        r"study    tiny in sqlite:///.*/runs/lmsearch.db",
+        r"study    tiny in sqlite:///runs/lmsearch.db",
         r"corpus   .*/corpus: 660 / 220 / 220 tokens, 14 words",
         r"search   model.tie_weights: one of true, false",
         r"by       tpe, pruned by none, on 2 workers \(cpu\)",
         r"trial \d \(tpe\): complete, perplexity [\d.]+ after 3 epochs",
         r"tiny: 3 of 3 trials, 3 complete, best [\d.]+ \(trial \d\)",
         r"runs/tiny/best-config.json",
-        r"next\n  lmsearch confirm tiny --top 3 --seeds 3\n  lmsearch report tiny\n"
-        r"  lmsearch train runs/tiny/best-config.json\n  lmsearch dashboard",
+        r"report\n  lmsearch report tiny --open\nnext: is the winner real\?\n  lmsearch confirm tiny --top 3 --seeds 3\n$",
     ):
         assert re.search(expected, said), expected
 
@@ -139,9 +139,54 @@ def test_best_status_and_studies_tell_the_same_as_text_and_as_json(searched: Pat
     assert status["best"]["perplexity"] == perplexity and status["at_work"] == []
     assert json.loads(cli("best", "tiny", "--json", cwd=searched).stdout)["result"]["perplexity"] == perplexity
     assert [s["study"] for s in json.loads(cli("studies", "--json", cwd=searched).stdout)] == ["tiny"]
-    for words in (["status", "tiny"], ["best", "tiny"], ["studies"]):
+    for words in (["status", "tiny"], ["status"], ["trials"], ["best", "tiny"], ["studies"]):
         said = cli(*words, cwd=searched)
         assert said.returncode == 0 and f"{perplexity:.2f}" in said.stdout
+    assert status["state"] == "finished" and "finished" in cli("status", cwd=searched).stdout
+
+
+def test_a_study_is_resumed_by_its_name_alone_and_what_is_queued_can_be_withdrawn(cli: Cli, tmp_path: Path) -> None:
+    write_study(tmp_path / "elsewhere")
+    assert cli("run", "elsewhere/tiny.toml", "-n", "1", "-j", "1", "-q", "--sampler", "random").returncode == 0
+    assert cli("enqueue", "tiny", "model.output_dropout=0.4").returncode == 0
+    said = cli("status")
+    assert said.stdout.splitlines()[1:] == ["nobody is working, 1 queued", "resume with: lmsearch run tiny"]
+    assert "resume with: lmsearch run tiny" in cli("stop", "tiny").stdout
+    stopped = json.loads(cli("status", "--json").stdout)
+    assert (stopped["state"], stopped["not_started"]) == ("stopped", 1) and stopped["stopped_at"] > 1e9
+    assert re.search(
+        r"^stopped by `lmsearch stop` at \d\d:\d\d, 1 queued, nobody is working$", cli("status").stdout, re.M
+    )
+    resumed = cli("run", "tiny", "-j", "1")
+    assert resumed.returncode == 0 and "tiny: 2 of 2 trials, 2 complete" in resumed.stdout, resumed.stderr
+    assert cli("enqueue", "tiny", "model.output_dropout=0.3").returncode == 0
+    assert cli("enqueue", "tiny", "--withdraw").stdout == "1 enqueued trial of tiny withdrawn\n"
+    assert cli("status").stdout.splitlines()[1:] == ["finished"]
+    refused = cli("enqueue", "tiny")
+    assert refused.returncode == 2 and "to add a trial of the sampler: lmsearch run tiny --more 1" in refused.stderr
+    old = cli("run", "tiny", "--hours", "3")
+    assert (old.returncode, old.stderr) == (2, "lmsearch: --hours is now: --time-limit 3h\n")
+    assert cli("run", "tinny").stderr.startswith("lmsearch: there is no study file 'tinny'")
+
+
+def test_a_shell_completes_studies_files_samplers_and_pruners(searched: Path) -> None:
+    def completed(*words: str) -> list[str]:
+        said = subprocess.run(
+            [Path(sys.executable).with_name("lmsearch")],
+            cwd=searched,
+            env=dict(os.environ) | {
+                "_LMSEARCH_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["lmsearch", *words]),
+                "COMP_CWORD": str(len(words)),
+            },
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return said.stdout.split()
+
+    assert completed("status", "t") == ["plain,tiny"]
+    assert completed("run", "asha") == ["plain,asha-paper"]
+    assert completed("run", "./ti") == ["file,./ti"]
+    assert completed("run", "--sampler", "g") == ["plain,grid", "plain,gp"]
+    assert completed("run", "--pruner", "th") == ["plain,thaw"]
 
 
 def test_plain_optuna_reads_the_study(searched: Path) -> None:
@@ -265,7 +310,7 @@ def test_a_diverging_trial_is_reported_as_pruned_at_the_vocabularys_size(cli: Cl
     write_study(tmp_path, text.replace("bptt = 8", 'bptt = 8\noptimizer = "sgd"\nclip_norm = 0'))
     said = cli("run", "tiny.toml", "--workers", "1")
     assert said.returncode == 1
-    assert "no trial of tiny completed, so no model was kept: diverged" in said.stderr
+    assert "all 3 trials of tiny diverged, so no model was kept. The loss was no longer finite: each " in said.stderr
     status = json.loads(cli("status", "tiny", "--json").stdout)
     assert (status["counts"]["diverged"], status["counts"]["pruned"], status["done"]) == (3, 0, 3)
     with sqlite3.connect(tmp_path / "runs/lmsearch.db") as database:
@@ -439,7 +484,7 @@ def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Pa
 def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
     write_study(tmp_path)
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
-    stopped = cli("run", "tiny.toml", "--workers", "2", "--hours", "0.0001", "--storage", url)
+    stopped = cli("run", "tiny.toml", "--workers", "2", "--time-limit", "0.4s", "--storage", url)
     resumed = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
     refused = cli("status", "tinny", LMSEARCH_STORAGE=url)
     broken = cli("status", "tiny", LMSEARCH_STORAGE=url.replace("postgresql://", "postgresql//"))

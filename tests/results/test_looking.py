@@ -21,15 +21,19 @@ def url(prepared_sqlite: Path, tmp_path: Path) -> str:
 
 def test_trials_are_listed_sorted_and_filtered(url: str, cli: Cli) -> None:
     make_study(url, some_trials(9))
-    said = cli("trials", "made", "--sort", "perplexity", "--where", "outcome == complete", LMSEARCH_STORAGE=url)
+    said = cli("trials", "--where", "outcome == complete", LMSEARCH_STORAGE=url)  # the only study
     assert said.returncode == 0, said.stderr
     complete = sorted(
         (t for t in read("made", url).record.trials if t.outcome == "complete"), key=lambda t: t.perplexity
     )
-    rows = [line.split() for line in said.stdout.splitlines()[2:]]
+    rows = [line.split() for line in said.stdout.splitlines()[1:]]
     assert [(row[0], row[3]) for row in rows] == [(str(t.number), f"{t.perplexity:.2f}") for t in complete]
-    listed = json.loads(cli("trials", "made", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
+    listed = json.loads(cli("trials", "made", "--sort", "trial", "--limit", "2", "--json", LMSEARCH_STORAGE=url).stdout)
     assert [trial["trial"] for trial in listed] == [0, 1]
+    lines = cli("trials", "made", "--sort", "-learning_rate", "--csv", LMSEARCH_STORAGE=url).stdout.splitlines()
+    column = lines[0].split(",").index("train.learning_rate")
+    rates = [float(line.split(",")[column]) for line in lines[1:]]
+    assert len(rates) == 9 and rates == sorted(rates, reverse=True)
     said = cli("trials", "made", "--where", "epochs > 90", LMSEARCH_STORAGE=url)
     assert said.stdout == "made has 9 trials, and none of them matches\n"
     said = cli("trials", "made", "--sort", "perplexty", LMSEARCH_STORAGE=url)

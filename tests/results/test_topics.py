@@ -158,7 +158,7 @@ def test_how_close_the_winner_came_to_being_pruned_is_reported_where_it_was_near
     said = list(pruning_sentences(results))
     assert "a median pruner that knew all other complete trials would have stopped the winner, trial 0." in said[0]
     assert "in epoch 2: 120.00 against a median of 110.00, place 7 of 8" in said[0]
-    assert said[1] == "Pruning saved 2 of 32 epochs in 1 trials, about 20 s of training."
+    assert said[1] == "Pruning saved 2 of 32 epochs in 1 trials, about 20s of training."
     assert closeness(made_again(url, trials[:6])) == []  # too few for a pruner to act
 
 
@@ -169,7 +169,7 @@ def made_again(url: str, trials: list[Made]) -> Results:
 
 def test_idle_workers_and_tokens_a_second_are_counted(url: str) -> None:
     said = list(time_sentences(made(url, some_trials(3)).record))
-    assert said[0] == "3 trials trained and evaluated for 2 min, 10,000 tokens, 100 tokens/s per worker."
+    assert said[0] == "3 trials trained and evaluated for 1m40s, 10,000 tokens, 100 tokens/s per worker."
 
 
 def rated(costs: dict[str, float], trials: int = 24, noise: float = 0.01, outcome: str = "complete") -> list[Made]:

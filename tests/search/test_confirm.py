@@ -15,7 +15,7 @@ from lmsearch.launch.supervise import Snapshot
 from lmsearch.report.publishing import study_note
 from lmsearch.report.write import document, write_report
 from lmsearch.results.best import best_config, require_winner
-from lmsearch.results.commands import confirm_next, next_commands
+from lmsearch.results.commands import confirm_next, next_steps
 from lmsearch.results.confirmation import confirmation_sentence
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import compare
@@ -153,7 +153,7 @@ def test_where_all_others_or_all_leaders_are_lost_it_says_so(sqlite_bureau: Bure
     assert results.confirmation is not None
     assert results.confirmation.verdict == ("alone" if good else "none")
     assert words in confirmation_sentence(results.confirmation)
-    commands = [" ".join(words) for words in next_commands(results)]
+    commands = [" ".join(step.words) for step in next_steps(results)]
     assert commands[0].startswith("lmsearch confirm tiny --top 6 --seeds 3") is not bool(good)
     assert any(command.startswith("lmsearch test") for command in commands) is bool(good)
     assert "trial" in write_report(results, shlex.join)

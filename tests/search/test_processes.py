@@ -203,7 +203,7 @@ def test_two_searches_at_once_run_each_ticket_once(bureau: Bureau) -> None:
 
 
 def test_a_time_budget_ends_claiming_saves_what_runs_and_exits_0(sqlite_bureau: Bureau) -> None:
-    worker = sqlite_bureau.start_worker("--until", "4s", pause="0.4")
+    worker = sqlite_bureau.start_worker("--time-limit", "4s", pause="0.4")
     assert worker.wait(timeout=60) == 0
     record = sqlite_bureau.record()
     assert record.done < record.total and RUNNING not in {ticket.state for ticket in record.tickets}

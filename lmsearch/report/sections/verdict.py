@@ -2,7 +2,7 @@
 
 from lmsearch.report.page import Content, Table
 from lmsearch.report.topic import Topic
-from lmsearch.results.commands import Command, next_commands
+from lmsearch.results.commands import Command, next_steps
 from lmsearch.results.progress import count_line
 from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
@@ -24,8 +24,8 @@ def _write(results: Results, command: Command) -> Content:
     words = [*(f"About the text: {remark}." for remark in record.info.remarks), *verdict(results)]
     words += [f"{record.done} of {record.total} trials have ended: {counts or 'none has started'}."]
     words += [edge_sentence(edge) + "." for edge in edges(record)]
-    following = "\n".join(command(words) for words in next_commands(results))
-    return Content(words=words, tables=tables, code=[f"# what to try next\n{following}"])
+    following = [f"{command(step.words)}    # {step.why}" for step in next_steps(results)]
+    return Content(words=words, tables=tables, code=["\n".join(following)] if following else [])
 
 
 TOPIC = Topic(

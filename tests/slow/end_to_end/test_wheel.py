@@ -21,7 +21,7 @@ def test_run_without_a_file_works_from_an_installed_wheel_in_an_empty_folder(tmp
     empty = tmp_path / "empty"
     empty.mkdir()
     said = subprocess.run(
-        [sys.executable, "-m", "lmsearch.cli.main", "run", "--trials", "2", "--workers", "2", "--hours", "0.004"],
+        [sys.executable, "-m", "lmsearch.cli.main", "run", "--trials", "2", "--workers", "2", "--time-limit", "15s"],
         cwd=empty,
         env=dict(os.environ) | {"PYTHONPATH": str(site)},
         capture_output=True,
