@@ -94,7 +94,7 @@ def test_what_the_logs_tell_is_counted(tmp_path: Path) -> None:
     assert ends_are_explained(["exit 0", "exit 3"], ["run-1.log: exit 3"]).broken == 1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_chaos_tells_as_json_what_it_did_and_leaves_nothing_behind(cli: Cli, tmp_path: Path) -> None:
     """Its own runs of a minute, on both databases, are in .ci/run."""
     said = cli("chaos", "--minutes", "0.3", "--seed", "3", "--workers", "2", "--json")

@@ -70,7 +70,7 @@ def through(proxy: Proxy, direct: str) -> str:
     return full_text(proxy.url(parse_url(direct)))
 
 
-@pytest.mark.parametrize("seconds", [0, 5, 20, pytest.param(60, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("seconds", [0, 5, *(pytest.param(seconds, marks=pytest.mark.heavy) for seconds in (20, 60))])
 def test_row_5_a_crashed_server_costs_eight_workers_nothing_and_gives_an_idle_ninth_nothing(
     start_server: StartServer, open_bureau: OpenBureau, seconds: int
 ) -> None:

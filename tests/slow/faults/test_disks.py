@@ -29,7 +29,7 @@ MountDisk = Callable[[int], Disk]
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
 
 
-@pytest.mark.parametrize("seconds", [8, 30])
+@pytest.mark.parametrize("seconds", [8, pytest.param(30, marks=pytest.mark.heavy)])
 def test_row_9_a_locked_file_is_waited_for(sqlite_bureau: Bureau, seconds: int) -> None:
     """I2, I3 and I5; another process holds the write lock."""
     program = f"""

@@ -340,7 +340,7 @@ def on_host(name: str) -> tuple[str, ...]:
 
 
 def test_status_of_a_study_is_drawn_again_and_again(cli: Cli, tmp_path: Path) -> None:
-    write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 200"))
+    write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 40"))
     said: list[Any] = []
     search = threading.Thread(target=lambda: said.append(cli("run", "tiny.toml", "--workers", "1", "--quiet")))
     search.start()
