@@ -29,7 +29,9 @@ def make_figure(results: Results, name: str) -> go.Figure:
         known = figures_of(results)
         if name not in known:
             raise ConfigError(f"there is no figure {name!r}{nearest(name, known)}")
-        results.figures[name] = known[name].draw(results)
+        figure = known[name].draw(results)
+        figure.update_layout(title={"text": known[name].title, "x": 0, "xref": "paper"})
+        results.figures[name] = figure
     return results.figures[name]
 
 

@@ -4,6 +4,7 @@ import html
 import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import quantiles
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -13,15 +14,29 @@ from lmsearch.results.reading import Results
 from lmsearch.store.records import TrialRecord
 
 PERPLEXITY = "validation perplexity"
+DARK = {
+    "#1f6fb2": "#62b0f0",
+    "#6b7280": "#a3abb5",
+    "#c2334d": "#ff8a9b",
+    "#8f5a00": "#e5a83b",
+    "#8240b8": "#c9a0f2",
+    "#2b7a4b": "#5ec48a",
+    "#b4530f": "#ff9d57",
+    "#0e7490": "#4fd0e8",
+    "#a3326f": "#f28ac0",
+    "#7a5c00": "#e6c84c",
+}
+"""Each colour of a figure, with a contrast of at least 4.5 on white, and the one in its place on the dark page."""
+
 COLOURS = {
-    "complete": "#2f7ebc",
-    "pruned": "#9a9a9a",
-    "diverged": "#d1495b",
-    "infeasible": "#e08e2b",
-    "failed": "#8e4dbd",
-    "running": "#4c9f70",
-    "paused": "#4c9f70",
-    "waiting": "#4c9f70",
+    "complete": "#1f6fb2",
+    "pruned": "#6b7280",
+    "diverged": "#c2334d",
+    "infeasible": "#8f5a00",
+    "failed": "#8240b8",
+    "running": "#2b7a4b",
+    "paused": "#2b7a4b",
+    "waiting": "#2b7a4b",
 }
 SYMBOLS = {
     "complete": "circle",
@@ -33,11 +48,14 @@ SYMBOLS = {
     "paused": "circle-open",
     "waiting": "circle-open",
 }
-PALETTE = ("#2f7ebc", "#e2711d", "#4c9f70", "#8e4dbd", "#d1495b", "#6c757d")
-BEST = "#e2711d"
-INK = "#808080"  # legible on white and on black; the report gives each theme its own
+PALETTE = ("#1f6fb2", "#8f5a00", "#2b7a4b", "#8240b8", "#0e7490", "#a3326f")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # colours alone do not tell lines apart
+BEST = "#b4530f"
 GRID = "rgba(128,128,128,0.22)"
-LABELLED = 10  # curves that have a colour of their own
+INK = "#6b7280"  # legible on white; the report gives each theme its own
+LABELLED = 5  # curves that have a colour of their own
+_LEAST_TICKS = 6  # of an axis, about
+_FEW_DECADES = 5.0  # between its ends: with less, an axis has even steps
 MOST_DRAWN = 1_500  # trials as points of one figure
 MOST_CURVES = 300  # of one kind
 
@@ -110,8 +128,32 @@ def add_by_outcome(
                     "line": {"width": 1.5, "color": colour},
                 },
                 text=[hover(trial, results) for trial in ones],
+                customdata=[trial.number for trial in ones],
                 hovertemplate="%{text}<extra></extra>",
             )
+    mark_winner(figure, results, x, lambda trial: min(trial.perplexity, high))
+
+
+def mark_winner(
+    figure: go.Figure,
+    results: Results,
+    x: Callable[[TrialRecord], Value | None],
+    y: Callable[[TrialRecord], Value | None],
+) -> None:
+    """Draw a ring around the winner's point, where it has one."""
+    winner = results.winner
+    if winner is None or (across := x(winner)) is None or (up := y(winner)) is None:
+        return
+    figure.add_scatter(
+        x=[across],
+        y=[up],
+        mode="markers",
+        name=f"best: trial {winner.number}",
+        marker={"symbol": "circle-open", "size": 16, "color": BEST, "line": {"width": 3, "color": BEST}},
+        customdata=[winner.number],
+        text=[hover(winner, results)],
+        hovertemplate="%{text}<extra></extra>",
+    )
 
 
 def complete_with(results: Results, paths: Iterable[str]) -> list[TrialRecord]:
@@ -122,10 +164,43 @@ def complete_with(results: Results, paths: Iterable[str]) -> list[TrialRecord]:
 
 def y_range(trials: Sequence[TrialRecord]) -> tuple[float, float]:
     """Return the part of the axis in which trials that came to something lie; what is above is drawn at its end."""
-    values = sorted(t.perplexity for t in trials if t.outcome != "diverged") or [t.perplexity for t in trials]
+    known = [trial for trial in trials if math.isfinite(trial.perplexity) and trial.perplexity > 0]
+    values = sorted(t.perplexity for t in known if t.outcome != "diverged") or [t.perplexity for t in known] or [1.0]
     high = quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
     low = values[0]
-    return low / 1.01, max(high, low * 1.02) * 1.05
+    return low / 1.03, max(high, low * 1.02) * 1.05
+
+
+def log_axis(low: float, high: float, most: int = 12) -> dict[str, Any]:
+    """Return a logarithmic axis from `low` to `high`, with at most so many ticks, at round numbers: 1, 2, 5, 10 …"""
+    ticks = round_ticks(low, high, most)
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [spell_tick(tick) for tick in ticks],
+    }
+
+
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return round numbers from `low` to `high`: 1, 2 and 5 times the powers of ten, or even steps where few fit."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 2, 5), (1,)):
+        found = [digit * 10.0**power for power in powers for digit in digits]
+        found = [tick for tick in found if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
+        if len(found) <= most:
+            break
+    if high / low > _FEW_DECADES:
+        return found
+    raw = (high - low) / _LEAST_TICKS
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(digit * size for digit in (1, 2, 5, 10) if digit * size >= raw)
+    return [step * n for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def spell_tick(value: float) -> str:
+    """Write a round number: 0.001, 20, 1e-7."""
+    return f"{value:.6g}" if 1e-4 <= abs(value) < 1e6 or not value else f"{value:.0e}".replace("e-0", "e-")
 
 
 def shown(value: Value) -> Value:
@@ -133,13 +208,6 @@ def shown(value: Value) -> Value:
     if isinstance(value, bool):
         return str(value).lower()
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def shade(rank: int) -> str:
-    """Return a blue that is paler the worse a trial's rank."""
-    light = 0.75 * (rank - 1) / LABELLED
-    parts = [round(channel + light * (225 - channel)) for channel in (31, 98, 158)]
-    return "#" + "".join(f"{part:02x}" for part in parts)
 
 
 def steps(positions: Sequence[float], values: Sequence[float]) -> dict[str, list[float]]:

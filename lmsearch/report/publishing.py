@@ -88,7 +88,7 @@ class Publisher:
                 figure = make(results)
             except NothingToShowError:
                 continue
-            figure.update_layout(title={"text": f"lmsearch: {name}"}, margin={"t": 48})
+            figure.update_layout(margin={"t": 56})
             drawn = figure.to_json()
             if self._drawn.get(name) != drawn and len(drawn) <= _LARGEST_PLOT:
                 optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"lmsearch-{name}")

@@ -19,6 +19,7 @@ class Figure:
     """How a figure is made of a study."""
 
     draw: Callable[[Results], go.Figure]  # raises `NothingToShowError` where the study has too little for it
+    title: str
     caption: str = ""
     width: Callable[[Results], int] = lambda _: 0  # pixels below which it is moved sideways rather than made narrower
     in_dashboard: bool = False  # whether it is stored for optuna-dashboard, which has its own of the others

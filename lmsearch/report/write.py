@@ -5,6 +5,8 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import plotly.graph_objects as go
+
 from lmsearch.errors import NothingToShowError
 from lmsearch.escapes import cell
 from lmsearch.report.figures import figures_of, make_figure
@@ -13,6 +15,8 @@ from lmsearch.report.sections import topics_of
 from lmsearch.report.topic import Figure
 from lmsearch.results.commands import Command
 from lmsearch.results.reading import Results
+from lmsearch.results.timing import search_line
+from lmsearch.results.verdict import verdict
 
 
 def write_report(results: Results, command: Command) -> str:
@@ -28,14 +32,15 @@ def write_report(results: Results, command: Command) -> str:
         )
         for name, topic in topics_of(results).items()
     ]
-    return render_page(f"lmsearch: {results.name}", sections)
+    return render_page(f"lmsearch: {results.name}", sections, search_line(results.record))
 
 
 def write_figure(results: Results, name: str) -> str:
     """Return one figure of a study as HTML; raises `LmsearchError` for an unknown name, or without data for it."""
     figure = make_figure(results, name)
-    plot = Plot(name=name, figure=figure, width=figures_of(results)[name].width(results))
-    return render_page(f"{results.name}: {name}", [Section(id="figure", plots=[plot])])
+    about = figures_of(results)[name]
+    plot = _plot(results, name, about, figure)
+    return render_page(f"{results.name}: {about.title}", [Section(id="figure", plots=[plot])])
 
 
 def _plots(results: Results, figures: Mapping[str, Figure]) -> list[Plot]:
@@ -46,8 +51,19 @@ def _plots(results: Results, figures: Mapping[str, Figure]) -> list[Plot]:
             made = make_figure(results, name)
         except NothingToShowError:
             continue
-        plots.append(Plot(name=name, caption=figure.caption, figure=made, width=figure.width(results)))
+        plots.append(_plot(results, name, figure, made))
     return plots
+
+
+def _plot(results: Results, name: str, figure: Figure, made: go.Figure) -> Plot:
+    return Plot(
+        name=name,
+        title=figure.title,
+        caption=figure.caption,
+        alternative=" ".join(verdict(results)[:1]),
+        figure=made,
+        width=figure.width(results),
+    )
 
 
 def document(results: Results) -> dict[str, Any]:

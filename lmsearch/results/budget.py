@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lmsearch.results.statistics import Draws
@@ -165,15 +165,13 @@ def _against_random(trials: Sequence[TrialRecord], sampler: str, draws: Draws) -
     return AgainstRandom(sampler=sampler, trials=len(own), compared=compared, more=2 * len(own) - count)
 
 
-def budget_sentences(budget: Budget, more_command: Callable[[int], str]) -> Iterator[str]:
-    """Say whether the search was worth it: what doubling it gave, and each sampler against random search at twice.
-
-    `more_command` returns the command that adds a number of random trials.
-    """
+def budget_sentences(budget: Budget) -> Iterator[str]:
+    """Say whether the search was worth it: what doubling it gave, and each sampler against random search at twice."""
     half, random = budget.second_half, budget.random
     if half is not None:
         worth = f"about {half.gain:.2f} perplexity" if half.gain > 0 else "nothing: the best trial was found before"
-        yield f"The second half of the budget (trials {half.first} to {half.last}) was worth {worth}."
+        ones = f"the last {1 + half.last - half.first} of {half.last} trials that ended"
+        yield f"The second half of the budget ({ones}) was worth {worth}."
     if random is not None:
         yield (
             f"Of its random trials, {random.count // 2} reach {random.expected_of_half:.2f} on average; "
@@ -189,15 +187,15 @@ def budget_sentences(budget: Budget, more_command: Callable[[int], str]) -> Iter
             f"{beside}. What a prior gives is knowledge, and not the search's merit."
         )
     for sampler in budget.samplers:
-        yield from _sampler_sentences(sampler, more_command)
+        yield from _sampler_sentences(sampler)
 
 
-def _sampler_sentences(one: AgainstRandom, more_command: Callable[[int], str]) -> Iterator[str]:
+def _sampler_sentences(one: AgainstRandom) -> Iterator[str]:
     name, compared = one.sampler, one.compared
     if compared is None:
         yield (
             f"Whether {name} beats random search at twice its budget is unknown: that needs {one.more} more "
-            f"random trials. Add them with: {more_command(one.more)}"
+            f"random trials."
         )
         return
     average, share = "", "."
@@ -213,4 +211,4 @@ def _sampler_sentences(one: AgainstRandom, more_command: Callable[[int], str]) -
         f"{share}{learned}"
     )
     if compared.trials < one.trials:
-        yield f"To compare all {one.trials} trials of {name}, add {one.more} random ones with: {more_command(one.more)}"
+        yield f"To compare all {one.trials} trials of {name} needs {one.more} more random trials."

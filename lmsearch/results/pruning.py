@@ -74,7 +74,7 @@ def lowest_by(trial: TrialRecord, epoch: int) -> float:
 
 def saving(record: StudyRecord) -> Saving | None:
     """Return what pruning saved; None where nothing was pruned."""
-    own = [trial for trial in record.trials if trial.epochs and not trial.origin_trial]
+    own = [trial for trial in record.trials if trial.epochs and not trial.is_taken_over]
     pruned = [trial for trial in own if trial.outcome == "pruned"]
     seconds = [row.seconds for trial in own for row in trial.epochs]
     if not pruned or not seconds:

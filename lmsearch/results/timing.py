@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lmsearch.spelling import spell_seconds
+from lmsearch.spelling import listed, spell_seconds
 from lmsearch.store.records import StudyRecord, TrialRecord
 
 _CLOCKS = 60.0  # seconds by which clocks of hosts may differ
@@ -24,7 +24,7 @@ class Timing:
 
 def timing(record: StudyRecord) -> Timing | None:
     """Return where the time went; None before the first epoch."""
-    trials = [trial for trial in record.trials if trial.epochs and not trial.origin_trial]
+    trials = [trial for trial in record.trials if trial.epochs and not trial.is_taken_over]
     seconds = sum(trial.seconds for trial in trials)
     if not seconds:
         return None
@@ -35,6 +35,20 @@ def timing(record: StudyRecord) -> Timing | None:
         tokens=sum(row.tokens for trial in trials for row in trial.epochs),
         idle=1 - busy / there if there > busy else 0.0,
     )
+
+
+def search_line(record: StudyRecord) -> str:
+    """Return when the trials of a study ran, on which hosts, and on what text."""
+    trials = [trial for trial in record.trials if trial.started is not None and not trial.is_taken_over]
+    parts = [record.info.corpus] if record.info.corpus else []
+    if trials:
+        first = min(trial.started for trial in trials if trial.started is not None)
+        last = max(trial.ended or trial.started or first for trial in trials)
+        parts.append(f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}" if last.date() != first.date()
+                     else f"{first:%Y-%m-%d}, {first:%H:%M} to {last:%H:%M}")  # fmt: skip
+    hosts = sorted({ticket.host for ticket in record.tickets if ticket.host})
+    parts += [f"on {listed(hosts, 4)}"] if hosts else []
+    return "; ".join(parts)
 
 
 def time_sentences(record: StudyRecord) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from lmsearch.results.confirmation import confirmation_sentence
 from lmsearch.results.reading import Results
+from lmsearch.results.trouble import why_nothing
 from lmsearch.store.records import without_seed
 
 
@@ -9,7 +10,10 @@ def verdict(results: Results) -> list[str]:
     """Return what is best and how sure that is, a sentence each."""
     record, winner = results.record, results.winner
     if winner is None:
-        return [f"No trial of {results.name} is complete yet."]
+        nothing = why_nothing(record)
+        if nothing is None:
+            return [f"No trial of {results.name} is complete yet."]
+        return [f"{nothing.what[:1].upper()}{nothing.what[1:]}.", *(f"{sentence}." for sentence in nothing.because)]
     parameters = f" ({winner.parameters:,} parameters)" if winner.parameters else ""
     sentences = [
         f"Trial {winner.number} (by {winner.by or 'another program'}) has the best validation perplexity, "

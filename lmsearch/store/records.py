@@ -118,6 +118,11 @@ class TrialRecord:
         return min(self.curve.values(), default=math.inf)
 
     @property
+    def is_taken_over(self) -> bool:
+        """Whether another study trained it; one that tries a trial again was trained here."""
+        return bool(self.origin_trial) and self.ticket is None
+
+    @property
     def is_open(self) -> bool:
         """Whether it has not ended."""
         return self.outcome in ("running", "paused", "waiting")

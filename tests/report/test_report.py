@@ -16,6 +16,7 @@ from optuna.trial import create_trial
 
 from lmsearch.errors import ConfigError, NothingToShowError
 from lmsearch.report.figures import FIGURES, figures_of, make_figure
+from lmsearch.report.plots import BEST, COLOURS, DARK, DASHES, INK, PALETTE, SYMBOLS, round_ticks, spell_tick
 from lmsearch.report.write import document, epochs_csv, write_figure, write_report
 from lmsearch.results.reading import Results, read
 from tests.conftest import Cli
@@ -50,18 +51,72 @@ def test_the_verdict_and_the_table_of_the_best_say_what_the_store_says(results: 
     assert f"has the best validation perplexity, {best.perplexity:.2f} in epoch {best.best_epoch}" in page
     for path, value in best.params.items():
         spelled = str(value).lower() if isinstance(value, bool) else f"{value:.4g}"
-        assert f"<tr><td>{path}</td><td>{spelled}</td></tr>" in page
-    rows = re.findall(r"<tr><td>(\d+)</td><td>\w+</td><td>([\d.]+)</td><td>(\d)</td>", page)
+        assert f'<tr><td>{path}</td><td class="number">{spelled}</td></tr>' in page
+    rows = re.findall(r'<tr id="trial-(\d+)"( class="best")?>', page)
     complete = sorted((t for t in results.record.trials if t.outcome == "complete"), key=lambda t: t.perplexity)
-    assert rows == [(str(t.number), f"{t.perplexity:.2f}", str(t.best_epoch)) for t in complete[:20]]
+    assert rows == [(str(t.number), ' class="best"' if t is complete[0] else "") for t in complete[:25]]
+    (stored,) = re.findall(r'data-rows="trials">(.*?)</script>', page)
+    grid = json.loads(stored)
+    assert grid["marked"] == best.number and len(grid["rows"]) == len(results.record.trials)
+    assert [row[3] for row in grid["rows"][:34]] == [float(f"{t.perplexity:.4g}") for t in complete]
     assert "34 complete, 16 pruned, 1 diverged, 1 failed" in page
-    assert "<td>failed</td><td>a bug</td><td>1</td><td>50</td>" in page
+    assert '<td>failed</td><td>a bug</td><td class="number">1</td><td>50</td>' in page
+    for words in (
+        f"<strong>{best.perplexity:.2f}</strong>",
+        "<strong>not confirmed</strong>",
+        "<strong>28m10s</strong>",
+    ):
+        assert words in page
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_every_colour_of_a_figure_has_a_contrast_of_four_and_a_half_in_both_themes() -> None:
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert {*COLOURS.values(), *PALETTE, BEST, INK} <= DARK.keys()
+    for light, dark in DARK.items():
+        assert contrast(light, "#ffffff") >= 4.5 and contrast(dark, "#14171b") >= 4.5, (light, dark)
+    assert len(set(PALETTE)) == len(set(DASHES)) == 6 and len(set(SYMBOLS.values())) == 6
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "said"),
+    [
+        (0.001, 0.02, 12, "0.001 0.002 0.005 0.01 0.02"),
+        (1e-7, 1e-4, 5, "1e-7 1e-6 1e-5 0.0001"),
+        (21.0, 30.0, 12, "22 24 26 28 30"),
+        (95.0, 2245.0, 12, "100 200 500 1000 2000"),
+        (24.1, 24.9, 12, "24.2 24.4 24.6 24.8"),
+    ],
+)
+def test_axes_have_round_numbers(low: float, high: float, most: int, said: str) -> None:
+    assert " ".join(spell_tick(tick) for tick in round_ticks(low, high, most)) == said
+
+
+def test_no_axis_cuts_a_point_of_a_trial_that_came_to_something(results: Results) -> None:
+    best = results.record.best
+    assert best is not None
+    for name in ("history", "curves", "by-parameters", "by-seconds", "slice-model.weight_dropout", "samplers"):
+        low, high = make_figure(results, name).layout.yaxis.range
+        assert 10**low < best.perplexity / 1.02 and 10**high > best.perplexity, name
+    for name in ("history", "slice-model.weight_dropout", "by-parameters", "contour"):
+        assert f"best: trial {best.number}" in {trace.name for trace in make_figure(results, name).data}, name
 
 
 def test_every_point_of_the_history_and_of_the_curves_is_the_stores(results: Results) -> None:
     shown = json.loads(make_figure(results, "history").to_json())["data"]
     values = {
-        n: v for trace in shown if trace["mode"] == "markers" for n, v in zip(trace["x"], trace["y"], strict=True)
+        n: v
+        for trace in shown
+        if trace["mode"] == "markers" and not trace["name"].startswith("best")
+        for n, v in zip(trace["x"], trace["y"], strict=True)
     }
     top = max(value for number, value in values.items())
     for trial in results.record.trials:
@@ -87,7 +142,7 @@ def test_each_figure_stands_alone_or_says_why_there_is_none(results: Results, na
 def test_a_figure_that_there_is_not_is_refused_with_the_names_that_there_are(results: Results) -> None:
     with pytest.raises(ConfigError, match=r"did you mean curves\?$"):
         make_figure(results, "curve")
-    with pytest.raises(ConfigError, match=r"'x'; there are: confirmation, history, curves.*slice-model.weight_dropout"):
+    with pytest.raises(ConfigError, match=r"'x'; there are: history, confirmation, importance.*slice-model.weight_dropout"):
         make_figure(results, "x")
 
 

@@ -22,14 +22,14 @@ from lmsearch.results.reading import Results
 SECTIONS: dict[str, Topic] = {
     "verdict": verdict.TOPIC,
     "confirmation": confirmation.TOPIC,
-    "progress": progress.TOPIC,
     "importance": importance.TOPIC,
     "ranges": ranges.TOPIC,
     "budget": budget.TOPIC,
+    "trials": trials.TOPIC,
+    "progress": progress.TOPIC,
     "cost": cost.TOPIC,
     "timing": timing.TOPIC,
     "trouble": trouble.TOPIC,
-    "trials": trials.TOPIC,
     "provenance": provenance.TOPIC,
 }
 """The topics in the order of the page, by the name of the section there."""

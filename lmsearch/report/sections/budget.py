@@ -2,7 +2,6 @@
 
 import html
 import itertools
-import math
 from dataclasses import asdict
 
 import plotly.graph_objects as go
@@ -10,9 +9,11 @@ import plotly.graph_objects as go
 from lmsearch.report.page import Content
 from lmsearch.report.plots import (
     COLOURS,
+    DASHES,
     PALETTE,
     PERPLEXITY,
     hover,
+    log_axis,
     need,
     new_figure,
     sample,
@@ -29,7 +30,13 @@ from lmsearch.store.records import TrialRecord
 def _write(results: Results, command: Command) -> Content:
     run = ["lmsearch", "run", f"runs/{results.name}/study.toml", "--name", results.name, "--sampler", "random"]
     judged = judge_budget(results.record)
-    return Content(words=list(budget_sentences(judged, lambda more: command([*run, "--more", str(more)]))))
+    more = max((one.more for one in judged.samplers), default=0)
+    code = (
+        [f"{command([*run, '--more', str(more)])}    # compare with random search at twice the budget"]
+        if more > 0
+        else []
+    )
+    return Content(words=list(budget_sentences(judged)), code=code)
 
 
 def _budget(results: Results) -> go.Figure:
@@ -45,7 +52,7 @@ def _budget(results: Results) -> go.Figure:
             x=[n for n, _ in bands] + [n for n, _ in reversed(bands)],
             y=[band[1] for _, band in bands] + [band[0] for _, band in reversed(bands)],
             fill="toself",
-            fillcolor="rgba(47,126,188,0.18)",
+            fillcolor="rgba(98,145,188,0.22)",
             line={"width": 0},
             name="where half of all estimates hold the typical best",
             hoverinfo="skip",
@@ -59,17 +66,18 @@ def _budget(results: Results) -> go.Figure:
             hovertemplate="%{x} random trials: typically %{y:.2f}<extra></extra>",
         )
     groups = sorted({trial.by for trial in trials if trial.by})
-    for name, colour in zip(groups, PALETTE, strict=False):
+    for name, colour, dash in zip(groups, PALETTE, DASHES, strict=False):
         path = best_so_far(ended_in_order(record, name))
         figure.add_scatter(
             **steps(range(1, len(path) + 1), path),
             mode="lines",
-            line={"shape": "hv", "color": colour, "width": 2.5},
+            line={"shape": "hv", "color": colour, "width": 2.5, "dash": dash},
             name=f"{name}, as it ran",
             hovertemplate=f"{html.escape(name)}, %{{x}} trials: %{{y:.2f}}<extra></extra>",
         )
     low, high = y_range([trial for trial in trials if trial.outcome == "complete"])
-    figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high)])
+    figure.update_yaxes(**log_axis(low, high))
+    figure.update_xaxes(range=[0.5, 1.05 * len(trials) + 0.5])
     return figure
 
 
@@ -96,7 +104,7 @@ def _samplers(results: Results) -> go.Figure:
             hovertemplate="%{text}<extra></extra>",
         )
     low, high = y_range([trial for trials in groups.values() for trial in trials])
-    figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high * 1.02)])
+    figure.update_yaxes(**log_axis(low, high * 1.02))
     figure.update_layout(showlegend=False)
     return figure
 
@@ -109,11 +117,14 @@ TOPIC = Topic(
     figures={
         "budget": Figure(
             draw=_budget,
+            title="The best perplexity against the number of trials",
             caption="The best perplexity against the number of trials. The band is for random trials only, up to half "
             "of those that ended.",
             in_dashboard=True,
         ),
-        "samplers": Figure(draw=_samplers, caption="Perplexity of each sampler's complete trials."),
+        "samplers": Figure(
+            draw=_samplers, title="Perplexity by sampler", caption="Perplexity of each sampler's complete trials."
+        ),
     },
     data={"budget": lambda results: asdict(judge_budget(results.record))},
 )

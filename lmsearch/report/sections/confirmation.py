@@ -14,6 +14,10 @@ from lmsearch.results.reading import Results
 
 def _write(results: Results, command: Command) -> Content:
     found = results.confirmation
+    if found is None and results.record.done < results.record.total:
+        return Content(
+            words=["The winner is not known yet: not all trials have ended."], tables=_evaluations_table(results)
+        )
     if found is None:
         words = [
             "Not confirmed yet. The best of many trials is usually also the luckiest: its perplexity is one training "
@@ -41,21 +45,19 @@ def _write(results: Results, command: Command) -> Content:
         confirmation_sentence(found),
         "The interval of a mean is that leader's own; the first of several equals is a little lucky here too. "
         "The differences are paired by seed. Their intervals hold together at 95 %, even if more seeds are requested "
-        "later. An interval that reaches zero or below means a tie.",
-        "The test split was not read for this. Evaluate on it once, at the very end, with:",
+        "later. An interval that reaches zero or below means a tie. The test split was not read for this.",
     ]
     return Content(
         words=words,
-        code=[command(["lmsearch", "test", results.name])],
-        tables=[Table(head=head, rows=rows), *_evaluations_table(results)],
+        tables=[Table(title="the leaders", head=head, rows=rows, numbers=(0, 1, 2)), *_evaluations_table(results)],
     )
 
 
 def _evaluations_table(results: Results) -> list[Table]:
     if not results.evaluations:
-        return [Table(title="test evaluations", head=("none",), rows=())]
+        return []
     rows = [(one["when"], f"{one['perplexity']:.2f}", f"{one['tokens']:,}") for one in results.evaluations]
-    return [Table(title="test evaluations", head=("when", "test perplexity", "tokens"), rows=rows)]
+    return [Table(title="test evaluations", head=("when", "test perplexity", "tokens"), rows=rows, numbers=(1, 2))]
 
 
 def _draw(results: Results) -> go.Figure:
@@ -107,6 +109,14 @@ TOPIC = Topic(
     "split.",
     title="Is the winner real?",
     write=_write,
-    figures={"confirmation": Figure(draw=_draw, in_dashboard=True)},
+    figures={
+        "confirmation": Figure(
+            draw=_draw,
+            title="The leaders on fresh seeds",
+            caption="Each leader's perplexity with each fresh seed, their mean with its 95 % interval, and what it had "
+            "in the search.",
+            in_dashboard=True,
+        )
+    },
     data={"confirmation": _document, "looks": lambda results: list(results.evaluations)},
 )

@@ -5,7 +5,18 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 
 from lmsearch.report.page import Content
-from lmsearch.report.plots import BEST, COLOURS, PERPLEXITY, hover, legend, need, new_figure, sample
+from lmsearch.report.plots import (
+    BEST,
+    COLOURS,
+    PERPLEXITY,
+    hover,
+    legend,
+    log_axis,
+    mark_winner,
+    need,
+    new_figure,
+    sample,
+)
 from lmsearch.report.topic import Figure, Topic
 from lmsearch.results.commands import Command
 from lmsearch.results.reading import Results
@@ -39,6 +50,7 @@ def _frontier(results: Results, title: str, cost: Callable[[TrialRecord], float 
         name=legend("complete", len(drawn), len(trials)),
         marker={"color": COLOURS["complete"], "size": 7},
         text=[hover(trial, results) for trial in drawn],
+        customdata=[trial.number for trial in drawn],
         hovertemplate="%{text}<br>" + title + " %{x:,.0f}<extra></extra>",
     )
     best: list[tuple[float, float]] = []
@@ -53,7 +65,9 @@ def _frontier(results: Results, title: str, cost: Callable[[TrialRecord], float 
         line={"shape": "hv", "color": BEST, "width": 2},
         hoverinfo="skip",
     )
-    figure.update_yaxes(type="log")
+    mark_winner(figure, results, cost, lambda trial: trial.perplexity)
+    values = [trial.perplexity for trial in trials]
+    figure.update_yaxes(**log_axis(min(values) / 1.03, 1.03 * max(values)))
     return figure
 
 
@@ -64,11 +78,13 @@ TOPIC = Topic(
     figures={
         "by-parameters": Figure(
             draw=_by_parameters,
+            title="Perplexity against size",
             caption="Perplexity against size. Pareto frontier: no smaller model is better.",
             in_dashboard=True,
         ),
         "by-seconds": Figure(
             draw=_by_seconds,
+            title="Perplexity against training time",
             caption="Perplexity against training time. Pareto frontier: no faster training is better.",
             in_dashboard=True,
         ),

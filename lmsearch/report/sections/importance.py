@@ -12,16 +12,19 @@ from lmsearch.report.page import Content
 from lmsearch.report.plots import (
     BEST,
     COLOURS,
+    DASHES,
     INK,
     LABELLED,
     MOST_CURVES,
+    PALETTE,
     complete_with,
     hover,
     legend,
+    log_axis,
+    mark_winner,
     need,
     new_figure,
     sample,
-    shade,
     shown,
 )
 from lmsearch.report.topic import Figure, Topic
@@ -42,7 +45,7 @@ def _importance(results: Results) -> go.Figure:
     """Plot the share of the differences between trials that each searched value explains, with its interval."""
     values = results.importances.values[::-1]
     need(values, "too few trials to say what matters")
-    figure = new_figure("share of the differences between trials that it explains alone (90 % interval)", "")
+    figure = new_figure("share that it explains alone, 90 % interval", "")
     figure.add_bar(
         x=[value.share for value in values],
         y=[value.path for value in values],
@@ -79,26 +82,27 @@ def _parallel(results: Results) -> go.Figure:
     low, high = min(logs), max(*logs, min(logs) + 1e-9)
     ranked = sorted(trials, key=lambda trial: trial.perplexity)
     others = sample(ranked[LABELLED:], MOST_CURVES)
-    named = legend("complete", len(others), len(ranked[LABELLED:]))
-    groups = [(others, named, "#a8a8a8", 1.0)] if others else []
-    best = reversed(list(enumerate(ranked[:LABELLED], 1)))
     winner = None if results.winner is None else results.winner.number
-    groups += [([t], f"trial {t.number}", BEST if t.number == winner else shade(rank), 2.5) for rank, t in best]
+    named = legend("complete", len(others), len(ranked[LABELLED:]))
+    drawn = [(trial, named, COLOURS["pruned"], "solid", 1.0) for trial in others]
+    for rank, trial in reversed(list(enumerate(ranked[:LABELLED]))):
+        best = trial.number == winner
+        name = f"best: trial {trial.number}" if best else f"trial {trial.number}"
+        drawn.append((trial, name, BEST if best else PALETTE[rank], "solid" if best else DASHES[rank], 2.5))
     figure = new_figure("", "")
-    for ones, name, colour, width in groups:
-        heights: list[float | None] = []
-        for trial in ones:
-            heights += [_height(opened[path], trial.params[path]) for path in opened]
-            heights += [(math.log(trial.perplexity) - low) / (high - low), None]
+    for number, (trial, name, colour, dash, width) in enumerate(drawn):
+        heights = [_height(opened[path], trial.params[path]) for path in opened]
         figure.add_scatter(
-            x=[*range(len(opened) + 1), None] * len(ones),
-            y=heights,
+            x=list(range(len(opened) + 1)),
+            y=[*heights, (math.log(trial.perplexity) - low) / (high - low)],
             mode="lines",
-            line={"color": colour, "width": width},
+            line={"color": colour, "width": width, "dash": dash},
             name=name,
-            text=[hover_text for trial in ones for hover_text in [hover(trial, results)] * (len(opened) + 2)],
+            legendgroup=name,
+            showlegend=number == 0 or name != named,
+            text=[hover(trial, results)] * (len(opened) + 1),
+            customdata=[trial.number] * (len(opened) + 1),
             hovertemplate="%{text}<extra></extra>",
-            opacity=0.5 if name.startswith("complete") else 1.0,
         )
     ends = [_spelled_ends(value) for value in opened.values()]
     ends.append((f"{math.exp(low):.2f}", f"{math.exp(high):.2f}"))
@@ -107,7 +111,11 @@ def _parallel(results: Results) -> go.Figure:
         for at, pair in enumerate(ends)
         for y, text, anchor in ((-0.02, pair[0], "top"), (1.02, pair[1], "bottom"))
     ]
-    figure.update_layout(annotations=notes, margin={"b": 90, "l": 30, "r": 30}, legend={"y": -0.35})
+    # The page lets a person drag along an axis, and fades the lines that miss what was dragged over.
+    figure.update_layout(
+        annotations=notes, margin={"b": 90, "l": 30, "r": 30}, legend={"y": -0.35}, dragmode=False,
+        meta={"brush": len(opened) + 1},
+    )  # fmt: skip
     names = [path.replace(".", ".<br>") for path in opened]
     figure.update_xaxes(tickvals=list(range(len(opened) + 1)), ticktext=[*names, "perplexity"], gridcolor=INK)
     figure.update_xaxes(tickangle=0)
@@ -164,10 +172,13 @@ def _contour(results: Results) -> go.Figure:
         marker={"color": "white", "size": 6, "line": {"color": "black", "width": 1}},
         text=[hover(trial, results) for trial in complete],
         hovertemplate="%{text}<extra></extra>",
+        customdata=[trial.number for trial in complete],
         showlegend=False,
     )
+    mark_winner(figure, results, lambda trial: trial.params.get(paths[0]), lambda trial: trial.params.get(paths[1]))
+    figure.update_layout(showlegend=False)
     for value, update in ((across, figure.update_xaxes), (up, figure.update_yaxes)):
-        update(type="log" if value.log else "linear")
+        update(**(log_axis(value.low, value.high) if value.log else {"range": [value.low, value.high]}))
     return figure
 
 
@@ -185,16 +196,20 @@ TOPIC = Topic(
     figures={
         "importance": Figure(
             draw=_importance,
+            title="What explains the differences between trials",
             caption="How much of the differences between trials each searched value explains alone; grey: no more than "
             "chance gives.",
         ),
         "parallel": Figure(
             draw=_parallel,
-            caption="Each complete trial is a line through its values: the ten best in colour.",
+            title="Each complete trial through its values",
+            caption="Each complete trial is a line through its values: the five best in a colour and a dash of their "
+            "own. Drag along an axis to keep only the trials that pass there; double-click to keep all.",
             width=lambda results: 110 * (len(results.record.info.spec.open) + 1),
         ),
         "contour": Figure(
             draw=_contour,
+            title="Perplexity over the two numbers that matter most",
             caption="The two searched numbers that matter most; smoothed, and blank where no trial is near.",
             in_dashboard=True,
         ),

@@ -1,8 +1,8 @@
 """What happened: every trial, the learning curves, and pruning."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 
 import plotly.graph_objects as go
 
@@ -10,18 +10,20 @@ from lmsearch.report.page import Content
 from lmsearch.report.plots import (
     BEST,
     COLOURS,
+    DASHES,
     GRID,
     LABELLED,
     MOST_CURVES,
     MOST_DRAWN,
+    PALETTE,
     PERPLEXITY,
     add_by_outcome,
     hover,
     legend,
+    log_axis,
     need,
     new_figure,
     sample,
-    shade,
     steps,
     y_range,
 )
@@ -56,7 +58,7 @@ def _sampled(results: Results) -> list[str]:
     ]
 
 
-def _history(results: Results) -> go.Figure:
+def history(results: Results) -> go.Figure:
     """Plot every trial's perplexity in the order of their start, and the best so far.
 
     What has none, such as a trial that ran out of memory, is drawn at the upper end.
@@ -76,7 +78,7 @@ def _history(results: Results) -> go.Figure:
             name="best so far",
             hoverinfo="skip",
         )
-    figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high * 1.02)])
+    figure.update_yaxes(**log_axis(low, high * 1.02))
     return figure
 
 
@@ -88,10 +90,11 @@ def _curves(results: Results) -> go.Figure:
     labelled, winner = complete[:LABELLED], results.winner
     in_detail = sum(len(trial.curve) for trial in trials) <= _HOVERED_POINTS
     groups = [
-        ([t for t in trials if t.outcome in ("pruned", "diverged", "infeasible", "failed")], "stopped", "#8c8c8c", 1.0),
+        ([t for t in trials if t.outcome in ("pruned", "diverged", "infeasible", "failed")], "stopped",
+         COLOURS["pruned"], 1.0),
         ([t for t in trials if t.is_open], "not ended", COLOURS["running"], 1.5),
         (complete[LABELLED:], "complete", COLOURS["complete"], 1.0),
-    ]
+    ]  # fmt: skip
     figure = new_figure("epoch", PERPLEXITY)
     axes: list[tuple[list[float | None], list[float | None], list[float | None]]] = []
     for ones, name, colour, width in groups:
@@ -99,12 +102,14 @@ def _curves(results: Results) -> go.Figure:
             drawn = sample(ones, MOST_CURVES)
             named = legend(name, len(drawn), len(ones))
             axes.append(_add_curves(figure, drawn, named, colour, width, results if in_detail else None))
-    for rank, trial in reversed(list(enumerate(labelled, 1))):
+    for rank, trial in reversed(list(enumerate(labelled))):
         is_winner = winner is not None and trial.number == winner.number
-        colour = BEST if is_winner else shade(rank)
-        axes.append(_add_curves(figure, [trial], f"trial {trial.number}", colour, 3 if is_winner else 1.5, results))
+        colour, dash = (BEST, "solid") if is_winner else (PALETTE[rank], DASHES[rank])
+        name = f"best: trial {trial.number}" if is_winner else f"trial {trial.number}"
+        axes.append(_add_curves(figure, [trial], name, colour, 3 if is_winner else 2, results, dash))
     low, high = y_range(trials)
-    figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high)])
+    firsts = [next(iter(trial.curve.values())) for trial in trials if trial.outcome != "diverged"]
+    figure.update_yaxes(**log_axis(low, max(high, 1.05 * median(firsts)) if firsts else high))
     buttons = [
         {"label": label, "method": "update", "args": [{"x": [axis[n] for axis in axes]}, {"xaxis.title.text": title}]}
         for n, (label, title) in enumerate(
@@ -124,7 +129,13 @@ def _curves(results: Results) -> go.Figure:
 
 
 def _add_curves(
-    figure: go.Figure, trials: Sequence[TrialRecord], name: str, colour: str, width: float, detail: Results | None
+    figure: go.Figure,
+    trials: Sequence[TrialRecord],
+    name: str,
+    colour: str,
+    width: float,
+    detail: Results | None,
+    dash: str = "solid",
 ) -> tuple[list[float | None], list[float | None], list[float | None]]:
     """Add several curves as one trace; return their positions by epochs, seconds and tokens."""
     epochs: list[float | None] = []
@@ -132,6 +143,7 @@ def _add_curves(
     tokens: list[float | None] = []
     values: list[float | None] = []
     texts: list[str] = []
+    numbers: list[int | None] = []
     for trial in trials:
         rows = {row.epoch: row for row in trial.epochs}
         passed = read = 0.0
@@ -144,19 +156,21 @@ def _add_curves(
             tokens.append(read if row else None)
             values.append(value)
             texts.append(hover(trial, detail) if detail else f"trial {trial.number}: {trial.outcome}")
+            numbers.append(trial.number)
         for column in (epochs, seconds, tokens, values):
             column.append(None)
         texts.append("")
+        numbers.append(None)
     figure.add_scatter(
         x=epochs,
         y=values,
         mode="lines+markers",
-        line={"color": colour, "width": width},
+        line={"color": colour, "width": width, "dash": dash},
         marker={"size": 4 if width < 2 else 6, "color": colour},
         name=name,
         text=texts,
+        customdata=numbers,
         hovertemplate="%{x}: <b>%{y:.2f}</b><br>%{text}<extra></extra>",
-        opacity=0.7 if name.startswith("stopped") else 1.0,
     )
     return epochs, seconds, tokens
 
@@ -179,7 +193,7 @@ def _pruning(results: Results) -> go.Figure:
         x=epochs,
         y=others,
         mode="lines",
-        line={"color": "#a8a8a8", "width": 1},
+        line={"color": COLOURS["pruned"], "width": 1},
         name=legend("complete", len(drawn), len(rivals)),
         hoverinfo="skip",
     )
@@ -196,11 +210,12 @@ def _pruning(results: Results) -> go.Figure:
         y=[one.perplexity for one in found],
         mode="lines+markers",
         line={"color": BEST, "width": 3},
-        name=f"trial {winner.number}",
+        name=f"best: trial {winner.number}",
         text=[f"place {one.rank} of {one.reached}" for one in found],
         hovertemplate="epoch %{x}: %{y:.2f}, %{text}<extra></extra>",
     )
-    figure.update_yaxes(type="log")
+    values = [value for value in others if value is not None] + [one.perplexity for one in found]
+    figure.update_yaxes(**log_axis(min(values) / 1.03, 1.03 * max(values)))
     return figure
 
 
@@ -210,14 +225,19 @@ TOPIC = Topic(
     write=_write,
     of_any=True,
     figures={
-        "history": Figure(
-            draw=_history,
-            caption="Every trial in the order of its start; values beyond the axis are drawn at its upper edge.",
-        ),
         "curves": Figure(
-            draw=_curves, caption="Learning curves: the ten best complete trials in colour, pruned ones in grey."
+            draw=_curves,
+            title="Learning curves",
+            caption="Learning curves: the five best complete trials in a colour and a dash of their own, stopped "
+            "ones in grey.",
         ),
-        "pruning": Figure(draw=_pruning, caption="Would pruning have stopped the winner?", in_dashboard=True),
+        "pruning": Figure(
+            draw=_pruning,
+            title="Would pruning have stopped the winner?",
+            caption="The winner epoch by epoch against the median of all other complete trials, above which the median "
+            "pruner stops.",
+            in_dashboard=True,
+        ),
     },
     data={
         "repeats": lambda results: asdict(repeats(results.record)),

@@ -1,7 +1,6 @@
 """Is the range right: perplexity against each searched value."""
 
 import functools
-import math
 from dataclasses import asdict
 
 import plotly.graph_objects as go
@@ -10,6 +9,7 @@ from lmsearch.report.page import Content
 from lmsearch.report.plots import (
     PERPLEXITY,
     add_by_outcome,
+    log_axis,
     need,
     new_figure,
     shown,
@@ -24,6 +24,8 @@ from lmsearch.space import Choice
 
 def _write(results: Results, command: Command) -> Content:
     found = edges(results.record)
+    if not results.record.count("complete"):
+        return Content()
     words = [edge_sentence(edge) + "." for edge in found] or ["The best trials do not crowd an end of any range."]
     code = [
         f"# the changed line\n{edge_line(results.record, edge)}\n"
@@ -42,9 +44,9 @@ def _slice(results: Results, path: str) -> go.Figure:
     low, high = y_range(trials)
     figure = new_figure(path, PERPLEXITY)
     add_by_outcome(figure, trials, results, high, lambda trial: shown(trial.params[path]))
-    figure.update_yaxes(type="log", range=[math.log10(low), math.log10(high * 1.02)])
+    figure.update_yaxes(**log_axis(low, high * 1.02))
     if not isinstance(value, Choice) and value.log:
-        figure.update_xaxes(type="log", exponentformat="e")
+        figure.update_xaxes(**log_axis(value.low / 1.1, value.high * 1.1, most=5))
     figure.update_layout(height=300, showlegend=False)
     return figure
 
@@ -55,7 +57,7 @@ TOPIC = Topic(
     title="Is the range right?",
     write=_write,
     of_any=True,
-    value_figure=lambda path: Figure(draw=functools.partial(_slice, path=path)),
+    value_figure=lambda path: Figure(draw=functools.partial(_slice, path=path), title=path),
     data={"edges": lambda results: [asdict(edge) for edge in edges(results.record)]},
     small=True,
 )

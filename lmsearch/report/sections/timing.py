@@ -21,7 +21,7 @@ def _write(results: Results, command: Command) -> Content:
 def _timeline(results: Results) -> go.Figure:
     """Plot when each trial ran, in as many rows as ran at once."""
     trials = sorted(
-        (t for t in results.record.trials if t.started and t.ended and not t.origin_trial),
+        (t for t in results.record.trials if t.started and t.ended and not t.is_taken_over),
         key=lambda trial: trial.started or datetime.min,
     )
     need(trials, "no trial has ended yet")
@@ -53,6 +53,7 @@ def _timeline(results: Results) -> go.Figure:
                 name=legend(outcome, shown, count),
                 marker={"color": colour, "line": {"color": "rgba(255,255,255,0.7)", "width": 1}},
                 text=[hover(trial, results) + _pace(trial) for trial, _, _, _ in ones],
+                customdata=[trial.number for trial, _, _, _ in ones],
                 textposition="none",
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -72,6 +73,14 @@ TOPIC = Topic(
     title="Where the time went",
     write=_write,
     of_any=True,
-    figures={"timeline": Figure(draw=_timeline, in_dashboard=True)},
+    figures={
+        "timeline": Figure(
+            draw=_timeline,
+            title="When each trial ran",
+            caption="When each trial trained, a row for each worker; time in which a trial was paused or waited is "
+            "left out.",
+            in_dashboard=True,
+        )
+    },
     data={"timing": lambda results: optional(timing(results.record))},
 )

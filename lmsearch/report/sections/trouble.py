@@ -12,9 +12,10 @@ from lmsearch.results.trouble import troubles
 def _write(results: Results, command: Command) -> Content:
     found = troubles(results.record)
     if not found:
-        return Content(words=["No trial failed, diverged or ran out of memory."])
+        return Content()
     rows = [(one.outcome, one.reason, len(one.trials), ", ".join(map(str, one.trials))) for one in found]
-    return Content(tables=[Table(head=("outcome", "reason", "trials", "which"), rows=rows)])
+    head = ("outcome", "reason", "trials", "which")
+    return Content(tables=[Table(title="trials without a result", head=head, rows=rows, numbers=(2,))])
 
 
 TOPIC = Topic(
