@@ -308,6 +308,60 @@ def test_the_mouse_tells_a_configuration_and_zooms(results: Results, browser: An
 
 
 @pytest.mark.slow
+def test_all_trials_are_sorted_filtered_linked_from_points_and_brushed(
+    results: Results, browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(write_report(results, command))
+    page, troubles = open_page(browser, path, 1300)
+    body = "[...document.querySelectorAll('[data-grid] tbody tr')]"
+
+    def column(number: int) -> list[str]:
+        found: list[str] = page.evaluate(f"{body}.map(row => row.cells[{number}].textContent)")
+        return found
+
+    best = results.record.best
+    assert best is not None and column(0)[0] == str(best.number) and len(column(0)) == 25
+    page.get_by_role("button", name="show more").click()
+    assert len(column(0)) == len(results.record.trials) == 52
+    page.locator("th button", has_text="learning_rate").click()
+    rates = [float(rate) for rate in column(10)]
+    assert rates == sorted(rates)
+    page.locator("th button", has_text="learning_rate").click()
+    assert [float(rate) for rate in column(10)] == rates[::-1]
+    page.get_by_label("filter").fill("pruned tpe")
+    wanted = {str(t.number) for t in results.record.trials if (t.outcome, t.by) == ("pruned", "tpe")}
+    assert set(column(0)) == wanted
+    assert page.locator("[data-count]").text_content() == f"{len(wanted)} of 52 trials"
+    # A point leads to its row, though the filter had left it out.
+    page.evaluate("document.getElementById('plot-history').emit('plotly_click', { points: [{ customdata: 50 }] })")
+    assert page.evaluate("location.hash") == "#trial-50" and "50" in column(0)
+    assert page.evaluate("document.getElementById('trial-50').className") == "target"
+    # Dragging over the upper half of the first axis keeps the trials that pass there.
+    page.evaluate("document.getElementById('plot-parallel').scrollIntoView({ block: 'center' })")
+    x, low, high = page.evaluate(
+        """() => {
+          const plot = document.getElementById("plot-parallel"), box = plot.getBoundingClientRect();
+          const { _size: size, xaxis, yaxis } = plot._fullLayout, y = at => box.y + size.t + yaxis.d2p(at);
+          return [box.x + size.l + xaxis.d2p(1), y(0.5), y(1.05)];
+        }"""
+    )
+    page.mouse.move(x, low)
+    page.mouse.down()
+    page.mouse.move(x, high, steps=4)
+    page.mouse.up()
+    page.wait_for_function("() => document.getElementById('plot-parallel').layout.shapes?.length === 1")
+    kept = page.evaluate(
+        "document.getElementById('plot-parallel').data.map(trace => [trace.customdata[0], trace.y[1], trace.opacity])"
+    )
+    assert {opacity == 1 for _, _, opacity in kept} == {True, False}
+    assert all((opacity == 1) == (height >= 0.5) for _, height, opacity in kept)
+    page.mouse.dblclick(x, high)
+    page.wait_for_function("() => document.getElementById('plot-parallel').data.every(trace => trace.opacity === 1)")
+    assert troubles == []
+
+
+@pytest.mark.slow
 def test_hostile_names_corpora_reasons_and_samples_do_not_run(url: str, browser: Any, tmp_path: Path) -> None:
     attributes = {"reason": HOSTILE, "sample": HOSTILE, "traceback": HOSTILE}
     trials = [dataclasses.replace(trial, attributes=attributes, sampler=HOSTILE[:60]) for trial in some_trials(30)]
