@@ -256,10 +256,15 @@ def earlier_defaults(version: str) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for path, changes in EARLIER_DEFAULTS.items():
         for change in changes:
-            if _ordered(version) < _ordered(change.before):
+            if is_earlier(version, change.before):
                 found[path] = change.value
                 break
     return found
+
+
+def is_earlier(version: str, than: str) -> bool:
+    """Whether an lmsearch version came before another one."""
+    return _ordered(version) < _ordered(than)
 
 
 def _ordered(version: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from lmsearch.store.records import StudyInfo
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import OPEN, HeldTicket, Ticket
 from lmsearch.store.tickets import list_tickets
-from lmsearch.study.options import ASHA_FACTOR, asha_rung
+from lmsearch.study.options import asha_factor, asha_promotes, asha_rung
 from lmsearch.study.spec import StudySpec, default_value
 
 THAW, ASHA = "thaw", "asha"
@@ -143,9 +143,9 @@ def policy_of(spec: StudySpec, pruner: str, trials: int) -> Policy | None:
         rules = allocate.default_rules(trials, spec.epochs, _is_noisy(spec))
         whole = int(options.get("n_startup_trials", rules.whole))
         return replace(rules, whole=whole, piece=int(options.get("interval_steps", rules.piece)))
-    if pruner == ASHA and options.get("promote"):
+    if pruner == ASHA and asha_promotes(options):
         first = int(options.get("min_resource", asha_rung(spec.epochs)))
-        return Promotion.of(spec.epochs, first, int(options.get("reduction_factor", ASHA_FACTOR)))
+        return Promotion.of(spec.epochs, first, asha_factor(options))
     return None
 
 

@@ -16,7 +16,7 @@ from lmsearch.search.fresh import FreshPoints, draws_fresh_points
 from lmsearch.search.prior import PriorPoints
 from lmsearch.search.sobol import SobolPoints
 from lmsearch.space import Choice, OpenValue
-from lmsearch.study.options import ASHA_FACTOR, MEDIAN_STARTUP, asha_rung, median_warmup, startup_trials
+from lmsearch.study.options import MEDIAN_STARTUP, asha_factor, asha_rung, median_warmup, startup_trials
 from lmsearch.study.spec import StudySpec
 
 Options = Mapping[str, Any]
@@ -69,7 +69,7 @@ def _median(options: Options, epochs: int) -> BasePruner:
 
 
 def _asha(options: Options, epochs: int) -> BasePruner:
-    defaults = {"min_resource": asha_rung(epochs), "reduction_factor": ASHA_FACTOR}
+    defaults = {"min_resource": asha_rung(epochs), "reduction_factor": asha_factor(options)}
     given = {name: value for name, value in options.items() if name != "promote"}  # search/allocation.py has that
     return SuccessiveHalvingPruner(**(defaults | given))
 

@@ -69,7 +69,7 @@ class StudyInfo:
     remarks: tuple[str, ...] = ()  # what was to be said of the text when the study began
     confirms: str = ""  # the study whose leaders this one trains again
     shuffles: bool | None = None  # whether articles are, where the file does not say; None: before lmsearch 0.3.0
-    train_tokens: int | None = None  # of the train split; None where it was not kept, as before lmsearch 0.5.0
+    train_tokens: int | None = None  # of the train split; None where it was not kept, as before lmsearch 0.4.0
     is_plain: bool = False  # a study of plain Optuna, to be looked at alone
 
     def is_of(self, study: "StudyInfo") -> bool:

@@ -8,7 +8,6 @@ from lmsearch.errors import ConfigError
 from lmsearch.spelling import nearest
 
 SAMPLER_STARTUP = {"tpe": 8, "gp": 7}  # trials of the start design, where the study file does not say
-ASHA_FACTOR = 3  # of how many trials one passes a rung, where the study file does not say
 MEDIAN_STARTUP = 6  # complete trials before the median pruner stops one, where the study file does not say
 SAMPLER_OPTIONS: dict[str, dict[str, type]] = {
     "manual": {},
@@ -43,6 +42,7 @@ _OPTION_LOWS = {
 }
 """The least value of an option that is a whole number, where that is not 1."""
 _MOST_OPTION = 1_000_000_000
+_STOPPING = ("min_early_stopping_rate", "bootstrap_count")  # options of an ASHA that does not promote
 
 
 def median_warmup(epochs: int) -> int:
@@ -53,6 +53,16 @@ def median_warmup(epochs: int) -> int:
 def startup_trials(sampler: str, options: Mapping[str, Value]) -> int:
     """Return how many trials a sampler starts with before it learns from them; 0 for one that never does."""
     return int(options.get("n_startup_trials", SAMPLER_STARTUP.get(sampler, 0)))
+
+
+def asha_promotes(options: Mapping[str, Value]) -> bool:
+    """Whether ASHA pauses what it passes over, to promote it later, as it does where the study file does not say."""
+    return bool(options.get("promote", True))
+
+
+def asha_factor(options: Mapping[str, Value]) -> int:
+    """Return of how many trials one passes a rung of ASHA."""
+    return int(options.get("reduction_factor", 2 if asha_promotes(options) else 3))
 
 
 def asha_rung(epochs: int) -> int:
@@ -84,6 +94,10 @@ def read_options(
         low = _OPTION_LOWS.get(name, 1)
         if allowed[chosen][name] is int and not low <= int(value) <= _MOST_OPTION:
             raise ConfigError(f"{table}.{name} must be at least {low} and at most {_MOST_OPTION:,}, got {value}")
+    if chosen == "asha" and asha_promotes(options):
+        for name in _STOPPING:
+            if name in options:
+                raise ConfigError(f"{table}.{name} is for an asha that stops trials: add promote = false")
     least, most = options.get("min_resource", 1), options.get("max_resource", _MOST_OPTION)
     if int(least) > int(most):
         raise ConfigError(f"{table}.min_resource = {least} is more than max_resource = {most}")

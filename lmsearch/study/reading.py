@@ -15,6 +15,7 @@ from lmsearch.config import (
     Value,
     coerce,
     earlier_defaults,
+    is_earlier,
     parse_budget,
 )
 from lmsearch.errors import ConfigError, LmsearchError
@@ -137,6 +138,7 @@ def _check_format(tables: Mapping[str, Any], source: str) -> None:
 
 def _build(text: str, tables: dict[str, Any], folder: Path, defaults: str = __version__) -> StudySpec:
     _check_tables(tables)
+    pruning = _earlier_pruning(tables, defaults)
     settings = _settings(tables.get("study", {}))
     fixed: dict[str, Value] = {}
     opened: dict[str, OpenValue] = {}
@@ -165,10 +167,27 @@ def _build(text: str, tables: dict[str, Any], folder: Path, defaults: str = __ve
         parameters=None if budget is None else parse_budget(str(budget)),
         sampler_options=read_options("sampler", settings.sampler, tables, SAMPLER_OPTIONS),
         pruner_options=read_options("pruner", settings.pruner, tables, PRUNER_OPTIONS),
-        implied=implied,
+        implied=implied | pruning,
     )
     manual = tuple(_manual(spec, number, table) for number, table in enumerate(tables.get("manual", []), 1))
     return replace(spec, manual=manual, prior=_prior(spec, tables.get("prior", {})))
+
+
+def _earlier_pruning(tables: dict[str, Any], defaults: str) -> dict[str, Value]:
+    """Write into `tables` how an earlier lmsearch pruned where a file does not say, and return it by dotted path.
+
+    Before 0.4.0 the default was `median`, and `asha` stopped trials for good.
+    """
+    study = tables.get("study", {})
+    if not is_earlier(defaults, "0.4.0") or not study:  # without the table it is the config of one training
+        return {}
+    if "pruner" not in study:
+        study["pruner"] = "median"
+        return {"study.pruner": "median"}
+    if study["pruner"] == "asha" and "promote" not in tables.get("pruner", {}):
+        tables.setdefault("pruner", {})["promote"] = False
+        return {"pruner.promote": False}
+    return {}
 
 
 def _check_tables(tables: dict[str, Any]) -> None:

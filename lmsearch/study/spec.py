@@ -35,7 +35,7 @@ class StudySettings:
     seed: int = 1
     max_failures: int = 3  # in a row, with the same traceback
     sampler: str = "tpe"
-    pruner: str = "median"
+    pruner: str = "asha"
     checkpoint_gb: float = 0.0  # of disk for its checkpoints in one folder; 0: no limit
     source: str = ""  # a study whose ended trials that fit this space are taken over
 

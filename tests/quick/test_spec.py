@@ -217,3 +217,19 @@ def test_every_study_that_travels_with_lmsearch_is_valid_everywhere(path: Path) 
         with torch.device("meta"):
             model = LanguageModel(config.model, 50)
         assert sum(p.numel() for p in model.parameters()) == config.model.count_parameters(50)
+
+
+def test_a_file_of_an_earlier_version_keeps_its_pruner_and_a_new_study_of_it_too(tmp_path: Path) -> None:
+    silent = TINY_STUDY.replace('pruner = "none"\n', "")
+    assert parse_study(silent, tmp_path).settings.pruner == "asha"
+    before = parse_study(silent, tmp_path, defaults="0.3.0")
+    assert (before.settings.pruner, before.pruner_options) == ("median", {})
+    again = parse_study(before.text_from(tmp_path), tmp_path)
+    assert again.settings.pruner == "median"
+    asha = TINY_STUDY.replace('"none"', '"asha"')
+    assert parse_study(asha, tmp_path).pruner_options == {}
+    stopping = parse_study(asha, tmp_path, defaults="0.3.0")
+    assert stopping.pruner_options == {"promote": False}
+    assert parse_study(stopping.text_from(tmp_path), tmp_path).pruner_options == {"promote": False}
+    with pytest.raises(ConfigError, match="pruner.bootstrap_count is for an asha that stops trials: add promote = fal"):
+        parse_study(asha + "[pruner]\nbootstrap_count = 2\n", tmp_path)

@@ -161,7 +161,8 @@ def test_the_files_options_and_the_kind_of_training_set_the_policy(tmp_path: Pat
     assert thawing(THAW, 6) == (8, 6)  # nothing to learn from: every trial runs to its end
     promoting = THAW.replace("thaw", "asha") + "[pruner]\nmin_resource = 1\nreduction_factor = 2\npromote = true\n"
     assert policy_of(make_spec(tmp_path, promoting), "asha", 24) == Promotion(rungs=(1, 2, 4), factor=2)
-    assert policy_of(make_spec(tmp_path, promoting.replace("promote = true", "")), "asha", 24) is None
+    assert policy_of(make_spec(tmp_path, THAW), "asha", 24) == Promotion(rungs=(1, 2, 4), factor=2)  # as by default
+    assert policy_of(make_spec(tmp_path, promoting.replace("promote = true", "promote = false")), "asha", 24) is None
     assert policy_of(make_spec(tmp_path, THAW), "median", 24) is None
 
 

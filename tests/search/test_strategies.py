@@ -183,7 +183,9 @@ def test_the_other_pruners_have_the_designs_defaults(tmp_path: Path) -> None:
     spec = spec_with(tmp_path)
     asha, hyperband = make_pruner(spec, "asha"), make_pruner(spec, "hyperband")
     assert isinstance(asha, SuccessiveHalvingPruner) and isinstance(hyperband, HyperbandPruner)
-    assert (asha._min_resource, asha._reduction_factor) == (4, 3)
+    assert (asha._min_resource, asha._reduction_factor) == (4, 2)
+    stopping = make_pruner(spec_with(tmp_path, pruner="asha", extra="[pruner]\npromote = false\n"), "asha")
+    assert isinstance(stopping, SuccessiveHalvingPruner) and stopping._reduction_factor == 3
     assert (hyperband._min_resource, hyperband._max_resource, hyperband._reduction_factor) == (1, 40, 3)
     assert isinstance(make_pruner(spec, "none"), NopPruner)
 
