@@ -82,10 +82,10 @@ def _make_user() -> None:
 
 
 def _open_way(data: Path) -> None:
-    """Let the server's own user reach the folder."""
+    """Let the server's own user reach the folder, and the program: a virtual environment may lie in a private one."""
     data.mkdir(parents=True, exist_ok=True)
     if os.geteuid() == 0:
         shutil.chown(data, _USER, _USER)
-        for folder in data.parents:
+        for folder in (*data.parents, *_BINARIES.parents):
             if folder != Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o055)
