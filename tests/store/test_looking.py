@@ -95,7 +95,7 @@ def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
     assert "(of another program): 6 trials, 4 complete, 1 pruned, 1 waiting" in status.stdout
     assert f"best {best.value:.2f} (trial {best.number})" in status.stdout
     listed = cli("trials", study.study_name, "--where", "outcome == complete", "--sort", "perplexity", *store)
-    assert listed.returncode == 0 and f"{best.params['x']:.4g}" in listed.stdout.splitlines()[1], listed.stdout
+    assert listed.returncode == 0 and f"{best.params['x']:.3g}" in listed.stdout.splitlines()[1], listed.stdout
     assert cli("show", study.study_name, "0", *store).returncode == 0
     refused = cli("best", study.study_name, *store)
     assert refused.returncode == 2 and "`lmsearch status`, `trials` and `report` show it" in refused.stderr
