@@ -20,6 +20,7 @@ from lmsearch.files import remove_tree, replace_file
 from lmsearch.formats import stamp
 
 RUNS = Path("runs")
+DEFAULT_STORE = "sqlite:///runs/lmsearch.db"
 MARK = ".lmsearch.json"
 RESULTS_OF = "results_of"  # in the mark: the key of the study whose result files lie there
 

@@ -30,6 +30,7 @@ from lmsearch.terminal.progress import reading_bar
 
 if TYPE_CHECKING:
     from lmsearch.search.start import Prepared
+    from lmsearch.store.records import StudyRecord
 
 
 @click.command()
@@ -86,16 +87,16 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         with tolerating_lost_output():
             say(f"{why}; everything is saved; resume with: {command}", err=options["as_json"])
         return 128 + signals.received[0] if signals.received else 0
-    return _conclude(prepared, study, command, options)
+    return _conclude(prepared, record, study, command, options)
 
 
-def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str, Any]) -> int:
+def _conclude(prepared: "Prepared", record: "StudyRecord", study: str, command: str, options: dict[str, Any]) -> int:
     from lmsearch.launch.retrain import with_weights
     from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
     from lmsearch.results.best import file_lines, write_files
     from lmsearch.results.confirmation import confirmation_document, confirmation_sentence
-    from lmsearch.results.reading import read
+    from lmsearch.results.reading import Results, read
     from lmsearch.results.verdict import verdict
 
     url = prepared.storage.store_url
@@ -113,6 +114,7 @@ def _conclude(prepared: "Prepared", study: str, command: str, options: dict[str,
     files = with_weights(files, results, folder, prepared.devices[0], options["allow_pickle"])
     publisher = Publisher(storage=prepared.storage, command=printed)
     publisher.publish(results, folder, dashboard_figures())
+    publisher.publish(Results(record=record), prepared.folder)
     if options["as_json"]:
         say_json({"study": study, **confirmation_document(confirmation)})
         return 0

@@ -1,14 +1,17 @@
 """`lmsearch dashboard`."""
 
 import os
+import threading
 from pathlib import Path
 
 import click
 
-from lmsearch.cli.options import open_store, storage_option
+from lmsearch.cli.options import open_page, open_store, storage_option
 from lmsearch.folders import RUNS
 from lmsearch.terminal import logs
 from lmsearch.terminal.output import say
+
+_LISTENING_SECONDS = 1.0  # after which the server listens
 
 
 @click.command()
@@ -35,6 +38,7 @@ from lmsearch.terminal.output import say
 )
 @click.option("--read-only", is_flag=True, help="Refuse all changes.")
 @click.option("--prefix", default="", metavar="/lm", help="URL path under which a proxy serves it.")
+@click.option("--open", "show", is_flag=True, help="Open it in a browser.")
 def dashboard(
     storage: str,
     store_timeout: float | None,
@@ -44,12 +48,13 @@ def dashboard(
     allowed: tuple[str, ...],
     read_only: bool,
     prefix: str,
+    show: bool,
 ) -> None:
     """Serve optuna-dashboard for the store, to a browser on this machine or, with a token, elsewhere.
 
     \b
     Examples:
-        lmsearch dashboard --port 8080
+        lmsearch dashboard --open
         lmsearch dashboard --host 0.0.0.0 --allow-host search.example --token-file token
     """
     from lmsearch.dashboard import THREADS, Rules, serve
@@ -58,6 +63,8 @@ def dashboard(
     rules = Rules(host=host, port=port, token=token, allowed=allowed, read_only=read_only)
     opened = open_store(storage, store_timeout, connections=THREADS)
     logs.write_with(say)
+    if show:
+        threading.Timer(_LISTENING_SECONDS, open_page, [rules.address]).start()
     serve(opened, rules, RUNS, prefix)
 
 

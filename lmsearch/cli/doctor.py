@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearch.cli.options import (
-    DEFAULT_STORAGE,
     artifacts_option,
     command_text,
     json_option,
@@ -20,7 +19,7 @@ from lmsearch.cli.options import (
 )
 from lmsearch.errors import ConfigError
 from lmsearch.escapes import shown
-from lmsearch.folders import RUNS
+from lmsearch.folders import DEFAULT_STORE, RUNS
 from lmsearch.search.work import STORE_SECONDS
 from lmsearch.terminal.output import say, say_coloured, say_json
 
@@ -71,7 +70,7 @@ def doctor(
         cache=cache_folder(),
         repair=repair,
         artifacts=options["artifacts"],
-        expected=url != parse_storage(DEFAULT_STORAGE),
+        expected=url != parse_storage(DEFAULT_STORE),
         command=lambda words: command_text(words, url),
     )
     found = []

@@ -1,5 +1,6 @@
 """`lmsearch enqueue`, `retry`, `fail`, `stop` and `delete`: what a person does to a study by hand."""
 
+import functools
 from typing import TYPE_CHECKING
 
 import click
@@ -130,10 +131,20 @@ def stop(study: str, storage: str, store_timeout: float | None) -> None:
     opened = open_store(storage, store_timeout, write=True)
     info = open_own_study(opened, study)
     ask_to_stop(opened, info.ref, stopped=True)
+    _renew_note(opened, info, storage)
     at_work = leases(opened, info.ref)
     hosts = sorted({ticket.host or "?" for ticket in at_work})
     sentence = f"{len(at_work)} trials on {', '.join(hosts)} are being saved" if at_work else "no worker was running"
     say(f"{study} is stopped: {sentence}; resume with: {_resume(info, storage)}")
+
+
+def _renew_note(opened: "FencedStorage", info: "StudyInfo", storage: str) -> None:
+    """Say in the dashboard's note that a study is stopped; nobody else may be there to do it."""
+    from lmsearch.report.keeping import Keeper
+    from lmsearch.results.reading import read
+
+    keeper = Keeper(opened, study_folder(info.ref.name), functools.partial(command_text, url=parse_storage(storage)))
+    keeper.end(read(info.ref.name, opened), interrupted=True)
 
 
 def _resume(info: "StudyInfo", storage: str) -> str:

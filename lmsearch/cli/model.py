@@ -340,7 +340,7 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
     from lmsearch.text.vocabulary import EOS
 
     storage, store_timeout, artifacts = (options.pop(name) for name in ("storage", "store_timeout", "artifacts"))
-    sampling = Sampling(**options)
+    Sampling(**options)  # refused before a model is loaded
     _, trained = _open(model, device, storage, store_timeout, artifacts)
     prompt_words = trained.prompt_words(prompt)
     if unknown := [word for word in prompt_words if word not in trained.vocabulary.index]:
@@ -349,7 +349,7 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
         if samples > 1:
             say_lines(f"{'' if number == 0 else chr(10)}sample {number + 1}, seed {seed + number}:")
         fresh = True
-        for word in itertools.chain(prompt_words, trained.generate(prompt, words, seed + number, sampling)):
+        for word in itertools.chain(prompt_words, trained.generate(prompt, words, seed + number, **options)):
             say_data("\n" if word == EOS else word if fresh else f" {word}")
             fresh = word == EOS
         say()

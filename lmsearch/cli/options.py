@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,9 +12,9 @@ from click.shell_completion import CompletionItem
 
 from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import ConfigError
+from lmsearch.folders import DEFAULT_STORE
 from lmsearch.search.placement import KINDS, RESOURCES, Placement, Resources, read_placement
 from lmsearch.search.work import LEASE_SECONDS, STALL_SECONDS, STORE_SECONDS, WorkOptions
-from lmsearch.spelling import listed
 from lmsearch.store.artifacts import ARTIFACTS, Artifacts
 from lmsearch.study.options import PRUNER_OPTIONS, SAMPLER_OPTIONS
 from lmsearch.terminal.output import say
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEFAULT_STORAGE = "sqlite:///runs/lmsearch.db"
 _WITHOUT_STORE = ("train",)  # commands that take no --storage
 
 
@@ -86,7 +84,7 @@ class _StudyName(click.ParamType["str"]):
         """List the studies of the store that the command line or the environment names."""
         from lmsearch.store.names import study_names
 
-        storage = ctx.params.get("storage") or os.environ.get("LMSEARCH_STORAGE") or DEFAULT_STORAGE
+        storage = ctx.params.get("storage") or os.environ.get("LMSEARCH_STORAGE") or DEFAULT_STORE
         return [CompletionItem(name) for name in study_names(storage) if name.startswith(incomplete)]
 
 
@@ -96,17 +94,10 @@ def study_argument(name: str = "study", required: bool = True, nargs: int = 1) -
 
 
 def the_study(storage: "FencedStorage") -> str:
-    """Return the name of the only study in a store, confirmations apart; raises `StudyError` where there are more."""
-    from lmsearch.errors import StudyError
-    from lmsearch.store.records import plain_studies, readable_studies
+    """Return the name of the only study in a store; raises `StudyError` where there is another number of them."""
+    from lmsearch.store.records import only_study
 
-    infos, unreadable = readable_studies(storage)
-    names = [info.ref.name for info in infos if not info.confirms] + list(unreadable) + plain_studies(storage)
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise StudyError("the store has no study yet; start one with: lmsearch run")
-    raise StudyError(f"name one of the studies in the store: {listed(names, 12)}")
+    return only_study(storage)
 
 
 def study_file_argument(function: F) -> F:
@@ -127,12 +118,12 @@ class _StudyFile(click.ParamType["str"]):
         return found or [CompletionItem(incomplete, type="file")]
 
 
-def open_page(path: Path) -> None:
+def open_page(url: str) -> None:
     """Open a page in a browser; where there is none, say so."""
     import webbrowser
 
-    if not webbrowser.open(path.resolve().as_uri()):
-        say("note: no browser could be started here; open the file yourself", err=True)
+    if not webbrowser.open(url):
+        say("note: no browser could be started here; open the page yourself", err=True)
 
 
 def storage_option(function: F) -> F:
@@ -148,7 +139,7 @@ def storage_option(function: F) -> F:
         "--storage",
         metavar="URL",
         envvar="LMSEARCH_STORAGE",
-        default=DEFAULT_STORAGE,
+        default=DEFAULT_STORE,
         show_default=True,
         help="URL of the store: SQLite for one host, postgresql://… for several. Also LMSEARCH_STORAGE.",
     )
@@ -188,7 +179,7 @@ def storage_words(url: "URL") -> list[str]:
     """Return the --storage part of a command to print: nothing for the default, and never a password."""
     from lmsearch.store import url as urls
 
-    if url == parse_storage(DEFAULT_STORAGE) or urls.has_password(url):
+    if url == parse_storage(DEFAULT_STORE) or urls.has_password(url):
         return []
     return ["--storage", urls.redact(url)]
 

@@ -104,4 +104,4 @@ def report(
         )
     say(path)
     if show:
-        open_page(path)
+        open_page(path.resolve().as_uri())

@@ -20,6 +20,9 @@ from lmsearch.escapes import cell
 
 _log = logging.getLogger(__name__)
 
+_FOR_PROGRAMS = frozenset({"lmsearch", "model"})
+"""Attributes that say nothing to a person: a study's whole file as JSON, and where a model's weights lie."""
+
 _ODD = (TypeError, ValueError, AttributeError, AssertionError, OverflowError, IndexError)
 """What a view of optuna-dashboard raises for a value of another kind than its page sends."""
 
@@ -29,12 +32,38 @@ class Answers:
 
     name, api = "answers", 2
 
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
+
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Return the function that answers a route from now on."""
         if route.rule.startswith("/csv/"):
             return _without_formulas(callback)
         view = getattr(callback, "__wrapped__", None)
+        if view is not None and (route.method, route.rule) == ("GET", "/api/studies/<study_id:int>"):
+            view = _readable(view, self._prefix)
         return callback if view is None or not route.rule.startswith("/api/") else _answering(view)
+
+
+def _readable(view: Callable[..., Any], prefix: str) -> Callable[..., Any]:
+    """Leave out what we store for programs, and put the note's links to files of the study below a prefix."""
+
+    @functools.wraps(view)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        document = view(*arguments, **named)
+        if not isinstance(document, dict):
+            return document
+        for owner in (document, *document.get("trials", ()), *document.get("best_trials", ())):
+            owner["user_attrs"] = [one for one in owner.get("user_attrs", ()) if one["key"] not in _FOR_PROGRAMS]
+        document["union_user_attrs"] = [
+            one for one in document.get("union_user_attrs", ()) if one["key"] not in _FOR_PROGRAMS
+        ]
+        note = document.get("note")
+        if isinstance(note, dict) and prefix:
+            note["body"] = str(note.get("body", "")).replace("](/artifacts/", f"]({prefix}/artifacts/")
+        return document
+
+    return answer
 
 
 def _answering(view: Callable[..., Any]) -> Callable[..., Any]:

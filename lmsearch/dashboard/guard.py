@@ -22,6 +22,7 @@ _SHORTEST_TOKEN = 16
 _READS = ("GET", "HEAD", "OPTIONS")  # no route of optuna-dashboard's changes anything by these
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = ("0.0.0.0", "::", "*")  # every address of the machine, and the name of none
+_SANDBOX = "sandbox allow-scripts allow-downloads allow-modals allow-popups"  # with no origin: not ours
 _FAMILIAR = ("same-origin", "none")  # Sec-Fetch-Site: our own page, or typed by a person
 
 Headers = list[tuple[str, str]]
@@ -112,7 +113,9 @@ class Guard:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        reply = _Reply(environ, _hardening(start_response))
+        # A file of a study, such as its report, is opened in a page that can do nothing but show itself.
+        is_file = environ.get("PATH_INFO", "").startswith("/artifacts/")
+        reply = _Reply(environ, _hardening(start_response, _SANDBOX if is_file else ""))
         answer = self._answer(environ, reply)
         return self._application(environ, reply.start_response) if answer is None else answer
 
@@ -247,11 +250,12 @@ _ASKING = """<!doctype html>
 """
 
 
-def _hardening(start_response: StartResponse) -> StartResponse:
-    """Return a `start_response` that adds the headers against framing, sniffing and leaking URLs where missing."""
+def _hardening(start_response: StartResponse, policy: str = "") -> StartResponse:
+    """Return a `start_response` that adds a policy, and the headers against framing, sniffing and leaking URLs."""
+    own = [("Content-Security-Policy", policy)] if policy else []
 
     def start(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-        return start_response(status, _hardened(headers), exc_info)
+        return start_response(status, _hardened([*headers, *own]), exc_info)
 
     return start
 

@@ -38,7 +38,7 @@ def serve(storage: FencedStorage, rules: Rules, runs: Path, prefix: str = "") ->
     application = optuna_dashboard.wsgi(optuna.storages.get_storage(storage), artifact_store=StudyFiles(storage, runs))
     keep_leased(application, storage)
     application.install(_with_content)
-    application.install(Answers())
+    application.install(Answers(prefix))
     try:
         guard = Guard(OddRequests(application), rules)
         server = waitress.create_server(

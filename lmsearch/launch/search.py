@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.config import BUILT_IN_CORPORA
+from lmsearch.folders import DEFAULT_STORE
 from lmsearch.launch.base import Launcher
 from lmsearch.launch.local import LocalLauncher, worker_environment
 from lmsearch.launch.ray_core import RayLauncher
@@ -21,7 +22,7 @@ from lmsearch.store.records import StudyInfo
 from lmsearch.store.url import parse_url
 
 
-def search(request: SearchRequest, storage: str = "sqlite:///runs/lmsearch.db") -> Iterator[Snapshot]:
+def search(request: SearchRequest, storage: str = DEFAULT_STORE) -> Iterator[Snapshot]:
     """Start or resume a study and run it until its budget is used up, yielding a snapshot each second.
 
     To stop iterating stops the workers, which save their trials first. Raises `LmsearchError`.

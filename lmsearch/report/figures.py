@@ -4,6 +4,7 @@ A figure that the data does not support raises `NothingToShowError` with the rea
 """
 
 import functools
+import textwrap
 from collections.abc import Callable
 
 import plotly.graph_objects as go
@@ -37,4 +38,13 @@ def make_figure(results: Results, name: str) -> go.Figure:
 
 def dashboard_figures() -> dict[str, Callable[[Results], go.Figure]]:
     """Return those that are stored for optuna-dashboard, by name, each with what makes it of a study."""
-    return {name: functools.partial(make_figure, name=name) for name, figure in FIGURES.items() if figure.in_dashboard}
+    return {name: functools.partial(_in_dashboard, name=name) for name, one in FIGURES.items() if one.in_dashboard}
+
+
+def _in_dashboard(results: Results, name: str) -> go.Figure:
+    """Make a figure with its caption below its title, in the font of optuna-dashboard's page."""
+    figure = go.Figure(make_figure(results, name))
+    lines = textwrap.wrap(FIGURES[name].caption, 110)
+    title = "<br>".join([FIGURES[name].title, *(f"<sup>{line}</sup>" for line in lines)])
+    font = {"family": "Roboto, Helvetica, Arial, sans-serif"}
+    return figure.update_layout(title={"text": title}, font=font, margin={"t": 56 + 18 * len(lines)})

@@ -13,22 +13,24 @@ import optuna_dashboard
 from optuna.trial import Trial
 
 from lmsearch.errors import NothingToShowError, StudyError
-from lmsearch.folders import BEST_CONFIG, REPORT, TRIALS_TABLE, study_folder
+from lmsearch.folders import BEST_CONFIG, REPORT, STUDY_FILE, TRIALS_TABLE, study_folder
 from lmsearch.results.best import holds_results_of
-from lmsearch.results.commands import Command
-from lmsearch.results.confirmation import confirm_words
+from lmsearch.results.commands import Command, next_steps
 from lmsearch.results.forecasts import paused_sentences
+from lmsearch.results.progress import State, state_of
 from lmsearch.results.ranges import edge_sentence, edges
 from lmsearch.results.reading import Results
 from lmsearch.results.verdict import verdict
-from lmsearch.spelling import spell_value
+from lmsearch.spelling import count, spell_value
 from lmsearch.store.records import StudyInfo, StudyRecord, TrialRecord, optuna_study, readable_studies
 from lmsearch.store.storage import FencedStorage
+from lmsearch.store.tickets import present, read_stop
 
 FILES = {
     BEST_CONFIG: "application/json",
     REPORT: "text/html",
     TRIALS_TABLE: "text/csv",
+    STUDY_FILE: "text/plain",
     "best-model.zip": "application/zip",
 }
 """A study's files that the dashboard offers, with what they are."""
@@ -58,14 +60,17 @@ class Publisher:
     ) -> None:
         """Write notes, files and, given what makes them, plots; `folder` is where the study's files are."""
         study = optuna_study(self.storage, results.name)
-        self._write_note(study, results)
+        self._write_note(study, results, folder)
         self._write_trial_notes(study, results, most_notes)
         self._offer_files(results.record.info, folder)
         if plots is not None and not results.record.info.confirms:
             self._write_plots(study, results, plots)
 
-    def _write_note(self, study: optuna.Study, results: Results) -> None:
-        ours = study_note(results, self.command)
+    def _write_note(self, study: optuna.Study, results: Results, folder: Path) -> None:
+        ref = results.record.info.ref
+        state = state_of(results.record, present(self.storage), read_stop(self.storage, ref))
+        report = f"/artifacts/{ref.id}/{artifact_id(results.record.info, REPORT)}"
+        ours = study_note(results, self.command, state, report if file_of(folder, REPORT).exists() else "")
         before = optuna_dashboard.get_note(study)
         _, line, theirs = before.partition(END_OF_OURS)
         note = ours + END_OF_OURS + (theirs if line else before)
@@ -88,7 +93,6 @@ class Publisher:
                 figure = make(results)
             except NothingToShowError:
                 continue
-            figure.update_layout(margin={"t": 56})
             drawn = figure.to_json()
             if self._drawn.get(name) != drawn and len(drawn) <= _LARGEST_PLOT:
                 optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=f"lmsearch-{name}")
@@ -125,8 +129,11 @@ def find_artifact(storage: FencedStorage, runs: Path, wanted: str) -> tuple[str,
     return None
 
 
-def study_note(results: Results, command: Command) -> str:
-    """Describe a study in Markdown: what it is, how far, what is best, how to join, confirm and add to it."""
+def study_note(results: Results, command: Command, state: State, report: str = "") -> str:
+    """Describe a study in Markdown: what it is, how far, what is best, how to join, confirm and add to it.
+
+    `report` is where the report is served, "" where there is none.
+    """
     record, name = results.record, results.name
     info = record.info
     if info.confirms:
@@ -134,7 +141,10 @@ def study_note(results: Results, command: Command) -> str:
     comments = [line.lstrip("# ").rstrip() for line in info.spec.text.splitlines() if line.startswith("#")]
     lines = [f"## {_plain(name)}", ""]
     lines += [_plain(" ".join(line for line in comments[:6] if line))] if comments else []
-    lines += ["", f"{_plain(info.corpus)}; {record.done} of {record.total} trials have ended.", ""]
+    # Who is at work changes without anybody writing it here.
+    stands = f", {_plain(str(state))}" if state.name in ("stopping", "stopped") else ""
+    lines += ["", f"{_plain(info.corpus)}; {record.done} of {record.total} trials have ended{stands}.", ""]
+    lines += [f"[The report]({report})", ""] if report else []
     lines += [_plain(sentence) + " " for sentence in (*verdict(results), *paused_sentences(record))]
     if results.winner is not None:
         lines += ["", "| searched value | best |", "| --- | --- |"]
@@ -143,10 +153,11 @@ def study_note(results: Results, command: Command) -> str:
     values = results.winner.params if results.winner is not None else {}
     example = next((f"{path}={spell_value(value)}" for path, value in values.items()), "model.output_dropout=0.4")
     lines += ["", "This page cannot add a trial. In a terminal:", "", "```sh"]
+    lines += [f"{command(step.words)}    # {step.why}" for step in next_steps(results)]
+    if record.done < record.total and not state.stop.stopped:
+        lines.append(command(["lmsearch", "worker", name]) + "    # join, from this or any host")
     lines += [
-        command(["lmsearch", "worker", name]) + "    # join, from this or any host",
         command(["lmsearch", "enqueue", name, example]) + "    # add a trial with values of your own",
-        command(confirm_words(name)) + "    # is the best really the best?",
         command(["lmsearch", "report", name]) + "    # the full report on one page",
         "```",
     ]
@@ -160,10 +171,15 @@ def _confirmation_note(record: StudyRecord, command: Command) -> str:
             f"## {_plain(record.info.ref.name)}",
             "",
             f"The leaders of {_plain(study)} trained again on fresh seeds: {record.done} of {record.total} trainings "
-            "have ended. The lowest perplexity here is the luckiest seed, not the best configuration.",
+            f"have ended. This study belongs to {_plain(study)}, whose note has the result. The "
+            "lowest perplexity here is the luckiest seed, not the best configuration.",
             "",
             "```sh",
-            command(["lmsearch", "worker", record.info.ref.name]) + "    # join, from this or any host",
+            *(
+                [command(["lmsearch", "worker", record.info.ref.name]) + "    # join, from this or any host"]
+                if record.done < record.total
+                else []
+            ),
             command(["lmsearch", "report", study]) + "    # is the best really the best?",
             "```",
         )
@@ -177,6 +193,9 @@ def trial_note(trial: TrialRecord) -> str:
     if trial.outcome in ("failed", "diverged", "infeasible"):
         text = f"**{trial.outcome}**: {_plain(trial.reason or 'no reason is known')}"
         return text + (f"\n\n```text\n{trial.traceback[-1500:].replace('```', '')}\n```" if trial.traceback else "")
+    if trial.outcome == "pruned" and trial.curve:
+        pruner = f" by {trial.ticket.pruner}" if trial.ticket is not None else ""
+        return f"**pruned**{pruner} after {count(len(trial.curve), 'epoch')}, at perplexity {trial.perplexity:.2f}."
     return f"Text generated by its model:\n\n> {_plain(trial.sample)}" if trial.sample else ""
 
 

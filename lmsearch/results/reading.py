@@ -1,13 +1,17 @@
 """All that is known of a study, read from the store into frozen plain data."""
 
+import html
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL
 
+from lmsearch.errors import LmsearchError
 from lmsearch.results.confirmation import Confirmation, confirm
 from lmsearch.results.evaluations import study_evaluations
 from lmsearch.results.importance import Importances, importances
+from lmsearch.results.where import FIELDS, field_of
+from lmsearch.spelling import spell_value
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import (
     StudyRecord,
@@ -21,8 +25,11 @@ from lmsearch.store.storage import FencedStorage
 from lmsearch.store.trials import read_epochs, read_study
 from lmsearch.store.url import parse_url
 
+if TYPE_CHECKING:
+    import pandas
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Results:
     """A study, the result of its confirmation, what mattered, and every test evaluation."""
 
@@ -42,6 +49,41 @@ class Results:
     def name(self) -> str:
         """Return the study's name."""
         return self.record.info.ref.name
+
+    @property
+    def trials(self) -> "pandas.DataFrame":
+        """Return the trials as a table, a row each: number, outcome, perplexity, seconds, and each searched value.
+
+        Raises `LmsearchError` where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise LmsearchError("a table of trials needs pandas: pip install 'lmsearch[pandas]'") from error
+        paths = list(self.record.info.spec.open)
+        rows = [
+            {name: field_of(trial, name) for name in FIELDS} | {path: trial.params.get(path) for path in paths}
+            for trial in self.record.trials
+        ]
+        return pandas.DataFrame(rows, columns=[*FIELDS, *paths]).set_index("trial")
+
+    def __repr__(self) -> str:
+        """Return in a line what there is."""
+        winner = self.winner
+        best = "" if winner is None else f", best={winner.perplexity:.2f} (trial {winner.number})"
+        return (
+            f"Results({self.name!r}, trials={len(self.record.trials)}, complete={self.record.count('complete')}{best})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: how far the study is, and its best configuration."""
+        text = f"<p><b>{html.escape(self.name)}</b>: {self.record.done} of {self.record.total} trials</p>"
+        if (winner := self.winner) is None:
+            return text
+        rows = [("perplexity", f"{winner.perplexity:.2f}"), ("trial", str(winner.number))]
+        rows += [(path, spell_value(value)) for path, value in winner.params.items()]
+        cells = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
+        return f"{text}<table>{cells}</table>"
 
 
 def read_best(study: str, storage: FencedStorage) -> Results:

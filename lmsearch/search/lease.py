@@ -17,7 +17,6 @@ from lmsearch.store import tickets, workers
 from lmsearch.store.storage import FencedStorage, LeaseLostError
 from lmsearch.store.tables import HeldTicket, Progress, StudyRef
 
-_FIRST_SECONDS = 2.0  # after which the first heartbeat says how fast the trial is
 _FROZEN_SECONDS = 5.0  # of a thread that did not run: then nothing did
 
 
@@ -70,7 +69,7 @@ class Lease:
 
     @contextlib.contextmanager
     def renewing(self) -> Iterator[None]:
-        """Renew the lease soon, then three times in its length, in a thread, until the block ends."""
+        """Renew the lease three times in its length, in a thread, until the block ends."""
         ended = threading.Event()
         output = self._open_stacks()
         thread = threading.Thread(target=self._renew, args=(ended, output), name="lease", daemon=True)
@@ -91,9 +90,7 @@ class Lease:
         looked = time.monotonic()
         # Where even this thread comes to nothing, since a library holds the interpreter, the C runtime ends it all.
         faulthandler.dump_traceback_later(2 * self._stall, exit=True, file=output)
-        wait = min(tick, _FIRST_SECONDS)
-        while not ended.wait(wait):
-            wait = tick
+        while not ended.wait(tick):
             now = time.monotonic()
             if now - looked > tick + _FROZEN_SECONDS or self._storage.waiting:
                 self._moved = now  # the process was frozen, or waits for the store

@@ -8,12 +8,14 @@ import optuna
 import torch
 
 from lmsearch.errors import ConfigError, StudyError
+from lmsearch.folders import absolute
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch
 from lmsearch.lm.train import train
 from lmsearch.search.outcome import DIVERGED, PRUNED, decide, final_value, reported_value
 from lmsearch.search.start import open_study_file
 from lmsearch.search.strategies import suggest
+from lmsearch.study.shipped import find_study_file
 from lmsearch.study.spec import StudySpec
 from lmsearch.text.corpus import Corpus
 
@@ -61,13 +63,13 @@ def _device(name: str) -> torch.device:
 
 
 def objective(study_file: str | Path, device: str = "auto") -> Objective:
-    """Return an Optuna objective that trains what a study file describes: minimise it.
+    """Return an Optuna objective that trains what a study file, or a study that lmsearch ships, describes: minimise it.
 
     It draws the file's open values from the trial, reports validation perplexity after each epoch (steps from 1),
     raises `optuna.TrialPruned` where the study's pruner says so or the trial diverges, and returns the lowest
     perplexity. Budget, sampler and pruner are those of your study, not of the file. Raises `LmsearchError`.
     """
-    made = Objective(Path(study_file).resolve(), device)
+    made = Objective(absolute(find_study_file(str(study_file)), any_name=True), device)
     _opened.cache_clear()  # the file may have changed since another objective read it
     spec, _ = _opened(made.study_file)
     if not spec.open:

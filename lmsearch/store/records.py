@@ -25,7 +25,7 @@ from lmsearch.config import Value
 from lmsearch.errors import ConfigError, LmsearchError, StudyError
 from lmsearch.folders import KEY
 from lmsearch.formats import FIRST, NewerFormatError, check_stamp, known_version, stamp
-from lmsearch.spelling import nearest
+from lmsearch.spelling import listed, nearest
 from lmsearch.store.distributions import open_value
 from lmsearch.store.storage import FencedStorage
 from lmsearch.store.tables import EpochRow, StudyRef, Ticket
@@ -240,6 +240,20 @@ def plain_studies(storage: FencedStorage) -> list[str]:
 def _stored(study: FrozenStudy) -> object:
     """Return what lmsearch keeps of a study, None for another program's; early commits kept a system attribute."""
     return study.user_attrs.get(_ATTRIBUTE) or study.system_attrs.get(_ATTRIBUTE)
+
+
+def only_study(storage: FencedStorage) -> str:
+    """Return the name of the only study in a store, confirmations apart.
+
+    Raises `StudyError` where there is none, and with their names where there are more.
+    """
+    infos, unreadable = readable_studies(storage)
+    names = [info.ref.name for info in infos if not info.confirms] + list(unreadable) + plain_studies(storage)
+    if not names:
+        raise StudyError("the store has no study yet; start one with: lmsearch run")
+    if len(names) > 1:
+        raise StudyError(f"name one of the studies in the store: {listed(names, 12)}")
+    return names[0]
 
 
 def study_keys(storage: FencedStorage) -> set[str]:

@@ -163,21 +163,20 @@ def test_a_temperature_that_is_no_number_is_refused(temperature: float) -> None:
 
 
 def test_a_temperature_beyond_float32_draws_all_words_alike(learnt: TrainedModel) -> None:
-    words = list(learnt.generate(words=30, sampling=Sampling(temperature=1e300)))
+    words = list(learnt.generate(words=30, temperature=1e300))
     assert len(words) == 30 and len(set(words)) > 3
 
 
 def test_a_temperature_near_nothing_is_nothing(learnt: TrainedModel) -> None:
-    greedy = list(learnt.generate("w1", 30, 0, Sampling(temperature=0.0)))
+    greedy = list(learnt.generate("w1", 30, 0, temperature=0.0))
     for cold in (1e-40, 1e-9):
-        assert list(learnt.generate("w1", 30, 3, Sampling(temperature=cold))) == greedy
+        assert list(learnt.generate("w1", 30, 3, temperature=cold)) == greedy
 
 
 def test_a_prompt_of_two_lines_is_read_as_it_is_printed(learnt: TrainedModel) -> None:
     assert learnt.prompt_words("w1 w2\nw3") == ["w1", "w2", "<eos>", "w3"]
     assert learnt.prompt_words("  ") == []
-    chosen = Sampling(temperature=0.0, no_unk=False)
-    continuation = next(learnt.generate("w1 w2\nw3", 1, 0, chosen))
+    continuation = next(learnt.generate("w1 w2\nw3", 1, 0, temperature=0.0, no_unk=False))
     tokens = [*(learnt.vocabulary.index[word] for word in ("<eos>", "w1", "w2", "<eos>", "w3"))]
     with torch.no_grad():
         features = learnt.model.features(torch.tensor(tokens)[:, None], learnt.model.initial_states(1))

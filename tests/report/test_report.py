@@ -142,7 +142,9 @@ def test_each_figure_stands_alone_or_says_why_there_is_none(results: Results, na
 def test_a_figure_that_there_is_not_is_refused_with_the_names_that_there_are(results: Results) -> None:
     with pytest.raises(ConfigError, match=r"did you mean curves\?$"):
         make_figure(results, "curve")
-    with pytest.raises(ConfigError, match=r"'x'; there are: history, confirmation, importance.*slice-model.weight_dropout"):
+    with pytest.raises(
+        ConfigError, match=r"'x'; there are: history, confirmation, importance.*slice-model.weight_dropout"
+    ):
         make_figure(results, "x")
 
 

@@ -166,6 +166,24 @@ def test_the_files_options_and_the_kind_of_training_set_the_policy(tmp_path: Pat
     assert policy_of(make_spec(tmp_path, THAW), "median", 24) is None
 
 
+@pytest.mark.parametrize("trials", [1, 2, 3])
+def test_a_search_of_few_trials_ends_with_a_whole_one(
+    tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())
+    text = THAW.replace("thaw", "asha").replace("trials = 14", f"trials = {trials}")
+    bureau = Bureau(tmp_path, f"sqlite:///{tmp_path / 'store.db'}", text)
+    for _ in bureau.search(2, pause="0.002"):
+        pass
+    check(bureau, trials)
+    record = bureau.record()
+    assert record.done == trials and record.best is not None and len(record.best.curve) == 8
+    # The best whole trial is not behind the others by what they were passed over for: the first epoch.
+    firsts = {trial.number: trial.curve[1] for trial in record.trials}
+    assert trials > 2 or firsts[record.best.number] == min(firsts.values())
+
+
 def test_asha_promotes_paused_trials(tmp_path: Path, prepared_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store.db").write_bytes(prepared_sqlite.read_bytes())

@@ -17,11 +17,12 @@ from lmsearch.report.write import document, write_report
 from lmsearch.results.best import best_config, require_winner
 from lmsearch.results.commands import confirm_next, next_steps
 from lmsearch.results.confirmation import confirmation_sentence
+from lmsearch.results.progress import State
 from lmsearch.results.reading import read
 from lmsearch.results.statistics import compare
 from lmsearch.search.confirm import begin_confirmation, confirmation_spec, fresh_seeds
 from lmsearch.store.records import SEED, configurations, open_study, store_info
-from lmsearch.store.tickets import list_tickets
+from lmsearch.store.tickets import StopState, list_tickets
 from lmsearch.terminal.live import _Lines
 from tests.bureau import Bureau
 from tests.conftest import Cli
@@ -196,7 +197,9 @@ def test_a_confirmation_is_no_search_with_a_best_of_its_own(
     ):
         with pytest.raises(StudyError, match=r"tiny\.confirm trains the leaders of tiny .* lmsearch report tiny$"):
             ask()
-    note = study_note(results, shlex.join)
+    note = study_note(results, shlex.join, State(name="finished", stop=StopState(), working=0, queued=0, waiting=0))
+    assert "9 of 9 trainings have ended. This study belongs to tiny, whose note has the result." in note
+    assert "lmsearch worker" not in note
     assert "9 of 9 trainings have ended" in note and "lmsearch report tiny " in note and "lmsearch confirm" not in note
     _Lines().show(Snapshot(record=results.record, seconds=0.0, seconds_left=None, workers=2, notices=()))
     printed = capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     with sqlite3.connect(tmp_path / "runs/lmsearch.db") as store:
         store.execute("UPDATE trials SET state = 'FAIL' WHERE number IN (0, 2)")
     again = cli("retry", "tiny", "--failed")
-    assert again.returncode == 0 and "2 trials are added to " in again.stdout, again.stderr
+    assert again.returncode == 0 and "2 trials added to " in again.stdout, again.stderr
     assert cli("retry", "tiny", "--failed").returncode == 2
     ran = cli("worker", "tiny")
     assert ran.returncode == 0, ran.stdout

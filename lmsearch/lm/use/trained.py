@@ -50,7 +50,7 @@ class TextResult:
         return perplexity(self.known_loss)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedModel:
     """A model, its words, the config that made it, and `metrics.json`."""
 
@@ -58,6 +58,13 @@ class TrainedModel:
     vocabulary: Vocabulary
     config: RunConfig
     metrics: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Return in a line what model it is."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        found = self.metrics.get("perplexity")
+        reached = f", validation perplexity {found:.2f}" if isinstance(found, float) else ""
+        return f"TrainedModel({size:,} parameters, {len(self.vocabulary):,} words{reached})"
 
     @property
     def device(self) -> torch.device:
@@ -132,9 +139,25 @@ class TrainedModel:
             yield self.model.decoder(features.raw_TBH[-1]).log_softmax(-1).cpu().numpy()
 
     def generate(
-        self, prompt: str = "", words: int = 100, seed: int = 0, sampling: Sampling | None = None
+        self,
+        prompt: str = "",
+        words: int = 100,
+        seed: int = 0,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        no_unk: bool = True,
     ) -> Iterator[str]:
-        """Generate words after a prompt, each its next input; `<eos>` is the end of a line."""
+        """Generate words after a prompt, each its next input; `<eos>` is the end of a line.
+
+        Args:
+            temperature: what the logits are divided by; 0: always the most probable word.
+            top_k: only the k most probable words; 0: all.
+            top_p: only the fewest words that have so much of the probability together.
+            no_unk: never `<unk>`.
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, no_unk=no_unk)
         words_before = self.prompt_words(prompt)
         return itertools.islice(generate(self.model, self.vocabulary, seed, sampling, words_before), words)
 
@@ -147,6 +170,8 @@ class TrainedModel:
 
 
 def _lines(text: str) -> list[str]:
+    if not isinstance(text, str):
+        raise ConfigError(f"a text is a str, not {type(text).__name__}; for a list of words: log_probabilities(words)")
     # As a file is read: `str.splitlines` would end lines at other characters too.
     return text.removesuffix("\n").split("\n") if text else []
 

@@ -310,7 +310,7 @@ def test_what_is_written_depends_on_the_seed_alone_and_the_word_written_is_the_n
     # By hand: each next word is the most probable after all before it, the prompt included.
     said = ["word1", "word2"]
     index = model.vocabulary.index
-    for word in model.generate("word1 word2", 12, sampling=_greedy()):
+    for word in model.generate("word1 word2", 12, temperature=0):
         (row,) = next(iter(model.next_word(np.array([[index["<eos>"], *map(index.__getitem__, said)]]))))[None, 0]
         row[index["<unk>"]] = -np.inf
         assert model.vocabulary.words[int(row.argmax())] == word
@@ -323,15 +323,7 @@ def test_what_is_written_depends_on_the_seed_alone_and_the_word_written_is_the_n
         assert cli("generate", folder, option, value).returncode == 2
 
 
-def _greedy() -> Any:
-    from lmsearch.lm.use.generate import Sampling
-
-    return Sampling(temperature=0)
-
-
 def test_top_k_and_top_p_keep_only_what_they_say(trained: Path) -> None:
-    from lmsearch.lm.use.generate import Sampling
-
     model = load(trained / "runs/m/seed-1")
     (row,) = next(iter(model.next_word(np.array([[model.vocabulary.index["<eos>"]]]))))[None, 0]
     row[model.vocabulary.index["<unk>"]] = -np.inf
@@ -339,7 +331,7 @@ def test_top_k_and_top_p_keep_only_what_they_say(trained: Path) -> None:
     shares = np.sort(np.exp(row) / np.exp(row).sum())[::-1]
 
     def firsts(**options: Any) -> set[str]:
-        return {next(iter(model.generate("", 1, seed, Sampling(**options)))) for seed in range(300)}
+        return {next(iter(model.generate("", 1, seed, **options))) for seed in range(300)}
 
     assert firsts(top_k=2) == set(ranked[:2])
     enough = int(np.searchsorted(shares.cumsum(), 0.4)) + 1

@@ -251,21 +251,21 @@ def test_the_commands_of_a_person_as_they_are_typed(cli: Cli, tmp_path: Path) ->
     search.start()
     wait_for(lambda: started(cli, "tiny"))
     status = cli("status", "tiny")
-    assert status.stdout.splitlines()[1].split() == [
-        "trial", "state", "host", "process", "device", "epoch", "step", "tokens/s", "last", "seen", "attempts",
+    assert status.stdout.splitlines()[1].startswith("2 trials running, 1 queued")
+    assert status.stdout.splitlines()[2].split() == [
+        "trial", "state", "epoch", "perplexity", "tokens/s", "last", "seen", "host", "process", "device",
     ]  # fmt: skip
     assert cli("delete", "tiny", "--yes").returncode == 2
     assert cli("retry", "tiny", "0").returncode == 2
     assert "trial 0 of tiny is marked as failed" in cli("fail", "tiny", "0").stdout
     assert (
-        "tiny is stopped: " in (stop := cli("stop", "tiny")).stdout
-        and "the next lmsearch run of its file resumes it" in stop.stdout
+        "tiny is stopped: " in (stop := cli("stop", "tiny")).stdout and "resume with: lmsearch run tiny" in stop.stdout
     )
     search.join()
     assert said[0].returncode == 0 and "stopped by `lmsearch stop`; everything is saved" in said[0].stdout
     again = cli("retry", "tiny", "0").stdout
     assert "tiny has a budget of 4 trials now; the new one (retry of 0) has" in again
-    assert again.splitlines()[-1] == "tiny is stopped; the next lmsearch run of its file resumes it"
+    assert again.splitlines()[-1] == "tiny is stopped; resume with: lmsearch run tiny"
     refused = cli("delete", "tiny")  # no answer is no
     assert refused.returncode == 130 and "delete the study tiny in sqlite:///" in refused.stdout
     assert cli("delete", "tiny", "--yes").stdout == "tiny is deleted\n"

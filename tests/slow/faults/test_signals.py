@@ -61,8 +61,8 @@ def test_row_3_a_signal_to_the_group_stops_the_default_study_within_10_s_with_al
     assert time.monotonic() - began < 10
     assert not any(map(alive, processes))
     assert "interrupted; everything is saved; resume with: lmsearch run --workers 2" in (tmp_path / "said").read_text()
-    left = at_work(cli, "default")
-    assert len(left) == 2 and {row["state"] for row in left} == {"waiting"}
+    left = [row["state"] for row in at_work(cli, "default")]
+    assert left.count("waiting") == 2 and set(left) <= {"waiting", "paused"}
     assert len(list((tmp_path / "runs/default/checkpoints").glob("*.checkpoint"))) >= 2
 
 
