@@ -54,10 +54,10 @@ def _table(rows: Sequence[dict[str, Any]], epochs: int) -> "RenderableType":
 
     columns = ["trial", "state", "epoch", "perplexity", "tokens/s", "last seen", "host", "process", "device"]
     columns += ["attempts"] if any(row["attempts"] > 1 for row in rows) else []
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in columns:
         left = name in ("state", "host", "device")
-        table.add_column(name, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=len(name))
     for row in rows:
         speed, silence = row["tokens_per_second"], row["seconds_since_sign_of_life"]
         running = row["state"] == "running"

@@ -128,7 +128,7 @@ def test_failed_trials_are_tried_again_once_each(tmp_path: Path, cli: Cli) -> No
     assert cli("retry", "tiny", "--failed").returncode == 2
     ran = cli("worker", "tiny")
     assert ran.returncode == 0, ran.stdout
-    listed = json.loads(cli("trials", "tiny", "--json").stdout)
+    listed = json.loads(cli("trials", "tiny", "--sort", "trial", "--json").stdout)
     assert [trial["from"] for trial in listed if trial["from"]] == ["tiny/0", "tiny/2"]
     by_number = {trial["trial"]: trial for trial in listed}
     for trial in listed:
