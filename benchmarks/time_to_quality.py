@@ -37,7 +37,7 @@ from typing import Any
 EPOCHS = 8
 SIZE = 96
 LAYERS = 1
-TRIALS = 48  # of ours; the peer has no number of its own
+TRIALS = 400  # of ours, more than five minutes suffice for; the peer has no number of its own
 LOOK_SECONDS = 0.5
 FRESH_SEEDS = (101, 102, 103)
 

@@ -149,7 +149,7 @@ def test_status_says_who_works_what_is_queued_and_how_to_resume() -> None:
     console.print(render_status(record, now, state_of(record, now, StopState()), 90.0, "lmsearch run tiny"))
     said = console.export_text()
     assert "1 trial running, 3 queued, about 1m30s left" in said and "resume with" not in said
-    assert re.search(r"2  +running  +2\.9/3  +52\.00  +12,346  +2\.0s ago", said) and "attempts" not in said
+    assert re.search(r"2 +running +2\.9/3 +52\.00 +12,346 +2\.0s ago", said) and "attempts" not in said
     console.print(render_status(record, later, state_of(record, later, stopped), None, "lmsearch run tiny"))
     assert "resume with: lmsearch run tiny" in console.export_text()
 
