@@ -37,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SLOW in item.path.parents:
             item.add_marker("slow")
+        heavy = item.get_closest_marker("heavy_on")
+        if heavy and isinstance(item, pytest.Function) and item.callspec.params.get("storage_url") == heavy.args[0]:
+            item.add_marker("heavy")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -138,6 +138,7 @@ def test_a_clock_that_is_not_the_servers_is_named(
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_the_lease_of_a_live_worker_is_reported_and_left_alone(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     before = lease_of(bureau)
@@ -152,6 +153,7 @@ def test_the_lease_of_a_live_worker_is_reported_and_left_alone(bureau: Bureau) -
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_what_a_killed_worker_held_is_released_and_resumes_from_its_checkpoint(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau)
     worker.kill()
@@ -188,6 +190,7 @@ def test_a_worker_that_died_this_instant_is_left_until_it_has_been_silent(sqlite
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> None:
     worker = start_and_wait_for_an_epoch(bureau, pause="0.1")
     worker.send_signal(signal.SIGSTOP)
@@ -202,6 +205,7 @@ def test_a_frozen_worker_keeps_its_lease_though_it_ran_out(bureau: Bureau) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_a_lease_whose_process_might_be_another_one_is_left_to_the_next_worker(bureau: Bureau) -> None:
     """A process number that is used again, another host, and an earlier boot prove nothing."""
     worker = start_and_wait_for_an_epoch(bureau)
@@ -264,6 +268,7 @@ def test_running_trials_of_other_programs_are_reported_and_ours_without_a_ticket
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_rows_of_a_deleted_study_are_removed_and_those_of_others_stay(bureau: Bureau) -> None:
     list(bureau.search(2))
     other = begin(bureau.storage, "other", bureau.info.spec, bureau.info.folder, bureau.corpus, Request(trials=4))

@@ -107,6 +107,7 @@ def test_chaos_tells_as_json_what_it_did_and_leaves_nothing_behind(cli: Cli, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.heavy_on("sqlite")
 def test_chaos_that_is_interrupted_ends_its_search_and_removes_its_study(
     cli: Cli, tmp_path: Path, storage_url: str
 ) -> None:

@@ -35,7 +35,14 @@ from tests.conftest import create_database, new_name
 HERE = Path(__file__).parents[1] / "stores"
 COMMITS = ("ae466cb", "18030ef", "86f8a58", "77935bd")
 EVERY = pytest.mark.parametrize("old", [(c, d) for c in COMMITS for d in ("sqlite", "postgresql")], indirect=True)
-ONE_EACH = pytest.mark.parametrize("old", [("ae466cb", "sqlite"), ("77935bd", "postgresql")], indirect=True)
+_ENDS = [("ae466cb", "sqlite"), ("77935bd", "postgresql")]
+ONE_EACH = pytest.mark.parametrize("old", _ENDS, indirect=True)
+EVERY_SOME_HEAVY = pytest.mark.parametrize(
+    "old",
+    [pytest.param((c, d), marks=() if (c, d) in _ENDS else pytest.mark.heavy)
+     for c in COMMITS for d in ("sqlite", "postgresql")],
+    indirect=True,
+)  # fmt: skip
 LAST = pytest.mark.parametrize("old", [("77935bd", "sqlite")], indirect=True)
 SAME = 1e-3  # of a perplexity: another kind of processor gives other last digits
 
@@ -132,7 +139,7 @@ def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
     return kind != "table" or (name in METADATA.tables)
 
 
-@EVERY
+@EVERY_SOME_HEAVY
 def test_an_interrupted_search_goes_on_from_its_checkpoint_to_the_old_numbers(old: Old) -> None:
     before = read_study(storage := open_storage(parse_url(old.url)), open_study(storage, "tiny"), epochs=True)
     storage.engine.dispose()

@@ -111,7 +111,9 @@ def test_a_name_without_a_store_is_refused_with_the_folder_to_name(cli: Cli, tmp
     assert "resume it with lmsearch train --resume" in cli("generate", "runs/s/seed-1").stderr
 
 
-@pytest.mark.parametrize("name", ["random", "click", "lmsearch"])
+@pytest.mark.parametrize(
+    "name", ["lmsearch", *(pytest.param(one, marks=pytest.mark.heavy) for one in ("random", "click"))]
+)
 def test_a_module_in_the_working_folder_is_not_imported(cli: Cli, tmp_path: Path, name: str) -> None:
     write_study(tmp_path, ONE, "s.toml")
     code = f"open({str(tmp_path / 'was-run')!r}, 'w'); raise RuntimeError('taken for the library')"

@@ -254,7 +254,7 @@ def test_row_11_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(bure
     check_whole(bureau.record())
 
 
-@pytest.mark.parametrize("damage", ["a byte", "cut short"])
+@pytest.mark.parametrize("damage", ["a byte", pytest.param("cut short", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("name", ["train.npy", "valid.npy", "meta.json"])
 def test_row_11_a_damaged_cache_is_made_again(cli: Cli, tmp_path: Path, damage: str, name: str) -> None:
     """The search that follows finds the same to the last bit."""

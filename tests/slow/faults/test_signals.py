@@ -46,7 +46,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.heavy),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.heavy),
+    ],
 )
 def test_row_3_a_signal_to_the_group_stops_the_default_study_within_10_s_with_all_saved(
     cli: Cli, tmp_path: Path, start: Start, number: int, code: int
