@@ -162,6 +162,13 @@ def complete_with(results: Results, paths: Iterable[str]) -> list[TrialRecord]:
     return [t for t in results.record.trials if t.outcome == "complete" and t.curve and wanted <= t.params.keys()]
 
 
+def leader_style(trial: TrialRecord, rank: int, results: Results) -> tuple[str, str, str]:
+    """Return the name, colour and dash of one of the best trials' line; the winner's is of its own."""
+    if results.winner is not None and trial.number == results.winner.number:
+        return f"best: trial {trial.number}", BEST, "solid"
+    return f"trial {trial.number}", PALETTE[rank], DASHES[rank]
+
+
 def y_range(trials: Sequence[TrialRecord]) -> tuple[float, float]:
     """Return the part of the axis in which trials that came to something lie; what is above is drawn at its end."""
     known = [trial for trial in trials if math.isfinite(trial.perplexity) and trial.perplexity > 0]
@@ -180,6 +187,11 @@ def log_axis(low: float, high: float, most: int = 12) -> dict[str, Any]:
         "tickvals": ticks,
         "ticktext": [spell_tick(tick) for tick in ticks],
     }
+
+
+def axis_around(values: Sequence[float]) -> dict[str, Any]:
+    """Return a logarithmic axis that has all values, and a little room around them."""
+    return log_axis(min(values) / 1.03, 1.03 * max(values))
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:

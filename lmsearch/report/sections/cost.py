@@ -9,9 +9,9 @@ from lmsearch.report.plots import (
     BEST,
     COLOURS,
     PERPLEXITY,
+    axis_around,
     hover,
     legend,
-    log_axis,
     mark_winner,
     need,
     new_figure,
@@ -66,8 +66,7 @@ def _frontier(results: Results, title: str, cost: Callable[[TrialRecord], float 
         hoverinfo="skip",
     )
     mark_winner(figure, results, cost, lambda trial: trial.perplexity)
-    values = [trial.perplexity for trial in trials]
-    figure.update_yaxes(**log_axis(min(values) / 1.03, 1.03 * max(values)))
+    figure.update_yaxes(**axis_around([trial.perplexity for trial in trials]))
     return figure
 
 

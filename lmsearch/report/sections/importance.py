@@ -10,15 +10,13 @@ from scipy.interpolate import RBFInterpolator
 from lmsearch.config import Value
 from lmsearch.report.page import Content
 from lmsearch.report.plots import (
-    BEST,
     COLOURS,
-    DASHES,
     INK,
     LABELLED,
     MOST_CURVES,
-    PALETTE,
     complete_with,
     hover,
+    leader_style,
     legend,
     log_axis,
     mark_winner,
@@ -82,13 +80,10 @@ def _parallel(results: Results) -> go.Figure:
     low, high = min(logs), max(*logs, min(logs) + 1e-9)
     ranked = sorted(trials, key=lambda trial: trial.perplexity)
     others = sample(ranked[LABELLED:], MOST_CURVES)
-    winner = None if results.winner is None else results.winner.number
     named = legend("complete", len(others), len(ranked[LABELLED:]))
     drawn = [(trial, named, COLOURS["pruned"], "solid", 1.0) for trial in others]
     for rank, trial in reversed(list(enumerate(ranked[:LABELLED]))):
-        best = trial.number == winner
-        name = f"best: trial {trial.number}" if best else f"trial {trial.number}"
-        drawn.append((trial, name, BEST if best else PALETTE[rank], "solid" if best else DASHES[rank], 2.5))
+        drawn.append((trial, *leader_style(trial, rank, results), 2.5))
     figure = new_figure("", "")
     for number, (trial, name, colour, dash, width) in enumerate(drawn):
         heights = [_height(opened[path], trial.params[path]) for path in opened]

@@ -10,15 +10,15 @@ from lmsearch.report.page import Content
 from lmsearch.report.plots import (
     BEST,
     COLOURS,
-    DASHES,
     GRID,
     LABELLED,
     MOST_CURVES,
     MOST_DRAWN,
-    PALETTE,
     PERPLEXITY,
     add_by_outcome,
+    axis_around,
     hover,
+    leader_style,
     legend,
     log_axis,
     need,
@@ -87,7 +87,7 @@ def _curves(results: Results) -> go.Figure:
     trials = [trial for trial in results.record.trials if trial.curve]
     need(trials, "no trial has ended an epoch yet")
     complete = sorted((t for t in trials if t.outcome == "complete"), key=lambda trial: trial.perplexity)
-    labelled, winner = complete[:LABELLED], results.winner
+    labelled = complete[:LABELLED]
     in_detail = sum(len(trial.curve) for trial in trials) <= _HOVERED_POINTS
     groups = [
         ([t for t in trials if t.outcome in ("pruned", "diverged", "infeasible", "failed")], "stopped",
@@ -103,10 +103,8 @@ def _curves(results: Results) -> go.Figure:
             named = legend(name, len(drawn), len(ones))
             axes.append(_add_curves(figure, drawn, named, colour, width, results if in_detail else None))
     for rank, trial in reversed(list(enumerate(labelled))):
-        is_winner = winner is not None and trial.number == winner.number
-        colour, dash = (BEST, "solid") if is_winner else (PALETTE[rank], DASHES[rank])
-        name = f"best: trial {trial.number}" if is_winner else f"trial {trial.number}"
-        axes.append(_add_curves(figure, [trial], name, colour, 3 if is_winner else 2, results, dash))
+        name, colour, dash = leader_style(trial, rank, results)
+        axes.append(_add_curves(figure, [trial], name, colour, 3 if colour == BEST else 2, results, dash))
     low, high = y_range(trials)
     firsts = [next(iter(trial.curve.values())) for trial in trials if trial.outcome != "diverged"]
     figure.update_yaxes(**log_axis(low, max(high, 1.05 * median(firsts)) if firsts else high))
@@ -215,7 +213,7 @@ def _pruning(results: Results) -> go.Figure:
         hovertemplate="epoch %{x}: %{y:.2f}, %{text}<extra></extra>",
     )
     values = [value for value in others if value is not None] + [one.perplexity for one in found]
-    figure.update_yaxes(**log_axis(min(values) / 1.03, 1.03 * max(values)))
+    figure.update_yaxes(**axis_around(values))
     return figure
 
 
