@@ -4,6 +4,7 @@ Everything returns plain data and raises `LmsearchError`. The store is the comma
 `sqlite:///runs/lmsearch.db` below the working folder.
 """
 
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ from lmsearch.results.commands import failure_sentence
 from lmsearch.results.models import find_model
 from lmsearch.results.reading import Results, read_any
 from lmsearch.search.start import ConfirmRequest, Prepared, SearchRequest, prepare, prepare_confirmation
-from lmsearch.spelling import spell_value
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import only_study
 from lmsearch.store.storage import FencedStorage
@@ -159,7 +159,7 @@ def train(
         name=name,
         seeds=seeds,
         epochs=epochs,
-        changes=tuple(f"{path}={spell_value(value)}" for path, value in (changes or {}).items()),
+        changes=tuple(f"{path}={json.dumps(value)}" for path, value in (changes or {}).items()),
         resume=resume,
         device=device,
     )

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -37,6 +38,10 @@ def test_a_search_a_confirmation_and_a_training_from_python(folder: Path) -> Non
     assert confirmed.confirmation is not None and confirmed.confirmation.done == 1
     again, other = lmsearch.train("runs/tiny/best-config.json", seeds=2, name="again")
     assert again.perplexity == results.winner.perplexity and other.seed == again.seed + 1
+    changes: dict[str, Any] = {"train.learning_rate": 0.00123456789, "model.tie_weights": False}
+    (changed,) = lmsearch.train("runs/tiny/best-config.json", epochs=1, changes=changes, name="changed")
+    config = lmsearch.load(changed.model).config  # to the last digit
+    assert (config.train.learning_rate, config.model.tie_weights) == (0.00123456789, False)
     model = lmsearch.load("tiny")
     assert repr(model).startswith("TrainedModel(") and f"perplexity {results.winner.perplexity:.2f})" in repr(model)
     assert list(model.generate(words=5, temperature=0.8, top_p=0.9)) == list(
