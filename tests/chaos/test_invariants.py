@@ -57,6 +57,7 @@ def test_a_ticket_that_is_unanswered_or_answered_twice_is_noticed(ended_search: 
     assert doubled(dataclasses.replace(ended_search, trials=(ticketless, *ended_search.trials[1:]))) == 1
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_a_curve_that_is_not_that_of_an_undisturbed_training_is_noticed(ended_search: StudyRecord) -> None:
     """The stub's curve is made up, so that every trial of its search is reported."""
@@ -106,8 +107,7 @@ def test_chaos_tells_as_json_what_it_did_and_leaves_nothing_behind(cli: Cli, tmp
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.heavy_on("sqlite")
+@pytest.mark.heavy
 def test_chaos_that_is_interrupted_ends_its_search_and_removes_its_study(
     cli: Cli, tmp_path: Path, storage_url: str
 ) -> None:

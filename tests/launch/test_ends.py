@@ -17,6 +17,7 @@ from tests.bureau import Bureau, wait_for
 from tests.conftest import Cli
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_each_worker_stands_in_the_table_and_one_that_was_killed_has_no_end(bureau: Bureau) -> None:
     by_hand = bureau.start_worker(pause="0.2")
     wait_for(lambda: any(ticket.process == by_hand.pid for ticket in bureau.tickets()))
@@ -32,6 +33,7 @@ def test_each_worker_stands_in_the_table_and_one_that_was_killed_has_no_end(bure
         assert killed.joined < one.joined <= one.seen <= one.ended
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_a_worker_that_is_stopped_or_sees_every_trial_fail_says_so(bureau: Bureau) -> None:
     by_hand = bureau.start_worker(pause="0.2")
     wait_for(lambda: any(ticket.epoch for ticket in bureau.tickets()))
@@ -92,6 +94,7 @@ def test_an_end_that_cannot_be_read_is_none(sqlite_bureau: Bureau) -> None:
         assert read_end(storage, study, "w", logs) is None
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_status_shows_who_has_no_trial(bureau: Bureau, cli: Cli) -> None:
     (only, *rest) = bureau.tickets()
     by_hand = bureau.start_worker(pause="1")

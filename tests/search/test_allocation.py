@@ -68,6 +68,7 @@ def test_trials_pause_and_continue_and_each_ticket_ends_once(thawing: Bureau) ->
     }
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_a_search_that_pauses_survives_the_deaths_of_its_workers(thawing: Bureau) -> None:
     for number, snapshot in enumerate(thawing.search(3, pause="0.01")):
         held = [ticket for ticket in snapshot.record.tickets if ticket.is_running and ticket.process]
@@ -81,6 +82,7 @@ def _kill(process: int) -> None:
         os.kill(process, 9)
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: Cli) -> None:
     for snapshot in thawing.search(2, pause="0.01"):
         if sum(ticket.is_paused for ticket in snapshot.record.tickets) >= 3 and not thawing.signals.received:
@@ -116,6 +118,7 @@ def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: 
     assert not after.count("paused")
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_what_is_left_and_hopeless_is_ended_even_where_its_checkpoint_is_gone(thawing: Bureau) -> None:
     for snapshot in thawing.search(2, pause="0.01"):
         if sum(ticket.is_paused for ticket in snapshot.record.tickets) >= 3 and not thawing.signals.received:

@@ -36,6 +36,7 @@ def searched(bureau: Bureau) -> Bureau:
     return bureau
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_leaders_are_paired_with_seeds_the_study_has_not_used_and_asked_again_only_what_lacks_is_added(
     bureau: Bureau,
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_confirmation_is_pruned_by_nothing_and_leaves_the_rest_of_the_study_as
     assert {path: value for path, value in spec.fixed.items() if path != SEED} == dict(info.spec.fixed)
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_equal_leaders_are_a_tie_and_a_clear_one_is_the_winner(bureau: Bureau) -> None:
     searched(bureau)
     best = sorted(bureau.record().trials, key=lambda trial: trial.perplexity)[:3]

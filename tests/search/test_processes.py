@@ -76,6 +76,7 @@ def test_an_interrupted_search_goes_on_without_repeating_a_step(sqlite_bureau: B
     assert {ticket.number for ticket in bureau.record().tickets if ticket.attempts == 2} == waiting
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_a_hand_started_worker_joins_and_a_lost_one_is_replaced_when_its_lease_runs_out(bureau: Bureau) -> None:
     first = bureau.start_worker(pause="0.3")
     wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
@@ -88,6 +89,7 @@ def test_a_hand_started_worker_joins_and_a_lost_one_is_replaced_when_its_lease_r
     assert log.count("joined tiny on cpu") == 2
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_a_frozen_worker_drops_its_result_when_it_wakes(bureau: Bureau) -> None:
     frozen = bureau.start_worker(pause="0.2")
     wait_for(lambda: any(ticket.epoch for ticket in list_tickets(bureau.storage, bureau.info.ref)))
@@ -103,6 +105,7 @@ def test_a_frozen_worker_drops_its_result_when_it_wakes(bureau: Bureau) -> None:
     )
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_the_workers_of_a_killed_parent_save_and_leave(bureau: Bureau) -> None:
     program = f"""
 import sys

@@ -1,8 +1,8 @@
 """Optuna's own conformance kit for storages, on ours: both databases, plain and cached, with and without leases."""
 
+import itertools
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial
+from sqlalchemy.engine import URL
 
 from lmsearch.store.opening import open_storage
 from lmsearch.store.storage import FencedStorage
@@ -46,13 +47,12 @@ def kept_url(postgres: str) -> str:
     return postgres.format(name)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def storage_url(request: pytest.FixtureRequest, tmp_path: Path, prepared_sqlite: Path) -> Iterator[str]:
-    """Give the URL of an empty store, on each database in turn."""
-    if request.param == "sqlite":
-        shutil.copy(prepared_sqlite, tmp_path / "store.db")
-        yield f"sqlite:///{tmp_path / 'store.db'}"
-        return
+def empty_store(request: pytest.FixtureRequest, database: str) -> URL:
+    """Return the URL of an empty store on this database."""
+    if database == "sqlite":
+        path = request.getfixturevalue("tmp_path") / "store.db"
+        shutil.copy(request.getfixturevalue("prepared_sqlite"), path)
+        return parse_url(f"sqlite:///{path}")
     url: str = request.getfixturevalue("kept_url")
     engine = sa.create_engine(parse_url(url), poolclass=sa.pool.NullPool)
     with engine.begin() as connection:
@@ -62,23 +62,31 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path, prepared_sqlite:
         tables = connection.execute(sa.text("SELECT relname FROM pg_stat_user_tables")).scalars()
         names = [name for name in tables if "version" not in name and name != "lmsearch_format"]  # these say what it is
         connection.execute(sa.text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
-    yield url
+    return parse_url(url)
 
 
-@pytest.fixture(params=["plain", "cached"])
-def wrap(request: pytest.FixtureRequest) -> Any:
-    return (lambda storage: storage) if request.param == "plain" else optuna.storages.get_storage
+def combinations(*often: str) -> list[Any]:
+    """Return each database, plain and cached; all but those named here are heavy.
+
+    Of the eight with leases and without, the four that are run each time have every two of these properties together.
+    """
+    every = map("-".join, itertools.product(["sqlite", "postgresql"], ["plain", "cached"]))
+    return [pytest.param(one, marks=() if one in often else pytest.mark.heavy) for one in every]
+
+
+def opened(request: pytest.FixtureRequest, kind: Callable[[URL], BaseStorage]) -> BaseStorage:
+    database, wrap = request.param.split("-")
+    storage = kind(empty_store(request, database))
+    return storage if wrap == "plain" else optuna.storages.get_storage(storage)
 
 
 class TestFencedStorage(StorageTestCase):
-    @pytest.fixture
-    def storage(self, storage_url: str, wrap: Any) -> BaseStorage:
-        opened: BaseStorage = wrap(open_storage(parse_url(storage_url)))
-        return opened
+    @pytest.fixture(params=combinations("sqlite-plain", "postgresql-cached"))
+    def storage(self, request: pytest.FixtureRequest) -> BaseStorage:
+        return opened(request, open_storage)
 
 
 class TestLeasedStorage(StorageTestCase):
-    @pytest.fixture
-    def storage(self, storage_url: str, wrap: Any) -> BaseStorage:
-        opened: BaseStorage = wrap(LeasedStorage(parse_url(storage_url)))
-        return opened
+    @pytest.fixture(params=combinations("sqlite-cached", "postgresql-plain"))
+    def storage(self, request: pytest.FixtureRequest) -> BaseStorage:
+        return opened(request, LeasedStorage)

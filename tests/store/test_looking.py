@@ -70,6 +70,7 @@ def test_a_store_whose_newest_changes_cannot_be_read_is_not_half_shown(tmp_path:
         open_storage(parse_url(f"sqlite:///{tmp_path}/copy/store.db"))
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
     storage_url: str, tmp_path: Path, cli: Cli
 ) -> None:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = (
     pytest.param("getting-started.md", marks=pytest.mark.heavy),
     pytest.param("samplers-and-pruners.md", marks=pytest.mark.heavy),
-    "reading-a-report.md",
+    pytest.param("reading-a-report.md", marks=pytest.mark.heavy),
     "texts.md",
 )
 STUDY = (

@@ -82,6 +82,7 @@ def test_seeds_have_folders_of_their_own_and_their_mean_and_spread_are_reported(
     assert len({weights(project, "closed", seed) for seed in (1, 2, 3)}) == 3
 
 
+@pytest.mark.heavy
 def test_a_training_stopped_at_any_moment_goes_on_to_the_same_weights_bit_for_bit(project: Path, cli: Cli) -> None:
     """Also after the switch to ASGD, which comes early here."""
     whole = cli("train", "closed.toml", "--name", "whole")

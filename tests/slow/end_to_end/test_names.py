@@ -129,6 +129,7 @@ def test_a_module_in_the_working_folder_is_not_imported(cli: Cli, tmp_path: Path
     assert not (tmp_path / "was-run").exists()
 
 
+@pytest.mark.heavy
 def test_trials_failed_by_hand_end_no_search(cli: Cli, tmp_path: Path) -> None:
     write_study(
         tmp_path, TINY_STUDY.replace("trials = 3", "trials = 7").replace("epochs = 3", "epochs = 120"), "s.toml"
@@ -155,6 +156,7 @@ def test_trials_failed_by_hand_end_no_search(cli: Cli, tmp_path: Path) -> None:
     assert json.loads(cli("status", "s", "--json").stdout)["counts"]["failed"] == len(failed) >= 3
 
 
+@pytest.mark.heavy
 def test_confirm_and_doctor_leave_what_a_person_put_beside(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path, ONE.replace("trials = 1", "trials = 2"), "s.toml")
     theirs = [

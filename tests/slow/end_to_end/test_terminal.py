@@ -182,6 +182,7 @@ def test_a_reader_that_leaves_costs_a_search_nothing_and_other_commands_a_quiet_
     assert ran.stdout.splitlines()[-1].endswith(b"141") and ran.stderr == b""
 
 
+@pytest.mark.heavy
 def test_a_latin_1_locale_changes_no_figure_and_no_file(site: Site, tmp_path: Path) -> None:
     """Real words of a real locale, made here; what is written is UTF-8 whatever it is."""
     subprocess.run(

@@ -70,7 +70,7 @@ def through(proxy: Proxy, direct: str) -> str:
     return full_text(proxy.url(parse_url(direct)))
 
 
-@pytest.mark.parametrize("seconds", [0, 5, *(pytest.param(seconds, marks=pytest.mark.heavy) for seconds in (20, 60))])
+@pytest.mark.parametrize("seconds", [5, *(pytest.param(seconds, marks=pytest.mark.heavy) for seconds in (0, 20, 60))])
 def test_row_5_a_crashed_server_costs_eight_workers_nothing_and_gives_an_idle_ninth_nothing(
     start_server: StartServer, open_bureau: OpenBureau, seconds: int
 ) -> None:
@@ -262,6 +262,7 @@ def test_row_7_the_run_exits_75_and_other_commands_wait_ten_seconds(
     assert {row["attempts"] for row in status["at_work"]} == {1}
 
 
+@pytest.mark.heavy
 def test_row_7_a_run_that_is_interrupted_while_the_store_is_away_ends_as_interrupted(
     tmp_path: Path, cli: Cli, start_server: StartServer
 ) -> None:
@@ -285,6 +286,7 @@ def test_row_7_a_run_that_is_interrupted_while_the_store_is_away_ends_as_interru
     assert (document["done"], document["total"]) == (0, 3) and document["at_work"][0]["trial"] == 0
 
 
+@pytest.mark.heavy
 def test_row_8_twelve_workers_on_eight_connections_answer_every_ticket_once(
     start_server: StartServer, open_bureau: OpenBureau
 ) -> None:
@@ -335,6 +337,7 @@ def test_row_8_a_worker_needs_one_connection(postgres: str, direct: str, open_bu
     assert 4 <= max(seen) <= 5  # and one for the parent
 
 
+@pytest.mark.heavy
 def test_row_7_the_parent_of_a_search_gives_up_with_its_workers(
     start_server: StartServer, open_bureau: OpenBureau
 ) -> None:

@@ -229,6 +229,7 @@ def test_row_10_a_full_data_folder_of_postgresql_is_waited_for(
     assert all(steps == ONCE for steps in bureau.steps())
 
 
+@pytest.mark.heavy_on("postgresql")
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "both files"])
 def test_row_11_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(bureau: Bureau, damage: str) -> None:
     """I3: what it has to compute again comes out the same."""
@@ -255,7 +256,7 @@ def test_row_11_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(bure
 
 
 @pytest.mark.parametrize("damage", ["a byte", pytest.param("cut short", marks=pytest.mark.heavy)])
-@pytest.mark.parametrize("name", ["train.npy", "valid.npy", "meta.json"])
+@pytest.mark.parametrize("name", ["train.npy", pytest.param("valid.npy", marks=pytest.mark.heavy), "meta.json"])
 def test_row_11_a_damaged_cache_is_made_again(cli: Cli, tmp_path: Path, damage: str, name: str) -> None:
     """The search that follows finds the same to the last bit."""
     write_study(tmp_path)

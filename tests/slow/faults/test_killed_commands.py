@@ -83,6 +83,7 @@ def check_taken_over(storage: FencedStorage, name: str, tickets: int) -> None:
         assert (taken.curve, taken.epochs) == (trial.curve, trial.epochs) and len(taken.epochs) == 3
 
 
+@pytest.mark.heavy
 def test_extend_killed_anywhere_is_completed_by_the_next_run_of_its_file(work: Path) -> None:
     words = ["extend", "tiny", "--set", "model.output_dropout.high=0.6", "--trials", "2", "--workers", "1"]
     started = 0
@@ -138,6 +139,7 @@ def test_enqueue_and_retry_killed_anywhere_add_one_trial_or_none(work: Path, wor
     assert set(counts) == {6, 7} and counts == sorted(counts)
 
 
+@pytest.mark.heavy
 def test_delete_killed_anywhere_is_completed_by_the_next_delete(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (work / "runs/tiny/seed-1").mkdir()
     (work / "runs/tiny/seed-1/mine.txt").write_text("mine")

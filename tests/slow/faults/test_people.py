@@ -76,6 +76,7 @@ def fail_by_command(bureau: Bureau, trial_id: int) -> None:
     fail(open_storage(parse_url(bureau.url)), "tiny", bureau.storage.get_trial(trial_id).number)
 
 
+@pytest.mark.heavy_on("sqlite")
 @pytest.mark.parametrize("by", [fail_by_dashboard, fail_by_optuna, fail_by_command])
 def test_row_22_a_running_trial_that_a_person_fails_is_dropped_and_its_ticket_is_done(
     bureau: Bureau, by: Callable[[Bureau, int], None]
@@ -101,6 +102,7 @@ def _delete_wholly(bureau: Bureau) -> None:
         plain_dashboard(bureau, "DELETE", path)  # 500 where the database chose it as a deadlock's victim
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_row_22_a_study_that_a_person_deletes_lets_its_workers_leave_with_one_sentence(bureau: Bureau) -> None:
     """I5: exit 2, both of a search and of a worker that was started by hand."""
     by_hand = bureau.start_worker(pause="0.2")
@@ -121,6 +123,7 @@ def test_row_22_a_study_that_a_person_deletes_lets_its_workers_leave_with_one_se
     check_whole(bureau.record())
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_row_22_a_study_that_a_person_renames_goes_on_under_its_new_name(bureau: Bureau) -> None:
     """I1 and I2: ended trials stay, the running ones are queued again with the same values."""
     kept: dict[int, object] = {}
@@ -151,6 +154,7 @@ def _resume_as(bureau: Bureau, name: str) -> None:
     list(bureau.search(2))
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_row_22_a_copy_within_the_store_goes_on_beside_its_original(bureau: Bureau) -> None:
     copied = False
     for snapshot in bureau.search(2, pause="0.1"):
@@ -170,6 +174,7 @@ def test_row_22_a_copy_within_the_store_goes_on_beside_its_original(bureau: Bure
     assert record.info.ref.key != original.info.ref.key
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: Path) -> None:
     """What the original still had left is not known there: `lmsearch run` queues the difference to its budget."""
     stopped = False
@@ -191,6 +196,7 @@ def test_row_22_a_copy_in_another_store_goes_on_there(bureau: Bureau, tmp_path: 
     assert kept.items() <= now.items()
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_stop_lets_all_workers_save_and_leave_and_the_next_run_goes_on(bureau: Bureau) -> None:
     """I2, I3 and I5: exit 0 for the search and for a worker by hand; none joins until then."""
     by_hand = bureau.start_worker(pause="0.3")
@@ -210,6 +216,7 @@ def test_stop_lets_all_workers_save_and_leave_and_the_next_run_goes_on(bureau: B
     assert all(steps == ONCE for steps in bureau.steps())
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_retry_owes_the_same_values_again_and_says_of_which_trial(bureau: Bureau) -> None:
     list(bureau.search(2, fault="sometimes", options={"max_failures": 9}, words=["--max-failures", "9"]))
     failed = [trial for trial in bureau.record().trials if trial.outcome == "failed"]
@@ -303,6 +310,7 @@ def test_a_trial_that_ends_by_itself_while_it_is_failed_by_hand_stays_as_it_ende
     assert sqlite_bureau.record().trials[0].outcome == before.trials[0].outcome == "complete"
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, monkeypatch: pytest.MonkeyPatch) -> None:
     """I3; hosts are played by processes with host names of their own, which `unshare` gives."""
     shared = ["--artifacts", str(bureau.folder / "shared")]
@@ -318,6 +326,7 @@ def test_checkpoints_in_a_shared_folder_let_another_host_go_on(bureau: Bureau, m
     assert max(steps.count(1) for steps in bureau.steps()) == 1  # none started again
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_without_a_shared_folder_another_host_starts_the_trial_again_and_says_so(bureau: Bureau) -> None:
     first = bureau.start_worker(prefix=on_host("first"), pause="0.2")
     wait_for(lambda: running(bureau))

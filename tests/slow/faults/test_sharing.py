@@ -24,6 +24,7 @@ from tests.factories import TINY_STUDY, write_corpus, write_study
 ONCE = list(range(1, 16))  # the steps of a trial of the stub's
 
 
+@pytest.mark.heavy_on("sqlite")
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_row_16_two_searches_from_two_folders_share_one_budget(
     cli: Cli, tmp_path: Path, kind: str, request: pytest.FixtureRequest
@@ -57,6 +58,7 @@ def test_row_16_two_searches_from_two_folders_share_one_budget(
     assert len(bests) == 1
 
 
+@pytest.mark.heavy_on("postgresql")
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_row_16_sixteen_processes_open_a_fresh_database_at_once(
     tmp_path: Path, kind: str, request: pytest.FixtureRequest
@@ -157,6 +159,7 @@ def under(folder: Path, *settings: str) -> tuple[str, ...]:
     return ("env", *fixed, "FAKETIME_NO_CACHE=1", *settings)
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_row_18_a_workers_clock_an_hour_off_has_no_effect(bureau: Bureau) -> None:
     """I2 and I3, on PostgreSQL and on SQLite; its trial's times are its own clock's."""
     workers = [
@@ -172,6 +175,7 @@ def test_row_18_a_workers_clock_an_hour_off_has_no_effect(bureau: Bureau) -> Non
     assert len(set(stamps)) >= 3  # the clocks were wrong indeed
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_row_18_a_wall_clock_that_jumps_an_hour_forward_and_back_has_no_effect(bureau: Bureau) -> None:
     clock = bureau.folder / "clock"
     clock.write_text("+0")

@@ -48,7 +48,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     ("number", "code"),
     [
         (signal.SIGINT, 130),
-        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.heavy),
         pytest.param(signal.SIGHUP, 129, marks=pytest.mark.heavy),
         pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.heavy),
     ],
@@ -93,7 +93,9 @@ def test_row_3_an_evaluation_is_left_at_its_next_block(cli: Cli, tmp_path: Path,
     assert best[0]["curve"] == best[1]["curve"] and len(best[0]["curve"]) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.heavy)]
+)
 def test_row_3_a_second_signal_stops_at_once_also_workers_that_handle_no_signal(
     cli: Cli, tmp_path: Path, start: Start, number: int, code: int
 ) -> None:

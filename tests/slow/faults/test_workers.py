@@ -78,6 +78,7 @@ def test_row_1_fifty_kills_at_random_moments_over_eight_workers_lose_nothing(bur
         assert set(steps) == set(range(1, 16))
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_row_2_a_killed_parents_workers_leave_within_5_s_and_the_search_goes_on(bureau: Bureau) -> None:
     program = f"""
 from pathlib import Path
@@ -97,6 +98,7 @@ list(Bureau(Path({str(bureau.folder)!r}), {bureau.url!r}, trials=6).search(3, pa
     assert all(steps == list(range(1, 16)) for steps in bureau.steps())
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_row_4_a_frozen_worker_drops_its_result_leaves_the_others_files_and_takes_a_new_ticket(
     bureau: Bureau,
 ) -> None:
@@ -157,6 +159,7 @@ def test_row_12_out_of_memory_is_tried_once_more_alone_and_then_infeasible(burea
     assert bureau.logs().count("it is retried alone on cpu") == len(infeasible)
 
 
+@pytest.mark.heavy_on("postgresql")
 def test_row_12_memory_that_suffices_alone_costs_nothing(bureau: Bureau) -> None:
     """I3: the trial that ran out of memory is resumed under its number."""
     list(bureau.search(3, fault="memory-once", pause="0.05"))
@@ -268,6 +271,7 @@ def test_row_14_the_same_bug_in_every_trial_stops_the_search(sqlite_bureau: Bure
     assert limit <= sqlite_bureau.record().count("failed") <= limit + 1
 
 
+@pytest.mark.heavy_on("sqlite")
 @pytest.mark.parametrize("fault", ["hang-once", "hold-interpreter"])
 def test_row_15_a_trial_that_hangs_once_is_ended_with_its_stack_and_tried_again(bureau: Bureau, fault: str) -> None:
     """Also where a library holds the interpreter, so that no thread of Python's runs."""
@@ -298,6 +302,7 @@ def test_row_15_a_trial_that_hangs_twice_is_failed_with_that_reason(sqlite_burea
     assert record.count("failed") > 0
 
 
+@pytest.mark.heavy_on("sqlite")
 def test_row_21_a_poison_trial_ends_failed_after_five_deaths(bureau: Bureau) -> None:
     """I2 and I4: it answers its ticket, and the search ends. Giving back does not count."""
     with_poison = {"max_failures": 7}
