@@ -25,19 +25,30 @@ _OF_THE_INTERPRETER = ("PYTHON", "LC_", "LANG", "OMP_", "LD_", "FAKETIME")  # wh
 _PR_SET_CHILD_SUBREAPER = 36
 _STUB = "tests/stub.py"
 _LOADED = (
+    "alembic.command",
+    "alembic.config",
+    "alembic.migration",
+    "alembic.script",
     "lmsearch.care.doctor",
     "lmsearch.cli.main",
     "lmsearch.launch.local",
+    "lmsearch.launch.search",
     "lmsearch.lm.fit",
     "lmsearch.lm.lstm",
+    "lmsearch.report.keeping",
     "lmsearch.report.publishing",
     "lmsearch.report.write",
     "lmsearch.search.start",
     "lmsearch.search.worker",
     "lmsearch.store.schema",
+    "lmsearch.terminal.live",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
     "tests.stub",
+    "torch._dynamo",
 )
-"""What our processes load. Nothing of it makes a connection or a thread, which a fork could not have."""
+"""What our processes load, or PyTorch (for its first optimizer) and Optuna (for its first store) do then. Nothing of it
+makes a connection or a thread, which a fork could not have."""
 
 
 class ForkServer:

@@ -359,6 +359,7 @@ def test_the_draft_of_a_corpus_that_is_being_encoded_is_left(cache: Path, before
     assert disk.forgotten_drafts(cache / "corpora") == [draft]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_ended_trials_are_removed_and_those_to_resume_stay(sqlite_bureau: Bureau) -> None:
     bureau = sqlite_bureau
     worker = start_and_wait_for_an_epoch(bureau)
@@ -606,6 +607,7 @@ def test_the_command_ends_with_0_where_nothing_is_left_wrong_and_else_with_1(cli
     assert away.stdout.splitlines()[-1] == "1 problem is left"
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_repaired(sqlite_bureau: Bureau, cli: Cli) -> None:
     optuna.delete_study(study_name="tiny", storage=sqlite_bureau.storage)
     looked = cli("doctor", "--storage", sqlite_bureau.url)

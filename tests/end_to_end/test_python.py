@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_search_a_confirmation_and_a_training_from_python(folder: Path) -> None:
     results = lmsearch.search("tiny.toml", workers=1, trials=2, sampler="random")
     assert results.winner is not None and results.record.done == 2

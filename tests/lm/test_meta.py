@@ -10,11 +10,14 @@ from lmsearch.lm.train import train
 from tests.factories import make_corpus, make_run
 
 META = torch.device("meta")
+OFTEN = [("adam", True, True), ("adamw", False, True), ("sgd", True, False), ("adam", False, False)]
+COMBINATIONS = [
+    pytest.param(*one, marks=() if one in OFTEN else pytest.mark.heavy)
+    for one in itertools.product(["adam", "adamw", "sgd"], [True, False], [True, False])
+]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("locked", [True, False])
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("optimizer", "locked", "shuffle"), COMBINATIONS)
 def test_training_and_evaluation_run_on_meta_up_to_the_epochs_end(optimizer: str, locked: bool, shuffle: bool) -> None:
     config = make_run(
         train__optimizer=optimizer,

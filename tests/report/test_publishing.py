@@ -88,6 +88,7 @@ def test_what_a_person_wrote_into_the_note_stays_and_nothing_is_written_twice(ur
     assert storage.get_study_system_attrs(study._study_id) == before
 
 
+@pytest.mark.slow
 def test_a_stop_is_in_the_note_though_nobody_else_is_there_to_write_it(searched: Path, cli: Any) -> None:
     assert cli("enqueue", "tiny", "model.output_dropout=0.3").returncode == 0
     assert cli("stop", "tiny").returncode == 0
@@ -139,6 +140,7 @@ def searched(cli: Any, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_dashboard_serves_a_studys_files_from_where_they_lie_and_takes_none(
     searched: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

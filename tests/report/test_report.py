@@ -35,13 +35,21 @@ def url(prepared_sqlite: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'store.db'}"
 
 
-@pytest.fixture
-def results(url: str) -> Results:
+@pytest.fixture(scope="module")
+def results_url(prepared_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give the URL of a store with a study of all outcomes, which no test changes."""
     failed = Made(params=some_trials(1)[0].params, perplexities=[], outcome="failed", attributes={"reason": "a bug"})
     diverged = dataclasses.replace(some_trials(1)[0], perplexities=[12.0], outcome="diverged")
     random = [dataclasses.replace(trial, sampler="random") for trial in some_trials(20, seed=1)]
-    make_study(url, [*some_trials(30), *random, failed, diverged])
-    return read("made", url)
+    path = tmp_path_factory.mktemp("results") / "store.db"
+    path.write_bytes(prepared_sqlite.read_bytes())
+    make_study(url := f"sqlite:///{path}", [*some_trials(30), *random, failed, diverged])
+    return url
+
+
+@pytest.fixture
+def results(results_url: str) -> Results:
+    return read("made", results_url)
 
 
 def test_the_verdict_and_the_table_of_the_best_say_what_the_store_says(results: Results) -> None:
@@ -216,15 +224,15 @@ def test_csv_and_json_hold_every_epoch_as_the_store_has_it(results: Results) -> 
     ]
 
 
-def test_the_command_writes_a_page_a_figure_and_the_data(url: str, results: Results, cli: Cli, tmp_path: Path) -> None:
-    said = cli("report", "made", LMSEARCH_STORAGE=url)
+def test_the_command_writes_a_page_a_figure_and_the_data(results_url: str, cli: Cli, tmp_path: Path) -> None:
+    said = cli("report", "made", LMSEARCH_STORAGE=results_url)
     assert (said.returncode, said.stdout) == (0, "runs/made/report.html\n"), said.stderr
     assert "Is the winner real?" in (tmp_path / "runs/made/report.html").read_text()
-    said = cli("report", "made", "--figure", "slice-train.learning_rate", LMSEARCH_STORAGE=url)
+    said = cli("report", "made", "--figure", "slice-train.learning_rate", LMSEARCH_STORAGE=results_url)
     assert said.stdout == "runs/made/slice-train.learning_rate.html\n"
-    said = cli("report", "made", "--format", "json", LMSEARCH_STORAGE=url)
+    said = cli("report", "made", "--format", "json", LMSEARCH_STORAGE=results_url)
     assert json.loads(said.stdout)["total"] == 1
-    said = cli("report", "made", "--figure", "nonsense", LMSEARCH_STORAGE=url)
+    said = cli("report", "made", "--figure", "nonsense", LMSEARCH_STORAGE=results_url)
     assert (said.returncode, "there is no figure 'nonsense'" in said.stderr) == (2, True)
 
 

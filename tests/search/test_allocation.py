@@ -68,6 +68,7 @@ def test_trials_pause_and_continue_and_each_ticket_ends_once(thawing: Bureau) ->
     }
 
 
+@pytest.mark.slow
 @pytest.mark.heavy_on("sqlite")
 def test_a_search_that_pauses_survives_the_deaths_of_its_workers(thawing: Bureau) -> None:
     for number, snapshot in enumerate(thawing.search(3, pause="0.01")):
@@ -82,6 +83,7 @@ def _kill(process: int) -> None:
         os.kill(process, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy_on("postgresql")
 def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: Cli) -> None:
     for snapshot in thawing.search(2, pause="0.01"):

@@ -93,6 +93,7 @@ def test_plan_says_how_many_points_there_are(tmp_path: Path) -> None:
     assert points_remark(parse_study(SMALL.replace(", step = 0.1", ""), tmp_path), 30) == ""
 
 
+@pytest.mark.slow
 def test_repetitions_are_counted_in_the_report_and_failed_trials_can_all_be_tried_again(
     tmp_path: Path, cli: Cli
 ) -> None:

@@ -59,6 +59,7 @@ def test_trainings_that_begin_in_the_same_moment_have_the_same_weights() -> None
     assert len(found) == 20 and len(set(found)) == 1
 
 
+@pytest.mark.slow
 def test_it_can_be_pickled_and_called_in_another_process(study_file: Path) -> None:
     made = lmsearch.objective(study_file)
     (study_file.parent / "made").write_bytes(pickle.dumps(made))

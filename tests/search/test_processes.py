@@ -60,7 +60,9 @@ def test_killed_workers_lose_nothing_and_are_started_again(bureau: Bureau) -> No
             assert after > before - 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.heavy) for one in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_an_interrupted_search_goes_on_without_repeating_a_step(sqlite_bureau: Bureau, number: int) -> None:
     bureau = sqlite_bureau
     for snapshot in bureau.search(2, pause="0.3"):
@@ -138,6 +140,7 @@ def test_a_bug_in_every_trial_stops_the_search_and_is_reported_once(sqlite_burea
     assert all(trial.reason == "ValueError: a bug in every trial" for trial in record.trials)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_tried_five_times_more_and_ends_the_search(
     sqlite_bureau: Bureau, monkeypatch: pytest.MonkeyPatch
 ) -> None:

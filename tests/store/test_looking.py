@@ -108,6 +108,7 @@ def test_a_study_of_plain_optuna_is_shown_and_nothing_of_it_is_touched(
     storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_database_of_plain_optuna_is_looked_at_reported_and_not_changed_by_a_byte(tmp_path: Path, cli: Cli) -> None:
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/theirs.db", study_name="theirs")
 
