@@ -482,7 +482,7 @@ def test_the_embedded_corpus_too_trains_again_bit_for_bit(cli: Cli, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_search_on_postgresql_writes_its_password_nowhere(cli: Cli, tmp_path: Path, postgres_url: str) -> None:
-    write_study(tmp_path)
+    write_study(tmp_path, TINY_STUDY.replace("epochs = 3", "epochs = 60"))  # longer than the time limit
     url = postgres_url.replace("postgres@", "postgres:hunter2@")
     stopped = cli("run", "tiny.toml", "--workers", "2", "--time-limit", "0.4s", "--storage", url)
     resumed = cli("run", "tiny.toml", "--workers", "2", LMSEARCH_STORAGE=url)
