@@ -55,7 +55,10 @@ GRID = "rgba(128,128,128,0.22)"
 INK = "#6b7280"  # legible on white; the report gives each theme its own
 LABELLED = 5  # curves that have a colour of their own
 _LEAST_TICKS = 6  # of an axis, about
-_FEW_DECADES = 5.0  # between its ends: with less, an axis has even steps
+_FEW = 5.0  # between its ends: with less, an axis has ticks at preferred numbers, and below the next at even steps
+_EVEN = 2.5
+_PREFERRED = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # Renard's R10, rounded as is usual
+_BELOW = 0.05  # of the axis's length, below its lowest point, for a marker to lie whole
 MOST_DRAWN = 1_500  # trials as points of one figure
 MOST_CURVES = 300  # of one kind
 
@@ -175,7 +178,8 @@ def y_range(trials: Sequence[TrialRecord]) -> tuple[float, float]:
     values = sorted(t.perplexity for t in known if t.outcome != "diverged") or [t.perplexity for t in known] or [1.0]
     high = quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
     low = values[0]
-    return low / 1.03, max(high, low * 1.02) * 1.05
+    high = max(high, low * 1.02) * 1.05
+    return low / max(1.03, (high / low) ** _BELOW), high
 
 
 def log_axis(low: float, high: float, most: int = 12) -> dict[str, Any]:
@@ -195,14 +199,14 @@ def axis_around(values: Sequence[float]) -> dict[str, Any]:
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers from `low` to `high`: 1, 2 and 5 times the powers of ten, or even steps where few fit."""
+    """Return round numbers from `low` to `high`: 1, 2 and 5 times the powers of ten; more of them where few fit."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1,)):
+    for digits in ((1, 2, 5), (1,)) if high / low > _FEW else (_PREFERRED,):
         found = [digit * 10.0**power for power in powers for digit in digits]
         found = [tick for tick in found if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
         if len(found) <= most:
             break
-    if high / low > _FEW_DECADES:
+    if high / low > _EVEN:
         return found
     raw = (high - low) / _LEAST_TICKS
     size = 10.0 ** math.floor(math.log10(raw))

@@ -63,7 +63,7 @@ def print_found(results: "Results", files: "ResultFiles", command: "Command") ->
     _print_samplers(record)
     if record.done == record.total:
         for sentence in results.importances.sentences():
-            say(sentence)
+            say_wrapped("", sentence)
     if failed := record.count("failed"):
         reasons = sorted({trial.reason for trial in record.trials if trial.outcome == "failed"})
         say(f"warning: {failed} trials failed: {'; '.join(reasons)}")

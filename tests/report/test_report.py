@@ -17,7 +17,8 @@ from optuna.trial import create_trial
 from lmsearch.errors import ConfigError, NothingToShowError
 from lmsearch.report.figures import FIGURES, figures_of, make_figure
 from lmsearch.report.plots import BEST, COLOURS, DARK, DASHES, INK, PALETTE, SYMBOLS, round_ticks, spell_tick
-from lmsearch.report.write import document, epochs_csv, write_figure, write_report
+from lmsearch.report.write import document, write_figure, write_report
+from lmsearch.results.epochs import epochs_csv
 from lmsearch.results.reading import Results, read
 from tests.conftest import Cli
 from tests.results.made import STUDY, Made, make_study, some_trials
@@ -99,6 +100,7 @@ def test_every_colour_of_a_figure_has_a_contrast_of_four_and_a_half_in_both_them
     [
         (0.001, 0.02, 12, "0.001 0.002 0.005 0.01 0.02"),
         (1e-7, 1e-4, 5, "1e-7 1e-6 1e-5 0.0001"),
+        (21.3, 95.0, 12, "25 30 40 50 60 80"),
         (21.0, 30.0, 12, "22 24 26 28 30"),
         (95.0, 2245.0, 12, "100 200 500 1000 2000"),
         (24.1, 24.9, 12, "24.2 24.4 24.6 24.8"),
