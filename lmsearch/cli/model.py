@@ -73,8 +73,11 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
     loss = found.loss
-    known = {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
-    evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, **known)
+    how: dict[str, Any] = _known(found)
+    validation = trained.validation(corpus.valid.tokens)
+    if validation is not None:
+        how["validation"] = {"perplexity": validation.perplexity, "tokens": validation.tokens} | _known(validation)
+    evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, **how)
     _tell_study(trained, folder, evaluation, storage, store_timeout)
     if as_json:
         say_json(evaluation | {"look": number}, indent=None)
@@ -84,9 +87,18 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
         f"over {evaluation['tokens'] - 1:,} predictions"
     )
     _say_known(found)
+    if validation is not None:
+        say(f"in validation the perplexity was {validation.perplexity:.4f} over {validation.tokens - 1:,} predictions")
+        _say_known(validation)
+        say("the splits are different text, so that these figures differ also for a model that is not overfitted")
     if number > 1:
         say(f"warning: this is test evaluation {number} of this model. Do not select by it: the estimate is now biased")
     say(f"the test evaluation is recorded in {folder / 'test-looks.json'}")
+
+
+def _known(found: "TextResult") -> dict[str, Any]:
+    """Return what the unknown words do to a perplexity, where there are any."""
+    return {"known_perplexity": found.known_perplexity, "unknown": found.unknown} if found.unknown else {}
 
 
 def _say_known(found: "TextResult") -> None:

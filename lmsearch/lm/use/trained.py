@@ -8,6 +8,7 @@ Shapes: N words or contexts, T time, V vocabulary.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,14 @@ class TrainedModel:
         tokens = torch.from_numpy(tokens_N.astype(np.int64)).to(self.device)
         found = evaluate(self.model, tokens, 1, _BLOCK, unknown=unknown)
         return TextResult(found.loss, found.known_loss, len(tokens_N), int((tokens_N == unknown).sum()))
+
+    def validation(self, tokens_N: npt.NDArray[np.integer[Any]]) -> TextResult | None:
+        """Return what its training found on the N tokens of its validation split; None where it was not kept."""
+        loss, known = self.metrics.get("valid_loss"), self.metrics.get("valid_known_loss")
+        if not isinstance(loss, float):
+            return None
+        unknown = int((tokens_N == self.vocabulary.index[UNK]).sum()) if isinstance(known, float) else 0
+        return TextResult(loss, known if isinstance(known, float) else math.nan, len(tokens_N), unknown)
 
     def perplexity(self, text: str) -> float:
         """Return the perplexity of a text: of each of its tokens but the first, after those before it."""

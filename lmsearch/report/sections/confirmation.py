@@ -56,8 +56,20 @@ def _write(results: Results, command: Command) -> Content:
 def _evaluations_table(results: Results) -> list[Table]:
     if not results.evaluations:
         return []
-    rows = [(one["when"], f"{one['perplexity']:.2f}", f"{one['tokens']:,}") for one in results.evaluations]
-    return [Table(title="test evaluations", head=("when", "test perplexity", "tokens"), rows=rows, numbers=(1, 2))]
+    rows = [(one["when"], *_figures(one), *_figures(one.get("validation"))) for one in results.evaluations]
+    head = ("when", "test perplexity", "of known words", "unknown", "in validation", "of known words", "unknown")
+    title = "test evaluations (the splits are different text: both figures can be right)"
+    return [Table(title=title, head=head, rows=rows, numbers=tuple(range(1, len(head))))]
+
+
+def _figures(found: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Return a split's perplexity, that of its known words, and the share of the others; "" for what is not known."""
+    if found is None:
+        return "", "", ""
+    if not found.get("unknown"):
+        return f"{found['perplexity']:.2f}", "", ""
+    share = f"{found['unknown'] / found['tokens']:.1%}"
+    return f"{found['perplexity']:.2f}", f"{found['known_perplexity']:.2f}", share
 
 
 def _draw(results: Results) -> go.Figure:

@@ -168,6 +168,12 @@ def test_each_evaluation_on_the_test_split_is_kept_beside_the_model_and_in_the_s
     first, second = cli("test", "tiny"), cli("test", "tiny", "--json")
     assert first.returncode == second.returncode == 0, first.stderr
     assert "look 2" not in first.stdout and json.loads(second.stdout)["look"] == 2
+    result = json.loads((tmp_path / "runs/tiny/best-config.json").read_text())["result"]
+    assert f"in validation the perplexity was {result['perplexity']:.4f}" in first.stdout
+    assert json.loads(second.stdout)["validation"]["perplexity"] == result["perplexity"]
+    assert cli("report", "tiny", "--output", "report.html").returncode == 0
+    table = (tmp_path / "report.html").read_text().split("test evaluations", 1)[1]
+    assert f">{result['perplexity']:.2f}</td>" in table.split("</table>")[0]
     assert "this is test evaluation 3 of this model" in cli("test", "runs/tiny/best-model").stdout
     evaluations = json.loads((tmp_path / "runs/tiny/best-model/test-looks.json").read_text())
     assert len(evaluations) == 3 and len({one["perplexity"] for one in evaluations}) == 1
