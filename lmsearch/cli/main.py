@@ -17,6 +17,7 @@ from lmsearch.cli.confirm import confirm
 from lmsearch.cli.dashboard import dashboard
 from lmsearch.cli.data import data
 from lmsearch.cli.doctor import doctor
+from lmsearch.cli.export import export
 from lmsearch.cli.extend import extend
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
@@ -36,7 +37,7 @@ from lmsearch.terminal.output import OutputGoneError, go_quiet, prepare, say, sa
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),
-    "look": (status, studies, trials, show, best, compare, report, dashboard),
+    "look": (status, studies, trials, show, best, compare, report, export, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),
     "keep": (doctor, backup, chaos),

@@ -65,7 +65,8 @@ def report(
     from lmsearch.files import replace_file
     from lmsearch.report.figures import dashboard_figures
     from lmsearch.report.publishing import Publisher
-    from lmsearch.report.write import document, epochs_csv, write_figure, write_report
+    from lmsearch.report.write import document, write_figure, write_report
+    from lmsearch.results.epochs import epochs_csv
     from lmsearch.results.reading import read_any
 
     if figure is not None and form != "html":

@@ -1,14 +1,11 @@
-"""The report of a study as a page, as JSON and as a table: is it working, what has it learned, is the winner real."""
+"""The report of a study as a page and as JSON: is it working, what has it learned, is the winner real."""
 
-import csv
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
 
 from lmsearch.errors import NothingToShowError
-from lmsearch.escapes import cell
 from lmsearch.report.figures import figures_of, make_figure
 from lmsearch.report.page import Plot, Section, render_page
 from lmsearch.report.sections import topics_of
@@ -70,23 +67,3 @@ def document(results: Results) -> dict[str, Any]:
     """Return all that a report is made from as one document of plain values."""
     found = {"study": results.name, "total": results.record.total, "done": results.record.done}
     return found | {key: make(results) for topic in topics_of(results).values() for key, make in topic.data.items()}
-
-
-def epochs_csv(results: Results) -> str:
-    """Return all that a report is made from as one table, a row for each epoch of each trial."""
-    paths = list(results.record.info.spec.open)
-    own = ("trial", "outcome", "by", "parameters", "reason")
-    figures = ("epoch", "perplexity", "train_loss", "valid_loss", "seconds", "tokens", "learning_rate")
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow([*own, *paths, *figures])
-    for trial in results.record.trials:
-        shared = [trial.number, trial.outcome, trial.by, trial.parameters or "", trial.reason]
-        shared += [trial.params.get(path, "") for path in paths]
-        rows = [
-            [row.epoch, trial.curve.get(row.epoch, ""), *(getattr(row, name) for name in figures[2:])]
-            for row in trial.epochs
-        ]
-        for row in rows or [[""] * len(figures)]:
-            writer.writerow(map(cell, [*shared, *row]))
-    return output.getvalue()

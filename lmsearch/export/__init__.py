@@ -1,0 +1,1 @@
+"""Studies written for other programs: MLflow, TensorBoard, Weights & Biases, Parquet."""

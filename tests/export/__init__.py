@@ -1,0 +1,1 @@
+"""Exports, each read back by the other program's own reader."""
