@@ -1,6 +1,6 @@
 # The doors to the checks; see CONTRIBUTING.md.
 
-.PHONY: quick check all heavy lint layers types quick-tests
+.PHONY: quick check all heavy site lint layers types quick-tests
 
 quick: # needs the virtual environment of CONTRIBUTING.md
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target quick-tests types layers lint
@@ -26,3 +26,6 @@ all:
 
 heavy:
 	.ci/heavy
+
+site: # of docs/, into site/; needs the extra [docs]
+	sphinx-build -W --keep-going -q -b html docs site

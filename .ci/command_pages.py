@@ -8,6 +8,23 @@ import click
 from lmsearch.cli.main import GROUPS, cli
 
 FOLDER = Path(__file__).parents[1] / "docs" / "commands"
+COMMON = """## What they have in common
+
+MODEL is a model folder, or a study, whose best model is used. `--json` prints one JSON document and nothing else;
+those that change a study, `generate`, `data fetch`, `data convert` and `dashboard` have none, and `report` has
+`--format json`. With one study in the store, commands that look need no name. `-v` and `--log-level` show what
+happens, `LMSEARCH_STORAGE` names the store, `NO_COLOR` is honoured.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | success |
+| 1 | no trial ended well; `doctor` or `chaos` found a problem; or a bug |
+| 2 | invalid input |
+| 70 | a worker whose trial hung |
+| 75 | the store or the disk is temporarily unavailable; try again later |
+| 130, 143, 129 | interrupted by Ctrl-C, SIGTERM, a closed terminal; everything is saved |
+| 141 | nobody reads the output any more |
+"""
 
 
 def pages() -> dict[str, str]:
@@ -20,7 +37,7 @@ def pages() -> dict[str, str]:
             found[f"{command.name}.md"] = _page(command)
             index.append(f"- [`lmsearch {command.name}`]({command.name}.md): {command.get_short_help_str(limit=200)}")
         index.append("")
-    found["README.md"] = "\n".join(index).rstrip() + "\n"
+    found["README.md"] = "\n".join(index) + "\n" + COMMON
     return found
 
 

@@ -1,0 +1,28 @@
+"""The documentation site: Sphinx with MyST and Furo, from these pages as they stand. `make site` builds it."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lmsearch.version import __version__
+
+project = "lmsearch"
+author = "The lmsearch authors"
+copyright = "2026, the lmsearch authors"
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["conf.py"]
+html_theme = "furo"
+html_title = f"lmsearch {release}"
+html_copy_source = False
+pygments_style, pygments_dark_style = "friendly", "monokai"
+
+myst_heading_anchors = 3  # links to headings work here as they do in a clone
+myst_url_schemes = ["https", "http"]
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+
+nitpicky = False
