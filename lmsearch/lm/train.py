@@ -25,7 +25,7 @@ from lmsearch.lm.batches import (
 from lmsearch.lm.evaluate import EvaluationState, begin_evaluation, evaluate_blocks
 from lmsearch.lm.events import Epoch, Event, Step, TrainState
 from lmsearch.lm.model import LanguageModel, States
-from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, make_optimizer, should_average
+from lmsearch.lm.optimizers import Optimizer, PlateauRate, WeightAverage, improves, should_average
 from lmsearch.text.corpus import Corpus
 from lmsearch.text.vocabulary import UNK
 
@@ -63,7 +63,7 @@ class _Run:
             self.model = LanguageModel(config.model, len(corpus.vocabulary))
         self.model.to(device)
         self.generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-        self.optimizer = make_optimizer(self.model.parameters(), config.train, device)
+        self.optimizer = Optimizer(self.model.parameters(), config.train, device)
         self.rate = PlateauRate(config.train)
         self.average: WeightAverage | None = None
         self.valid_losses: list[float] = []
@@ -124,8 +124,7 @@ class _Run:
 
     def _step(self, tokens_TB: Tensor, window: Window) -> None:
         settings = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate.learning_rate * window.drawn / settings.bptt
+        self.optimizer.learning_rate = self.rate.learning_rate * window.drawn / settings.bptt
         rows = slice(window.start, window.start + window.length)
         targets = tokens_TB[window.start + 1 : window.start + 1 + window.length]
         states = [(hidden.detach(), cell.detach()) for hidden, cell in self.states]
@@ -137,7 +136,7 @@ class _Run:
         if settings.temporal_activation_reg:
             changes = features.raw_TBH[1:] - features.raw_TBH[:-1]
             objective = objective + settings.temporal_activation_reg * changes.pow(2).mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         objective.backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
@@ -261,8 +260,8 @@ class _Run:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.weights().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.weights().items()}
-        for number, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(slot) for name, slot in slots.items()}
+        for number, slots in self.optimizer.slots.items():
+            tensors |= {f"optimizer.{number}.{name}": slot for name, slot in slots.items()}
         tensors |= _name_states("states", self.states) | {"train_total": self.train_total}
         if self.evaluation is not None:
             tensors |= _name_states("evaluation", self.evaluation.states)
@@ -324,8 +323,8 @@ class _Run:
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _part(tensors, "optimizer.").items():
             number, slot = name.split(".")
-            slots.setdefault(int(number), {})[slot] = tensor.clone()
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+            slots.setdefault(int(number), {})[slot] = tensor
+        self.optimizer.restore(slots)
 
 
 def _name_states(name: str, states: States) -> dict[str, Tensor]:
