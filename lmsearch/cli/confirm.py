@@ -79,7 +79,7 @@ def confirm(study: str, storage: str, **options: Any) -> int:
         return leave_at_work(prepared, supervision)
     try:
         keeper = Keeper(prepared.storage, prepared.folder, functools.partial(command_text, url=url))
-        record = watch(supervision.run(prepared.devices), quiet, keeper)
+        record = watch(supervision.run(prepared.devices), quiet, keeper.look)
     except StoreGoneError as error:
         raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
     if record.done < record.total:

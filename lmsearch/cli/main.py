@@ -27,6 +27,7 @@ from lmsearch.cli.report import report
 from lmsearch.cli.run import run
 from lmsearch.cli.script import script
 from lmsearch.cli.status import status
+from lmsearch.cli.top import top
 from lmsearch.cli.train import train
 from lmsearch.cli.trials import show, trials
 from lmsearch.cli.worker import worker
@@ -37,7 +38,7 @@ from lmsearch.terminal.output import OutputGoneError, go_quiet, prepare, say, sa
 
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),
-    "look": (status, studies, trials, show, best, compare, report, export, dashboard),
+    "look": (status, top, studies, trials, show, best, compare, report, export, dashboard),
     "model": (train, test, evaluate, predict, generate, pointer),
     "text": (data,),
     "keep": (doctor, backup, chaos),

@@ -50,6 +50,14 @@ if TYPE_CHECKING:
 @click.option("--from", "source", metavar="STUDY", help="Reuse the trials of another study that fit this space.")
 @time_limit_option
 @work_options
+@click.option(
+    "--notify",
+    metavar="URL",
+    multiple=True,
+    envvar="LMSEARCH_NOTIFY",
+    help="Tell this Apprise URL (mail, Slack, …) of the first trial, of trouble, and of the end. May be repeated. Also "
+    "LMSEARCH_NOTIFY, which shows its secrets to nobody.",
+)
 @quiet_option
 @json_option
 def run(study_file: str, storage: str, **options: Any) -> int:
@@ -63,9 +71,11 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         lmsearch run --sampler tpe --workers 4
         lmsearch run my-study.toml --more 20
     """
+    from lmsearch.launch.notify import Notifier
     from lmsearch.launch.search import supervisor
     from lmsearch.launch.supervise import Signals
     from lmsearch.report.keeping import Keeper
+    from lmsearch.results.progress import count_line
     from lmsearch.search.begin import SpaceChangedError
     from lmsearch.search.start import SearchRequest, prepare
 
@@ -75,6 +85,7 @@ def run(study_file: str, storage: str, **options: Any) -> int:
         study_file=study_file, **fields, work=work_request(options), placement=placement_of(options)
     )
     url = parse_storage(storage)
+    notifier = Notifier(options["notify"])
     try:
         with reading_bar() as progress:
             prepared = prepare(request, url, progress)
@@ -92,11 +103,16 @@ def run(study_file: str, storage: str, **options: Any) -> int:
             print_plan(prepared)
     if prepared.placement.detach:
         return leave_at_work(prepared, supervision)
-    try:
-        record = watch(supervision.run(prepared.devices), quiet, keeper)
-    except StoreGoneError as error:
-        raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
-    return _conclude(prepared, record, command, signals.received, options["as_json"], keeper)
+    with notifier.watching(prepared.info.ref.name):
+        try:
+            record = watch(supervision.run(prepared.devices), quiet, keeper.look, notifier.look)
+        except StoreGoneError as error:
+            raise StoreGoneError(f"{error}; progress is saved. Resume with: {command}") from error
+        code = _conclude(prepared, record, command, signals.received, options["as_json"], keeper)
+        if not signals.received:
+            over = record.done == record.total
+            notifier.tell("finished" if over else why_over(prepared), count_line(record))
+        return code
 
 
 def _conclude(

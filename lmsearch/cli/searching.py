@@ -8,10 +8,9 @@ from lmsearch.terminal import logs
 from lmsearch.terminal.output import leave_terminal, say, tolerating_lost_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lmsearch.launch.supervise import Signals, Snapshot, Supervisor
-    from lmsearch.report.keeping import Keeper
     from lmsearch.search.start import Prepared
     from lmsearch.store.records import StudyRecord
 
@@ -37,8 +36,8 @@ def listen(signals: "Signals", is_cluster: bool = False) -> None:
     stopping.listen(act)
 
 
-def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "StudyRecord":
-    """Draw the search until it ends, keep the dashboard's notes current, and return the study as it is then."""
+def watch(snapshots: "Iterable[Snapshot]", quiet: bool, *looks: "Callable[[StudyRecord], None]") -> "StudyRecord":
+    """Draw the search until it ends, let others look at it too, and return the study as it is then."""
     from lmsearch.terminal.live import open_view
 
     if not quiet:
@@ -48,7 +47,8 @@ def watch(snapshots: "Iterable[Snapshot]", quiet: bool, keeper: "Keeper") -> "St
             for snapshot in snapshots:
                 with tolerating_lost_output():
                     view.show(snapshot)
-                keeper.look(snapshot.record)
+                for look in looks:
+                    look(snapshot.record)
     finally:
         logs.write_with(logs.plain)
     record: StudyRecord = snapshot.record

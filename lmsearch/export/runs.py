@@ -1,6 +1,5 @@
 """A study's ended trials as experiment trackers keep runs: with parameters, metrics by epoch, and tags."""
 
-import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.config import Value
-from lmsearch.errors import ConfigError
 from lmsearch.results.reading import Results
 from lmsearch.store.records import TrialRecord
 
@@ -102,14 +100,3 @@ def _epochs(trial: TrialRecord, time: float) -> Iterator[RunEpoch]:
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
-
-
-def load(module: str, extra: str) -> Any:
-    """Import a module that only an extra of lmsearch brings. Raises `ConfigError` where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ConfigError(
-            f"{package} is not installed here; install it with: pip install 'lmsearch[{extra}]'"
-        ) from error

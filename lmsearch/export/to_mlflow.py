@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError
-from lmsearch.export.runs import BEST, Exported, Run, load
+from lmsearch.export.runs import BEST, Exported, Run
+from lmsearch.extras import load
 
 _KEY = "lmsearch.trial"  # a tag: which trial a run is
 _BEST = "lmsearch.best"

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lmsearch.export.runs import Exported, load
+from lmsearch.export.runs import Exported
+from lmsearch.extras import load
 from lmsearch.files import draft_of, replace_file
 from lmsearch.results.epochs import epoch_table, epochs_csv
 from lmsearch.store.records import TrialRecord

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from lmsearch.export.runs import Exported, Run, load
+from lmsearch.export.runs import Exported, Run
+from lmsearch.extras import load
 from lmsearch.files import draft_folder
 
 _METRIC = "best perplexity"  # what the HParams page compares

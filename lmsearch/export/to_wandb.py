@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError
-from lmsearch.export.runs import Exported, Run, load
+from lmsearch.export.runs import Exported, Run
+from lmsearch.extras import load
 
 
 def export(study: Exported, target: str) -> int:

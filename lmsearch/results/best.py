@@ -232,7 +232,9 @@ def best_config(results: Results, folder: Path, command: str) -> dict[str, Any]:
                 "corpus": {"description": info.corpus, "fingerprint": info.fingerprint},
                 "versions": versions(),
                 "commit": source_commit(),
-                "command": command,
+                "commands": list(results.commands),
+                "command": results.commands[-1] if results.commands else command,
+                "written_by": command,
             },
         }
     )

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL
 
-from lmsearch.errors import LmsearchError
+from lmsearch.extras import load
 from lmsearch.results.confirmation import Confirmation, confirm
 from lmsearch.results.evaluations import study_evaluations
 from lmsearch.results.importance import Importances, importances
 from lmsearch.results.where import FIELDS, field_of
 from lmsearch.spelling import spell_value
+from lmsearch.store.commands import read_commands
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import (
     StudyRecord,
@@ -37,6 +38,7 @@ class Results:
     confirmation: Confirmation | None = None
     importances: Importances = field(default_factory=Importances)
     evaluations: tuple[dict[str, Any], ...] = ()
+    commands: tuple[str, ...] = ()  # that have searched it, in the order of their first use
     figures: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made so far
 
     @property
@@ -56,10 +58,7 @@ class Results:
 
         Raises `LmsearchError` where pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise LmsearchError("a table of trials needs pandas: pip install 'lmsearch[pandas]'") from error
+        pandas = load("pandas", "pandas")
         paths = list(self.record.info.spec.open)
         rows = [
             {name: field_of(trial, name) for name in FIELDS} | {path: trial.params.get(path) for path in paths}
@@ -89,7 +88,8 @@ class Results:
 def read_best(study: str, storage: FencedStorage) -> Results:
     """Read a study's best trial, without its epochs and importances. Raises `StudyError`."""
     record = read_study(storage, open_study(storage, study))
-    return Results(record=record, confirmation=read_confirmation(storage, record))
+    commands = tuple(read_commands(storage, record.info.ref.id))
+    return Results(record=record, confirmation=read_confirmation(storage, record), commands=commands)
 
 
 def read(study: str, storage: str | URL | FencedStorage) -> Results:
@@ -113,6 +113,7 @@ def complete(storage: FencedStorage, record: StudyRecord) -> Results:
         confirmation=read_confirmation(storage, record),
         importances=importances(record),
         evaluations=tuple(study_evaluations(storage, record.info.ref.id)),
+        commands=tuple(read_commands(storage, record.info.ref.id)),
     )
 
 

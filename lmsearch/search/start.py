@@ -23,6 +23,7 @@ from lmsearch.search.work import STORE_SECONDS, WorkOptions
 from lmsearch.spelling import exact_duration
 from lmsearch.store.artifacts import Artifacts, study_files
 from lmsearch.store.belonging import others_in, others_sentence
+from lmsearch.store.commands import add_command
 from lmsearch.store.copies import open_own_study
 from lmsearch.store.opening import open_storage
 from lmsearch.store.outages import WaitUpTo
@@ -215,6 +216,7 @@ def prepare(request: SearchRequest, url: URL, progress: Progress | None = None) 
     except SpaceChangedError as error:
         error.new_study = ["lmsearch", "run", request.study_file, "--name", f"{name}-2", "--from", name]
         raise
+    add_command(storage, info.ref.id, request.words())
     _take_over(storage, info)
     _prepare_folder(storage, info, request.work.artifacts)
     time_limit = request.time_limit or 3600 * spec.settings.hours
@@ -243,9 +245,11 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
         request.work.allow_pickle,
         progress,
     )
+    info = begin_confirmation(storage, request.study, request.top, request.seeds)
+    add_command(storage, open_own_study(storage, request.study).ref.id, request.words())
     return Prepared(
         storage=storage,
-        info=begin_confirmation(storage, request.study, request.top, request.seeds),
+        info=info,
         corpus=corpus,
         devices=devices,
         until=None,

@@ -63,7 +63,9 @@ def test_best_config_keeps_to_its_schema_and_names_its_corpus_from_its_own_folde
     jsonschema.validate(config, schema)
     assert config["data"]["corpus"] == "../../corpus"
     assert config["result"]["perplexity"] == min(config["result"]["curve"])
-    assert config["provenance"]["command"] == "lmsearch run tiny.toml --sampler tpe --workers 2"
+    searched_by = "lmsearch run tiny.toml --sampler tpe --workers 2"
+    assert config["provenance"]["command"] == config["provenance"]["written_by"] == searched_by
+    assert config["provenance"]["commands"] == [searched_by]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(config | {"result": {}}, schema)
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lmsearch.errors import ConfigError
-from lmsearch.export.runs import Exported, exported, load
+from lmsearch.export.runs import Exported, exported
+from lmsearch.extras import load
 from lmsearch.results.reading import read
 from lmsearch.store.opening import open_storage
 from lmsearch.store.records import TrialRecord
