@@ -404,6 +404,7 @@ def test_a_token_file_counts_on_loopback_too_and_a_port_in_use_is_named(
     assert said.returncode == 2 and f"127.0.0.1 port {guarded.port} cannot be served: Address already" in said.stderr
 
 
+@pytest.mark.slow
 def test_it_waits_for_a_store_that_is_away_as_long_as_it_was_asked_and_outlives_it(
     start_server: Callable[..., Server], cli: Cli, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_best_status_and_studies_tell_the_same_as_text_and_as_json(searched: Pat
     assert status["state"] == "finished" and "finished" in cli("status", cwd=searched).stdout
 
 
+@pytest.mark.slow
 def test_a_study_is_resumed_by_its_name_alone_and_what_is_queued_can_be_withdrawn(cli: Cli, tmp_path: Path) -> None:
     write_study(tmp_path / "elsewhere")
     assert cli("run", "elsewhere/tiny.toml", "-n", "1", "-j", "1", "-q", "--sampler", "random").returncode == 0
@@ -375,6 +376,7 @@ def test_an_unknown_study_is_answered_with_the_nearest(searched: Path, cli: Cli)
         assert said.returncode == 2 and "there is no study 'tinny' in the store; did you mean tiny?" in said.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code"), [(["status", "tinny"], 2), (["run", "tiny.toml"], 0), (["best", "tiny"], 75)]
 )

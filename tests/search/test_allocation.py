@@ -120,6 +120,7 @@ def test_a_stopped_search_says_what_is_paused_and_resumes(thawing: Bureau, cli: 
     assert not after.count("paused")
 
 
+@pytest.mark.slow
 @pytest.mark.heavy_on("postgresql")
 def test_what_is_left_and_hopeless_is_ended_even_where_its_checkpoint_is_gone(thawing: Bureau) -> None:
     for snapshot in thawing.search(2, pause="0.01"):

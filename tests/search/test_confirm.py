@@ -148,6 +148,7 @@ def test_what_stands_stands_until_all_that_was_asked_for_since_has_ended(sqlite_
     assert best_config(results, Path("runs/tiny"), "a command")["result"]["source"] == "confirmed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("good", "words"), [({1}, "no other leader completed"), (set(), "does not hold")])
 def test_where_all_others_or_all_leaders_are_lost_it_says_so(sqlite_bureau: Bureau, good: set[int], words: str) -> None:
     searched(sqlite_bureau)
