@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if SLOW in item.path.parents:
             item.add_marker("slow")
         heavy = item.get_closest_marker("heavy_on")
-        if heavy and isinstance(item, pytest.Function) and item.callspec.params.get("storage_url") == heavy.args[0]:
+        if heavy and isinstance(item, pytest.Function) and heavy.args[0] in item.callspec.params.values():
             item.add_marker("heavy")
 
 
