@@ -237,8 +237,9 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
     devices = _devices(request.device, request.workers, request.placement)
     storage = _open(url, request.work.store_timeout, write=True)
     text = "" if request.corpus is None else str(absolute(request.corpus, "the corpus"))
+    study = open_own_study(storage, request.study)
     corpus = join_corpus(
-        open_own_study(storage, request.study),
+        study,
         cache_folder(),
         text or None,
         request.work.artifacts,
@@ -246,7 +247,7 @@ def prepare_confirmation(request: ConfirmRequest, url: URL, progress: Progress |
         progress,
     )
     info = begin_confirmation(storage, request.study, request.top, request.seeds)
-    add_command(storage, open_own_study(storage, request.study).ref.id, request.words())
+    add_command(storage, study.ref.id, request.words())
     return Prepared(
         storage=storage,
         info=info,
