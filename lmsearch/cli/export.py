@@ -1,14 +1,13 @@
 """`lmsearch export`."""
 
 import importlib
-import json
 import os
 from dataclasses import dataclass
 
 import click
 
-from lmsearch.cli.options import json_option, open_store, storage_option, study_argument
-from lmsearch.terminal.output import say, say_data
+from lmsearch.cli.options import command_text, json_option, open_store, parse_storage, storage_option, study_argument
+from lmsearch.terminal.output import say, say_data, say_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +70,9 @@ def export(study: str, target: str | None, form: str, storage: str, store_timeou
     module, name = _FORMS[form].function.split(":")
     new = getattr(importlib.import_module(f"lmsearch.export.{module}"), name)(made, where)
     if as_json:
-        say(json.dumps({"study": results.name, "to": form, "target": where, "trials": len(made.runs), "new": new}))
+        say_json({"study": results.name, "to": form, "target": where, "trials": len(made.runs), "new": new})
         return
     say(f"{where}: {len(made.runs)} ended trials of {results.name}, {new} of them new")
     if winner is not None and not has_model and form in ("mlflow", "wandb-offline"):
-        say(
-            f"note: the best model is not here, so it was not added; make it here with: lmsearch best {results.name}",
-            err=True,
-        )
+        make = command_text(["lmsearch", "best", results.name], parse_storage(storage))
+        say(f"note: the best model is not here, so it was not added; make it here with: {make}", err=True)

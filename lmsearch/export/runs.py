@@ -10,8 +10,6 @@ from lmsearch.config import Value
 from lmsearch.results.reading import Results
 from lmsearch.store.records import TrialRecord
 
-BEST = "best-model"  # what the best trial's model is called in every program
-
 Exporter = Callable[["Exported", str], int]
 """Write a study to a target, and return how many of its trials were not there before."""
 
@@ -39,6 +37,11 @@ class Run:
     ended: float
     epochs: tuple[RunEpoch, ...]
     is_best: bool
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Return its metrics under names that no metric by epoch has."""
+        return {f"best_{name}" if name == "perplexity" else name: value for name, value in self.metrics.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

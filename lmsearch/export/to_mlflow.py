@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from lmsearch.errors import ConfigError
-from lmsearch.export.runs import BEST, Exported, Run
+from lmsearch.export.runs import Exported, Run
 from lmsearch.extras import load
+from lmsearch.folders import MODEL
 
 _KEY = "lmsearch.trial"  # a tag: which trial a run is
 _BEST = "lmsearch.best"
@@ -81,9 +82,7 @@ def _write(client: Any, experiment: str, study: Exported, run: Run) -> str:
         for epoch in run.epochs
         for name, value in epoch.metrics.items()
     ]
-    # The best epoch's perplexity has a name of its own: a metric's last value is what MLflow shows of it.
-    final = {f"best_{name}" if name == "perplexity" else name: value for name, value in run.metrics.items()}
-    metrics += [Metric(name, value, _milliseconds(run.ended), 0) for name, value in final.items()]
+    metrics += [Metric(name, value, _milliseconds(run.ended), 0) for name, value in run.summary.items()]
     for first in range(0, len(metrics), _MOST_METRICS):
         client.log_batch(identifier, metrics=metrics[first : first + _MOST_METRICS])
     client.set_terminated(identifier, _STATUS.get(run.outcome, "KILLED"), end_time=_milliseconds(run.ended))
@@ -91,8 +90,8 @@ def _write(client: Any, experiment: str, study: Exported, run: Run) -> str:
 
 
 def _add_model(client: Any, identifier: str, model: Path | None) -> None:
-    if model is not None and not client.list_artifacts(identifier, BEST):
-        client.log_artifacts(identifier, str(model), BEST)
+    if model is not None and not client.list_artifacts(identifier, MODEL):
+        client.log_artifacts(identifier, str(model), MODEL)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lmsearch.export.runs import Exported
 from lmsearch.extras import load
-from lmsearch.files import draft_of, replace_file
+from lmsearch.files import replace_file
 from lmsearch.results.epochs import epoch_table, epochs_csv
 from lmsearch.store.records import TrialRecord
 
@@ -26,14 +26,9 @@ def export_parquet(study: Exported, target: str) -> int:
     pyarrow, parquet = load("pyarrow", "parquet"), load("pyarrow.parquet", "parquet")
     columns, rows = epoch_table(study.results, _ended(study))
     table = pyarrow.table({name: _column([row[at] for row in rows]) for at, name in enumerate(columns)})
-    path = Path(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_of(path)
-    try:
-        parquet.write_table(table, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(table, content)
+    replace_file(Path(target), content.getvalue().to_pybytes())
     return len(study.runs)
 
 

@@ -58,8 +58,8 @@ def _write(wandb: Any, study: Exported, run: Run, identifier: str, folder: str) 
     )
     for epoch in run.epochs:
         made.log(epoch.metrics | {"time": epoch.time}, step=epoch.epoch)
-    for name, value in run.metrics.items():
-        made.summary[f"best_{name}" if name == "perplexity" else name] = value
+    for name, value in run.summary.items():
+        made.summary[name] = value
     if run.is_best and study.model is not None:
         for path in sorted(study.model.iterdir()):
             if path.is_file():

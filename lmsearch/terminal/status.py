@@ -59,19 +59,24 @@ def _table(rows: Sequence[dict[str, Any]], epochs: int) -> "RenderableType":
         left = name in ("state", "host", "device")
         table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=len(name))
     for row in rows:
-        speed, silence = row["tokens_per_second"], row["seconds_since_sign_of_life"]
-        running = row["state"] == "running"
-        cells = {
-            "trial": "-" if row["trial"] is None else str(row["trial"]),
-            "state": row["state"] + (" (alone)" if row["alone"] else ""),
-            "epoch": spell_epochs(row["epochs_done"], epochs),
-            "perplexity": "" if row["perplexity"] is None else f"{row['perplexity']:.2f}",
-            "tokens/s": "" if speed is None or not running else f"{speed:,.0f}",
-            "last seen": "" if silence is None or not running else f"{spell_seconds(silence)} ago",
-            "host": shown(row["host"] or ""),
-            "process": str(row["process"] or ""),
-            "device": shown(row["device"] or ""),
-            "attempts": str(row["attempts"]),
-        }
+        cells = worker_cells(row, epochs)
         table.add_row(*(cells[name] for name in columns))
     return table
+
+
+def worker_cells(row: dict[str, Any], epochs: int) -> dict[str, str]:
+    """Return what is shown of one of `started_rows`, by the names of the columns."""
+    speed, silence = row["tokens_per_second"], row["seconds_since_sign_of_life"]
+    running = row["state"] == "running"
+    return {
+        "trial": "-" if row["trial"] is None else str(row["trial"]),
+        "state": row["state"] + (" (alone)" if row["alone"] else ""),
+        "epoch": spell_epochs(row["epochs_done"], epochs),
+        "perplexity": "" if row["perplexity"] is None else f"{row['perplexity']:.2f}",
+        "tokens/s": "" if speed is None or not running else f"{speed:,.0f}",
+        "last seen": "" if silence is None or not running else f"{spell_seconds(silence)} ago",
+        "host": shown(row["host"] or ""),
+        "process": str(row["process"] or ""),
+        "device": shown(row["device"] or ""),
+        "attempts": str(row["attempts"]),
+    }

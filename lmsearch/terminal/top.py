@@ -19,10 +19,13 @@ from lmsearch.results.progress import State, count_line, started_rows
 from lmsearch.spelling import short_names, spell_seconds, spell_value
 from lmsearch.store.records import StudyRecord, TrialRecord
 from lmsearch.store.workers import WorkerRow
+from lmsearch.terminal.status import worker_cells
+from lmsearch.terminal.trials import short_value
 
 _SECONDS = 2.0  # between two readings of the store
 _MOST_ROWS = 500  # of the leaderboard
 _LOG_BYTES = 20_000  # of the end of a log
+_WORKER_COLUMNS = ("trial", "state", "epoch", "tokens/s", "last seen", "host", "device")
 _STYLES = {"complete": "green", "running": "cyan", "paused": "yellow", "failed": "red", "diverged": "red"}
 
 
@@ -113,7 +116,7 @@ class StudyTop(App[None]):
         table.clear()
         for trial in ordered:
             style = "bold green" if record.best is not None and trial.number == record.best.number else ""
-            values = [_value(trial, path) for path in paths]
+            values = [short_value(trial.params[path]) if path in trial.params else "" for path in paths]
             cells = [trial.number, trial.outcome, trial.by, _perplexity(trial), len(trial.curve), *values]
             styles = [style, _STYLES.get(trial.outcome, ""), *[style] * (len(cells) - 2)]
             row = [Text(shown(cell), style=one) for cell, one in zip(cells, styles, strict=True)]
@@ -124,18 +127,12 @@ class StudyTop(App[None]):
     def _show_workers(self, moment: Moment) -> None:
         table = self.query_one("#workers", DataTable)
         if not table.columns:
-            table.add_columns("trial", "state", "epoch", "tokens/s", "last seen", "host", "device")
+            table.add_columns(*_WORKER_COLUMNS)
         table.clear()
         for row in started_rows(moment.record, moment.now):
-            if row["state"] == "paused":
-                continue
-            speed, silence = row["tokens_per_second"], row["seconds_since_sign_of_life"]
-            cells = (
-                "-" if row["trial"] is None else row["trial"], row["state"], f"{row['epochs_done']:.1f}",
-                "" if speed is None else f"{speed:,.0f}", "" if silence is None else f"{spell_seconds(silence)} ago",
-                row["host"] or "", row["device"] or "",
-            )  # fmt: skip
-            table.add_row(*(Text(shown(cell)) for cell in cells))
+            if row["state"] != "paused":
+                cells = worker_cells(row, moment.record.info.spec.epochs)
+                table.add_row(*(Text(cells[name]) for name in _WORKER_COLUMNS))
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Follow the trial that a person moves to."""
@@ -204,8 +201,3 @@ def plot(curves: Sequence[Sequence[float]], width: int, height: int) -> str:
 
 def _perplexity(trial: TrialRecord) -> str:
     return f"{trial.perplexity:.2f}" if trial.curve else ""
-
-
-def _value(trial: TrialRecord, path: str) -> str:
-    value = trial.params.get(path, "")
-    return f"{value:.3g}" if isinstance(value, float) else spell_value(value) if value != "" else ""

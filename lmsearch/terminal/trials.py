@@ -34,7 +34,7 @@ def print_table(
             shown(trial.by),
             f"{trial.perplexity:.2f}" if trial.curve else "",
             str(len(trial.curve)),
-            *(shown(_short_value(trial.params[path])) if path in trial.params else "" for path in paths),
+            *(shown(short_value(trial.params[path])) if path in trial.params else "" for path in paths),
         )
         for trial in found
     ]
@@ -53,7 +53,8 @@ def print_table(
         say(f"… {count(len(widths) - fit, 'more column')}: --wide")
 
 
-def _short_value(value: object) -> str:
+def short_value(value: object) -> str:
+    """Write a value for a column of a table: a number with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else spell_value(value)
 
 

@@ -1,7 +1,6 @@
 """`lmsearch top`, driven by Textual's own pilot on a real store."""
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,13 @@ def test_the_best_is_first_a_person_chooses_and_the_log_is_that_of_the_trial(cli
     assert found["log"].strip()
 
 
-def test_without_a_terminal_another_command_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_without_a_terminal_another_command_is_named(cli: Cli) -> None:
     pytest.importorskip("textual", reason="nothing was drawn: pip install 'lmsearch[top]'")
     said = cli("top", "default")
     assert (said.returncode, said.stderr) == (
         2,
         "lmsearch: lmsearch top needs a terminal; elsewhere: lmsearch status --watch\n",
     )
-    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
 def _text(widget: Any) -> str:
