@@ -186,6 +186,7 @@ def run_peer(work: Path, seed: int, asked: argparse.Namespace) -> dict[str, Any]
 
     url = f"sqlite:///{work / 'optuna.db'}"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna.storages.RDBStorage(url)  # processes that make its tables at once disturb each other
     context = multiprocessing.get_context("spawn")
     group = _Group(
         [context.Process(target=_optimize, args=(url, work, asked.peer, seed, n)) for n in range(asked.workers)]
