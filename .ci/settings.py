@@ -21,7 +21,11 @@ TITLES = {
     "model": '`parameters = "24M"` instead of `hidden_size` solves it (and `embedding_size`, if not given).',
     "train": "Learning rates and decays are those of the optimizer.",
 }
-ADDED = {"finetune", "eval_context"}  # files of earlier versions lack them
+# Files of earlier versions lack them.
+ADDED = {
+    "finetune", "eval_context", "schedule", "warmup_epochs", "ema", "state_dropout", "reset_states", "cell",
+    "mogrifier_rounds", "mogrifier_rank", "decoder",
+}  # fmt: skip
 
 
 def tables() -> str:
@@ -56,7 +60,8 @@ def _values(path: str) -> str:
     most = (
         f"to {known.high:,}" if known.high is not None else f"below {known.below:g}" if known.below is not None else ""
     )
-    word = {int: "whole number", float: "number", str: "text"}.get(kind, "three numbers")
+    words = {int: "whole number", float: "number", str: "text", tuple[int, ...]: "whole numbers"}
+    word = words.get(kind, "three numbers")
     return " ".join(part for part in (word, least, most) if part)
 
 
@@ -80,6 +85,8 @@ def _property(path: str) -> dict[str, Any]:
     known, kind = SETTINGS[path], FIELD_TYPES[path]
     if known.choices:
         return {"description": known.says, "enum": list(known.choices)}
+    if kind == tuple[int, ...]:
+        return {"description": known.says, "type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
     if kind not in TYPES:
         item = {"type": "number", "minimum": 0, "maximum": 1}
         return {"description": known.says, "type": "array", "items": item, "minItems": 3, "maxItems": 3}

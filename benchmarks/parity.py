@@ -132,7 +132,7 @@ def steps(peer: Path, corpus: Corpus, count: int) -> None:
     _give_weights(ours.model, net)
     criterion = SplitCrossEntropyLoss(200, splits=[], verbose=False)
     optimizer = torch.optim.SGD(net.parameters(), lr=30.0, weight_decay=1.2e-6)
-    tokens_TB = batchify(ours._train_tokens, 20)
+    tokens_TB = batchify(ours._train_tokens, 20).to(ours.device)
     windows = draw_windows(len(tokens_TB), 70, True, np.random.default_rng(1))[:count]
     hidden = net.init_hidden(20)
     worst, ours_mask = 0.0, lmsearch.lm.layers.dropout_mask

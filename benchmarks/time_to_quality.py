@@ -59,7 +59,8 @@ output_dropout = {{ low = 0.0, high = 0.6 }}
 weight_dropout = {{ low = 0.0, high = 0.5 }}
 [train]
 optimizer = "adam"
-learning_rate = {{ low = 1e-3, high = 2e-2, log = true }}
+learning_rate = {{ low = 2e-3, high = 5e-2, log = true }}
+schedule = "cosine"
 weight_decay = {{ low = 1e-7, high = 1e-4, log = true }}
 activation_reg = {{ low = 0.0, high = 2.0 }}
 temporal_activation_reg = {{ low = 0.0, high = 2.0 }}
@@ -76,7 +77,7 @@ PRIOR = """
 "model.input_dropout" = { at = 0.2, spread = 0.2 }
 "model.output_dropout" = { at = 0.2, spread = 0.2 }
 "model.weight_dropout" = { at = 0.2, spread = 0.2 }
-"train.learning_rate" = { at = 5e-3, spread = 0.18 }
+"train.learning_rate" = { at = 1.5e-2, spread = 0.18 }
 """
 
 

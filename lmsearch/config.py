@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from lmsearch.clusters import Clusters, cut
 from lmsearch.errors import ConfigError
 from lmsearch.formats import FIRST
 from lmsearch.setting import Setting, check_settings, setting, setting_of
@@ -22,6 +23,9 @@ MOST_TRIALS = 1_000_000
 # No machine could do more; a number beyond is a slip of the keyboard, and is reported before anything is built of it.
 _MOST_UNITS, _MOST_LAYERS, _MOST_EPOCHS, _MOST_THREADS = 1 << 20, 1_000, 1_000_000, 4_096
 
+CELLS = ("lstm", "mogrifier")
+DECODERS = ("full", "adaptive")
+SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("adam", "adamw", "sgd", "nt-asgd")
 BUILT_IN_CORPORA = ("python-docs", "wikitext-2", "penn-treebank")
 NORMALIZERS = ("none", "basic", "tutorial")
@@ -56,6 +60,11 @@ class DataConfig:
     max_vocabulary: int = setting(
         0, "the most words, of which the most frequent are kept; 0: no limit", low=0, closed=_SAME_TEXT
     )
+    vocabulary: str | None = setting(
+        None,
+        "file of the words that the model knows, one a line, from the corpus's folder; the others become `<unk>`",
+        closed=_SAME_TEXT,
+    )
     split: tuple[float, ...] = setting(
         (0.8, 0.1, 0.1), "shares of train, valid and test if the corpus is one file", closed=_SAME_TEXT
     )
@@ -73,6 +82,8 @@ class DataConfig:
         if not self.corpus:
             raise ConfigError("data.corpus is empty; name a built-in corpus, a folder or a file")
         check_settings("data", self)
+        if self.vocabulary is not None and (self.min_count is not None or self.max_vocabulary):
+            raise ConfigError("data.vocabulary names the words: leave data.min_count and data.max_vocabulary out")
         if 0 < self.max_vocabulary < 3:
             raise ConfigError(
                 "data.max_vocabulary counts <unk> and <eos> too: it must be at least 3, or 0 for no limit"
@@ -99,10 +110,45 @@ class ModelConfig:
     output_dropout: float = _share("dropout after the last layer")
     locked_dropout: bool = setting(True, "whether one dropout mask holds for a whole window")
     weight_dropout: float = _share("dropout of the hidden-to-hidden weights")
+    state_dropout: float = _share("dropout of the hidden state between time steps; steps are then taken one by one")
     init_range: float = setting(0.1, "embedding and decoder start uniform in ± this", above=0)
+    reset_states: bool = setting(
+        False,
+        "whether each line is read from a state of zeros, so that lines are independent; steps are taken one by one",
+    )
+    cell: str = setting(
+        "lstm",
+        "`lstm`, or `mogrifier`: input and state gate each other before each step, which is slower",
+        choices=CELLS,
+        cost=True,
+    )
+    mogrifier_rounds: int = setting(5, "`mogrifier`: gatings before each step", low=1, high=100, cost=True)
+    mogrifier_rank: int = setting(
+        40, "`mogrifier`: rank of the gates' matrices; 0: full matrices", low=0, high=_MOST_UNITS, cost=True
+    )
+    decoder: str = setting(
+        "full",
+        "`full`: a softmax over all words; `adaptive`: exact probabilities too, several times as fast with many words",
+        choices=DECODERS,
+        cost=True,
+        closed="an epoch costs a multiple with the one of what it costs with the other",
+    )
+    cutoffs: tuple[int, ...] | None = setting(
+        None,
+        "`adaptive`: ranks by frequency at which tails begin, such as `[1000, 4000]`; by default those of least work",
+        closed=_NOT_COMPARABLE,
+    )
 
     def __post_init__(self) -> None:
         check_settings("model", self)
+        if self.cutoffs is None:
+            return
+        if self.decoder != "adaptive":
+            raise ConfigError(f"model.cutoffs cut an adaptive decoder; model.decoder is {self.decoder}")
+        if not self.cutoffs or self.cutoffs[0] < 1 or any(a >= b for a, b in itertools.pairwise(self.cutoffs)):
+            raise ConfigError(
+                f"model.cutoffs must be growing whole numbers from 1, such as [1000, 4000], got {list(self.cutoffs)}"
+            )
 
     def layer_sizes(self) -> list[tuple[int, int]]:
         """List (input size, output size) of each LSTM layer; a tied model ends as wide as its embedding."""
@@ -113,9 +159,30 @@ class ModelConfig:
     def count_parameters(self, vocabulary_size: int) -> int:
         """Return the number of parameters of the model over a vocabulary of that many words."""
         layers = self.layer_sizes()
+        features = layers[-1][1]
         lstm = sum(4 * size * (inputs + size) + 8 * size for inputs, size in layers)
-        decoder = 0 if self.tie_weights else vocabulary_size * layers[-1][1]
+        if self.cell == "mogrifier":
+            rank = self.mogrifier_rank
+            lstm += self.mogrifier_rounds * sum(rank * (m + n) if rank else m * n for m, n in layers)
+        decoder = 0 if self.tie_weights else vocabulary_size * features
+        if self.decoder == "adaptive":
+            clusters = self.clusters(vocabulary_size)
+            decoder = clusters.tails * (features + 1) + sum(width * features for width in clusters.widths)
+            if not self.tie_weights:
+                decoder += clusters.shortlist * features
+                for number, width in enumerate(clusters.widths):
+                    first, end = clusters.tail(number)
+                    decoder += (end - first) * width
         return vocabulary_size * self.embedding_size + lstm + decoder + vocabulary_size
+
+    def clusters(self, vocabulary_size: int) -> Clusters:
+        """Return how an adaptive decoder cuts the vocabulary. Raises `ConfigError` where it is too small for that."""
+        return cut(vocabulary_size, self.layer_sizes()[-1][1], self.tie_weights, self.cutoffs)
+
+    def check_vocabulary(self, vocabulary_size: int) -> None:
+        """Raise `ConfigError` where the decoder is for a larger vocabulary."""
+        if self.decoder == "adaptive":
+            self.clusters(vocabulary_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +203,18 @@ class TrainConfig:
         1.0, "what the learning rate is divided by after `anneal_patience` epochs; 1: it stays", low=1
     )
     anneal_patience: int = setting(1, "epochs without a new best before the learning rate is divided", low=1)
+    schedule: str = setting(
+        "plateau",
+        "`plateau`: the rate is divided by `anneal_factor`; `cosine`: it falls along a cosine, to 0 at the last step",
+        choices=SCHEDULES,
+    )
+    warmup_epochs: float = setting(0.0, "epochs over which the learning rate rises to its value, from 0", low=0)
+    ema: float = setting(
+        0.0,
+        "decay of an exponential moving average of the weights, which is then the model evaluated and kept; 0: none",
+        low=0,
+        below=1,
+    )
     nonmono: int = setting(5, "epochs without a new best before `nt-asgd` starts to average", low=1)
     finetune: bool = setting(
         False,
@@ -165,6 +244,9 @@ class TrainConfig:
         check_settings("train", self)
         if self.finetune and self.optimizer != "nt-asgd":
             raise ConfigError(f"train.finetune continues from the averages of nt-asgd; {self.optimizer} has none")
+        if self.optimizer == "nt-asgd" and (self.ema or self.schedule == "cosine"):
+            name = "train.ema" if self.ema else 'train.schedule = "cosine"'
+            raise ConfigError(f"{name} does not go with nt-asgd, which averages the weights itself, at one rate")
 
 
 def paths_of(tables: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
@@ -297,12 +379,14 @@ FIELD_TYPES: dict[str, type] = _field_types()
 
 _TOO_LARGE = 1 << 63  # what neither a seed nor a size can be
 _NUMBERS: typing.Any = tuple[float, ...]
+_WHOLES: typing.Any = tuple[int, ...]
 _TYPE_WORDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     str: "a text",
     _NUMBERS: "a list of numbers",
+    _WHOLES: "a list of whole numbers",
 }
 
 
@@ -317,17 +401,23 @@ def coerce(path: str, value: object) -> Value:
             return int(number)
     if wanted in (bool, str) and isinstance(value, wanted):
         return typing.cast(Value, value)
-    if wanted == _NUMBERS and isinstance(value, list | tuple):
-        # The one setting that is a list; it is never open, so what handles open values never sees it.
-        return typing.cast(Value, tuple(_number(path, part) for part in value))
+    if wanted in (_NUMBERS, _WHOLES) and isinstance(value, list | tuple):
+        # Settings that are lists are never open, so what handles open values never sees them.
+        numbers = tuple(_number(path, part, wanted) for part in value)
+        return typing.cast(Value, tuple(map(int, numbers)) if wanted == _WHOLES else numbers)
     large = ", below 2^63" if number is not None and abs(number) >= _TOO_LARGE else ""
     raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}{large}, got {value!r}")
 
 
-def _number(path: str, value: object) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
+def _number(path: str, value: object, wanted: typing.Any) -> float:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < _TOO_LARGE
+        and (wanted == _NUMBERS or value == int(value))
+    ):
         return float(value)
-    raise ConfigError(f"{path} must be {_TYPE_WORDS[_NUMBERS]}, got {value!r} in it")
+    raise ConfigError(f"{path} must be {_TYPE_WORDS[wanted]}, got {value!r} in it")
 
 
 def parse_budget(text: str) -> int:

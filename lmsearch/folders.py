@@ -26,6 +26,8 @@ RESULTS_OF = "results_of"  # in the mark: the key of the study whose result file
 
 EVALUATIONS = "test-looks.json"  # in a model's folder: its test evaluations
 POINTER = "pointer.json"  # in a model's folder: the constants of a cache that were found for it
+DYNAMIC = "dynamic.json"  # likewise of dynamic evaluation
+OF_USE = (EVALUATIONS, POINTER, DYNAMIC)  # what commands that use a model write into its folder
 
 _LONGEST_NAME = 200  # bytes; file systems allow 255, and drafts are longer
 
@@ -55,9 +57,7 @@ MODEL_VOCABULARY, MODEL_METRICS = "vocabulary.json", "metrics.json"
 MODEL_FILES = (MODEL_WEIGHTS, MODEL_CONFIG, MODEL_VOCABULARY, MODEL_METRICS)
 
 _OF_RUNS = re.compile(rf"{'|'.join(map(re.escape, (*RESULTS, MODEL, MARK)))}|[\w.-]+\.html|seed-\d+(\.training)?")
-_OF_MODEL = re.compile(
-    rf"{re.escape(EVALUATIONS)}|{re.escape(POINTER)}|(config|metrics|vocabulary)\.json|model\.safetensors"
-)
+_OF_MODEL = re.compile("|".join(map(re.escape, (*OF_USE, *MODEL_FILES))))
 _DRAFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.draft")  # of `replace_file`, and of folders
 _ENCODED_DRAFT = re.compile(r"\.?[0-9a-f]{32}\.[0-9a-f]{8}\.draft")
 _FETCH_DRAFT = re.compile(r"\.[0-9a-f]{8}\.draft")

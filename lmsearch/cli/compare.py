@@ -33,7 +33,8 @@ def compare(
         lmsearch compare 'tpe-*' 'random-*' --report comparison.html
     """
     from lmsearch.files import replace_file
-    from lmsearch.report.comparison import comparison_document, read_groups, table, write_comparison
+    from lmsearch.report.comparison import table, write_comparison
+    from lmsearch.results.searches import groups_document, read_groups, verdict
     from lmsearch.store.records import readable_studies
 
     opened = open_store(storage, store_timeout)
@@ -45,7 +46,7 @@ def compare(
         output.parent.mkdir(parents=True, exist_ok=True)
         replace_file(output, write_comparison(groups))
     if as_json:
-        say_json(comparison_document(groups))
+        say_json(groups_document(groups))
         return
     from rich.table import Table
 
@@ -57,5 +58,7 @@ def compare(
     for row in others:
         drawn.add_row(*map(shown, row))
     draw(drawn)
+    for sentence in verdict(groups):
+        say(shown(sentence))
     if output is not None:
         say(output)

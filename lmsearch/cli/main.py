@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from lmsearch import __version__
+from lmsearch.cli.adapt import dynamic, pointer
 from lmsearch.cli.backup import backup
 from lmsearch.cli.chaos import chaos
 from lmsearch.cli.compare import compare
@@ -21,7 +22,7 @@ from lmsearch.cli.export import export
 from lmsearch.cli.extend import extend
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
-from lmsearch.cli.model import evaluate, generate, pointer, predict, test
+from lmsearch.cli.model import evaluate, generate, predict, test
 from lmsearch.cli.plan import plan
 from lmsearch.cli.report import report
 from lmsearch.cli.run import run
@@ -39,7 +40,7 @@ from lmsearch.terminal.output import OutputGoneError, go_quiet, prepare, say, sa
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),
     "look": (status, top, studies, trials, show, best, compare, report, export, dashboard),
-    "model": (train, test, evaluate, predict, generate, pointer),
+    "model": (train, test, evaluate, predict, generate, pointer, dynamic),
     "text": (data,),
     "keep": (doctor, backup, chaos),
 }

@@ -19,23 +19,23 @@ from lmsearch.cli.options import (
     pickle_option,
     storage_option,
 )
-from lmsearch.config import MOST_TRIALS
 from lmsearch.errors import LmsearchError
 from lmsearch.terminal.output import say, say_data, say_json, say_lines
 from lmsearch.terminal.progress import reading_bar
 
 if TYPE_CHECKING:
-    from lmsearch.lm.use.trained import TextResult, TrainedModel
+    from lmsearch.lm.use.trained import LineScore, TextResult, TrainedModel
     from lmsearch.store.artifacts import Artifacts
     from lmsearch.text.corpus import Corpus
 
 _file = click.Path(path_type=Path, dir_okay=False)
-_corpus_option = click.option("--corpus", type=click.Path(), help="Path of the model's text, if it was moved.")
+corpus_option = click.option("--corpus", type=click.Path(), help="Path of the model's text, if it was moved.")
 
 
-def _open(
+def open_model(
     text: str, device: str, storage: str, store_timeout: float | None, artifacts: "Artifacts | None"
 ) -> tuple[Path, "TrainedModel"]:
+    """Open a model by its folder or its study, on a device; return its folder too."""
     from lmsearch.lm.device import open_device
     from lmsearch.lm.use.model_folder import load_model
     from lmsearch.results.models import find_model
@@ -53,7 +53,7 @@ def _open(
 @storage_option
 @artifacts_option
 @pickle_option
-@_corpus_option
+@corpus_option
 @json_option
 def test(model: str, device: str, storage: str, store_timeout: float | None, as_json: bool, **options: Any) -> None:
     """Evaluate a model on the test split, and record it beside the model and in its study.
@@ -67,8 +67,8 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     """
     from lmsearch.results.evaluations import add_evaluation, read_evaluations
 
-    folder, trained = _open(model, device, storage, store_timeout, options["artifacts"])
-    corpus = _corpus(folder, trained, options)
+    folder, trained = open_model(model, device, storage, store_timeout, options["artifacts"])
+    corpus = corpus_of(folder, trained, options)
     tokens = corpus.test_tokens()
     read_evaluations(folder)  # one that cannot be read is reported before the split is evaluated
     found = trained.measure(tokens)
@@ -78,7 +78,7 @@ def test(model: str, device: str, storage: str, store_timeout: float | None, as_
     if validation is not None:
         how["validation"] = {"perplexity": validation.perplexity, "tokens": validation.tokens} | _known(validation)
     evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, **how)
-    _tell_study(trained, folder, evaluation, storage, store_timeout)
+    tell_study(trained, folder, evaluation, storage, store_timeout)
     if as_json:
         say_json(evaluation | {"look": number}, indent=None)
         return
@@ -110,7 +110,8 @@ def _say_known(found: "TextResult") -> None:
         )
 
 
-def _corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "Corpus":
+def corpus_of(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "Corpus":
+    """Open the text that a model was trained on, by a command's options."""
     from lmsearch.search.corpora import model_corpus
 
     with reading_bar() as progress:
@@ -118,7 +119,7 @@ def _corpus(folder: Path, trained: "TrainedModel", options: dict[str, Any]) -> "
         return model_corpus(folder, trained, options["corpus"], options["artifacts"], **trust)
 
 
-def _tell_study(
+def tell_study(
     trained: "TrainedModel", folder: Path, evaluation: dict[str, Any], storage: str, store_timeout: float | None
 ) -> None:
     """Record a test evaluation in the study that the model comes from, where it comes from one."""
@@ -135,74 +136,9 @@ def _tell_study(
 
 @click.command()
 @click.argument("model")
-@click.option(
-    "--trials", type=click.IntRange(5, MOST_TRIALS), default=30, show_default=True, help="Number of pairs to try."
-)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the search.")
-@click.option(
-    "--test", "with_test", is_flag=True, help="Then evaluate on the test split, once, with the constants found."
-)
-@device_option
-@storage_option
-@artifacts_option
-@pickle_option
-@_corpus_option
-@json_option
-def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, storage: str, **options: Any) -> None:
-    """Add a cache to a model: it raises words that followed similar contexts earlier in the text.
-
-    Window, theta and the cache's weight are searched on the validation split; the model itself does not change. The
-    constants are written into the model's folder, as pointer.json.
-
-    \b
-    Example:
-        lmsearch pointer default --test
-    """
-
-    from lmsearch.files import replace_file
-    from lmsearch.folders import POINTER
-    from lmsearch.lm.use.cache import losses_with, read_text
-    from lmsearch.losses import json_text, perplexity
-    from lmsearch.results.evaluations import add_evaluation, read_evaluations
-    from lmsearch.search.tune import tune
-
-    folder, trained = _open(model, device, storage, options["store_timeout"], options["artifacts"])
-    corpus = _corpus(folder, trained, options)
-    if with_test:  # refused before the search
-        corpus.test_tokens()
-        read_evaluations(folder)
-    said = (lambda line: None) if options["as_json"] else say
-    said(f"reading {len(corpus.valid.tokens):,} tokens of the validation split")
-    found = tune(
-        read_text(trained, corpus.valid.tokens),
-        trials,
-        seed,
-        lambda number, loss: said(f"  {number:3} of {trials}: {perplexity(loss):.2f}"),
-    )
-    document = found.document()
-    replace_file(folder / POINTER, json_text(document | {"corpus": corpus.fingerprint}, indent=2) + "\n")
-    if with_test:
-        tokens = corpus.test_tokens()
-        loss, alone = losses_with(found.constants, read_text(trained, tokens))
-        searched = found.constants.as_dict()
-        evaluation, number = add_evaluation(folder, loss, len(tokens), corpus.fingerprint, pointer=searched)
-        _tell_study(trained, folder, evaluation, storage, options["store_timeout"])
-        document["test"] = {"perplexity": perplexity(loss), "perplexity_without": perplexity(alone), "look": number}
-    if options["as_json"]:
-        say_json(document, indent=None)
-        return
-    constants = found.constants
-    say(f"window {constants.window}, theta {constants.theta:.4g}, lambda {constants.weight:.4g}")
-    for split in ("valid", "test"):
-        if split in document:
-            one = document[split]
-            say(f"{split} perplexity {one['perplexity']:.2f} with the cache, {one['perplexity_without']:.2f} without")
-    say(f"the constants are in {folder / POINTER}")
-
-
-@click.command()
-@click.argument("model")
 @click.option("--text", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A text file; may be .gz.")
+@click.option("--lines", is_flag=True, help="Score each line alone, as for the sentences of an n-best list.")
+@click.option("--words", is_flag=True, help="With --lines: also the log-probability of each word.")
 @device_option
 @storage_option
 @artifacts_option
@@ -210,6 +146,8 @@ def pointer(model: str, trials: int, seed: int, with_test: bool, device: str, st
 def evaluate(
     model: str,
     text: Path,
+    lines: bool,
+    words: bool,
     device: str,
     storage: str,
     store_timeout: float | None,
@@ -225,10 +163,16 @@ def evaluate(
     \b
     Example:
         lmsearch evaluate default --text my-text.txt
+        lmsearch evaluate default --text n-best.txt --lines
     """
     from lmsearch.text.readers import text_lines
 
-    _, trained = _open(model, device, storage, store_timeout, artifacts)
+    if words and not lines:
+        raise click.UsageError("--words goes with --lines")
+    _, trained = open_model(model, device, storage, store_timeout, artifacts)
+    if lines:
+        _score_lines(trained, text, words, as_json)
+        return
     result = trained.evaluate(text_lines(text))
     if as_json:
         document = {
@@ -242,6 +186,35 @@ def evaluate(
         return
     say(f"perplexity {result.perplexity:.4f} ({result.loss:.5f} nats) over {result.tokens - 1:,} predictions")
     _say_known(result)
+
+
+def _score_lines(trained: "TrainedModel", text: Path, with_words: bool, as_json: bool) -> None:
+    """Print the log-probability, the words and the perplexity of each line alone, between tabulators."""
+    from lmsearch.text.readers import text_lines
+
+    scores = trained.score(text_lines(text))
+    if as_json:
+        say_json({"lines": [_line_document(score, with_words) for score in scores]}, indent=None)
+        return
+    say_lines("log-probability\twords\tunknown\tperplexity\tline")
+    for score in scores:
+        line = " ".join(score.words[:-1])
+        if with_words:
+            pairs = zip(score.words, score.log_probabilities, strict=True)
+            line = " ".join(f"{word} {log_probability:.4f}" for word, log_probability in pairs)
+        numbers = f"{score.log_probability:.5f}\t{len(score.words)}\t{score.unknown}\t{score.perplexity:.3f}"
+        say_lines(f"{numbers}\t{line}")
+
+
+def _line_document(score: "LineScore", with_words: bool) -> dict[str, Any]:
+    found = {
+        "log_probability": score.log_probability,
+        "words": len(score.words),
+        "unknown": score.unknown,
+        "perplexity": score.perplexity,
+    }
+    pairs = zip(score.words, score.log_probabilities.tolist(), strict=True)
+    return found | ({"log_probabilities": [list(pair) for pair in pairs]} if with_words else {})
 
 
 @click.command()
@@ -284,7 +257,7 @@ def predict(
     """
     from lmsearch.lm.use.predict import log_likelihoods, read_contexts, top_words, write_log_probabilities
 
-    _, trained = _open(model, device, storage, store_timeout, artifacts)
+    _, trained = open_model(model, device, storage, store_timeout, artifacts)
     parsed = read_contexts(contexts, trained.vocabulary, vocabulary, allow_pickle)
     document: dict[str, Any] = {"contexts": len(parsed.contexts_NT)}
     if parsed.unknown:
@@ -353,7 +326,7 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
 
     storage, store_timeout, artifacts = (options.pop(name) for name in ("storage", "store_timeout", "artifacts"))
     Sampling(**options)  # refused before a model is loaded
-    _, trained = _open(model, device, storage, store_timeout, artifacts)
+    _, trained = open_model(model, device, storage, store_timeout, artifacts)
     prompt_words = trained.prompt_words(prompt)
     if unknown := [word for word in prompt_words if word not in trained.vocabulary.index]:
         say(f"the model does not know {', '.join(map(repr, dict.fromkeys(unknown)))}: <unk> to it", err=True)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmsearch import stopping
-from lmsearch.cli.options import COUNT, device_option, json_option, pickle_option, warn_of_text
+from lmsearch.cli.model import open_model
+from lmsearch.cli.options import (
+    COUNT,
+    artifacts_option,
+    device_option,
+    json_option,
+    pickle_option,
+    storage_option,
+    warn_of_text,
+)
 from lmsearch.terminal.output import say, say_json
 from lmsearch.terminal.progress import reading_bar, training_line
 
@@ -37,11 +46,21 @@ Say = Callable[[str], None]
     "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a value of the config. May be repeated."
 )
 @click.option("--resume", is_flag=True, help="Resume an earlier training of the same name.")
+@click.option(
+    "--from", "source", metavar="MODEL", help="Start from the weights of a model or of a study's best: fine-tuning."
+)
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Start from embeddings: a text file with a word and its numbers a line (GloVe, word2vec).",
+)
 @device_option
+@storage_option
+@artifacts_option
 @pickle_option
 @json_option
 @click.option("--folder", hidden=True, type=click.Path(path_type=Path, file_okay=False))
-def train(config: Path, **options: Any) -> int:
+def train(config: Path, source: str | None, **options: Any) -> int:
     """Train a closed config, such as a search's best-config.json, and keep the best epoch.
 
     Each model has its own folder, runs/NAME/seed-N, which another machine can use as it is. Ctrl-C saves the training.
@@ -51,20 +70,27 @@ def train(config: Path, **options: Any) -> int:
         lmsearch train runs/default/best-config.json
         lmsearch train runs/default/best-config.json --seeds 3 --name final
         lmsearch train runs/default/best-config.json --resume --set train.learning_rate=0.0005
+        lmsearch train runs/default/best-config.json --from default --set data.corpus=my-text --name tuned
     """
     from lmsearch.lm.fit import TrainingStoppedError
     from lmsearch.lm.training import TrainRequest, prepare_training, summary
 
     as_json = options.pop("as_json")
+    store = tuple(options.pop(name) for name in ("storage", "store_timeout", "artifacts"))
     request = TrainRequest(config=config, **options)
+    given = None if source is None else (source, open_model(source, "cpu", *store)[1])
     with reading_bar() as progress:
-        prepared = prepare_training(request, progress)
+        prepared = prepare_training(request, progress, given)
     warn_of_text(prepared.remarks)
     tell: Say = (lambda line: None) if as_json else say
     corpus, first = prepared.corpus, prepared.trainings[0].config
     tell(f"{corpus.description}: {len(corpus.train.tokens):,} tokens, {len(corpus.vocabulary):,} words")
     parameters = first.model.count_parameters(len(corpus.vocabulary))
     tell(f"{parameters:,} parameters, {first.train.epochs} epochs, on {prepared.device}")
+    if (initial := prepared.initial) is not None:
+        tell(
+            f"starts from {initial.description}, which knows {initial.words:,} of the {len(corpus.vocabulary):,} words"
+        )
     with _stopping() as received:
         try:
             results = [_train(training, received, tell, as_json) for training in prepared.trainings]

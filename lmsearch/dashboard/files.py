@@ -8,7 +8,7 @@ from typing import BinaryIO, NoReturn
 import bottle
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from lmsearch.folders import EVALUATIONS, MODEL_FILES, POINTER
+from lmsearch.folders import MODEL_FILES, OF_USE
 from lmsearch.report.publishing import find_artifact
 from lmsearch.store.storage import FencedStorage
 
@@ -31,7 +31,7 @@ class StudyFiles:
         archive = tempfile.TemporaryFile()  # noqa: SIM115  (the server closes it once it is sent)
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
             for path in sorted(target.iterdir()):
-                if path.name in (*MODEL_FILES, EVALUATIONS, POINTER) and path.is_file() and not path.is_symlink():
+                if path.name in (*MODEL_FILES, *OF_USE) and path.is_file() and not path.is_symlink():
                     packed.write(path, path.relative_to(target.parent))
         archive.seek(0)
         return archive

@@ -69,6 +69,7 @@ class EvaluationBlocks:
     inputs_TB: Tensor
     targets_TB: Tensor
     weights_TB: Tensor
+    host_targets_TB: Tensor  # the targets on the host
     predictions: int
     bptt: int
     context: int  # rows that are read before the predictions begin
@@ -83,16 +84,22 @@ class EvaluationBlocks:
 
     def block(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return inputs, targets and weights of one block of at most `bptt` rows."""
+        rows = self.rows(number)
+        return self.inputs_TB[rows], self.targets_TB[rows], self.weights_TB[rows]
+
+    def rows(self, number: int) -> slice:
+        """Return the rows of one block."""
         if number < self.context_blocks:
             first, end = number * self.bptt, self.context
         else:
             first, end = self.context + (number - self.context_blocks) * self.bptt, len(self.inputs_TB)
-        rows = slice(first, min(first + self.bptt, end))
-        return self.inputs_TB[rows], self.targets_TB[rows], self.weights_TB[rows]
+        return slice(first, min(first + self.bptt, end))
 
 
-def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int, context: int = 0) -> EvaluationBlocks:
-    """Lay a text of at least two tokens out for evaluation; see `EvaluationBlocks`.
+def evaluation_blocks(
+    tokens_N: Tensor, batch_size: int, bptt: int, context: int = 0, device: torch.device | None = None
+) -> EvaluationBlocks:
+    """Lay a text of at least two tokens, on the host, out for evaluation on a device; see `EvaluationBlocks`.
 
     With a `context` a column has at least twice as many predictions of its own: a short text gets fewer columns.
     """
@@ -107,10 +114,12 @@ def evaluation_blocks(tokens_N: Tensor, batch_size: int, bptt: int, context: int
     within_TB = places_TB.clamp(min=0, max=predictions - 1)
     weights_TB = (places_TB < predictions).to(torch.float64)
     weights_TB[:context] = 0
+    targets_TB = tokens_N[within_TB + 1]
     return EvaluationBlocks(
-        inputs_TB=tokens_N[within_TB],
-        targets_TB=tokens_N[within_TB + 1],
-        weights_TB=weights_TB,
+        inputs_TB=tokens_N[within_TB].to(device=device),
+        targets_TB=targets_TB.to(device=device),
+        weights_TB=weights_TB.to(device=device),
+        host_targets_TB=targets_TB,
         predictions=predictions,
         bptt=bptt,
         context=context,
@@ -122,6 +131,6 @@ def _parts(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
-def to_device(tokens: npt.NDArray[np.int32], device: torch.device) -> Tensor:
-    """Copy tokens to a device as the indices that embeddings take."""
-    return torch.from_numpy(np.array(tokens, dtype=np.int64)).to(device)
+def as_indices(tokens: npt.NDArray[np.int32]) -> Tensor:
+    """Copy tokens to the indices that embeddings take, on the host."""
+    return torch.from_numpy(np.array(tokens, dtype=np.int64))

@@ -62,7 +62,8 @@ def evaluate_blocks(
         with torch.no_grad():
             features = model.features(inputs, state.states)
             if number >= blocks.context_blocks:
-                losses = model.losses(features.raw_TBH, targets).to(torch.float64) * weights
+                host = blocks.host_targets_TB[blocks.rows(number)]
+                losses = model.losses(features.raw_TBH, targets, host).to(torch.float64) * weights
                 known = targets != unknown
                 state.total += losses.sum()
                 state.known_total += torch.where(known, losses, 0.0).sum()
@@ -86,13 +87,14 @@ def _first_begins(states: States) -> States:
 def evaluate(
     model: LanguageModel, tokens_N: Tensor, batch_size: int, bptt: int, context: int = 0, unknown: int = -1
 ) -> Losses:
-    """Return the mean losses over a text's N - 1 predictions; `unknown` is the index of `<unk>`, -1 for none.
+    """Return the mean losses over the N - 1 predictions of a text on the host.
 
-    Exact in one column. Several begin, but for the first, with the states that the `context` tokens before them leave.
-    The official awd-lstm-lm divides by one row too many, which lowers its perplexity by up to 0.06 %; this is the sum
-    over the predictions divided by their number.
+    `unknown` is the index of `<unk>`, -1 for none. Exact in one column. Several begin, but for the first, with the
+    states that the `context` tokens before them leave. The official awd-lstm-lm divides by one row too many, which
+    lowers its perplexity by up to 0.06 %; this is the sum over the predictions divided by their number.
     """
-    blocks = evaluation_blocks(tokens_N, batch_size, bptt, context)
+    device = model.embedding.weight.device
+    blocks = evaluation_blocks(tokens_N, batch_size, bptt, context, device)
     state = begin_evaluation(model, blocks)
     for _ in evaluate_blocks(model, blocks, state, unknown):
         pass

@@ -18,6 +18,7 @@ from lmsearch.errors import ConfigError
 from lmsearch.files import replace_file
 from lmsearch.formats import DamagedError, known_version, seal, unseal
 from lmsearch.lm.events import Epoch, Step, TrainState
+from lmsearch.lm.initial import Initial
 from lmsearch.lm.optimizers import improves
 from lmsearch.lm.saving import save_model
 from lmsearch.lm.train import train
@@ -53,18 +54,22 @@ def fit(
     state: TrainState | None = None,
     stopped: Callable[[], bool] = lambda: False,
     tell: Callable[[Step], None] = lambda step: None,
+    initial: Initial | None = None,
 ) -> Iterator[Epoch]:
     """Train a model, giving each epoch; `files` then hold the model of the best so far, and the state.
 
     `tables` is the config as the folder shall have it, its corpus named from there. Where `stopped` says so, the
-    state is saved at the next step and `TrainingStoppedError` raised; `tell` is called with each step.
+    state is saved at the next step and `TrainingStoppedError` raised; `tell` is called with each step. A new training
+    starts from `initial`, which the model's metrics name.
     """
     losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
     began = __version__ if state is None else writer_of(state)
     origin = {"config": comparable(config), "corpus": corpus.fingerprint, "defaults": began}
     changes = [] if state is None else state.progress.get("changes", [])
-    changed = {"changes": changes} if changes else {}  # of settings, when the training was resumed
-    for event in train(config, corpus, device, state):
+    changed: dict[str, Any] = {"changes": changes} if changes else {}  # of settings, when the training was resumed
+    start = initial.description if initial is not None else None if state is None else state.progress.get("initial")
+    changed |= {} if start is None else {"initial": start}
+    for event in train(config, corpus, device, state, None if initial is None else initial.apply):
         if isinstance(event, Epoch):
             if improves(losses, event.valid_loss):
                 metrics = {

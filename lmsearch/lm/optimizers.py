@@ -98,19 +98,21 @@ class WeightAverage:
     """The mean of a model's weights over all steps since averaging began (Polyak and Juditsky, 1992).
 
     Unlike `torch.optim.ASGD`, which AWD-LSTM's code uses, the first step counts, and the learning rate of a
-    step is the one set for it, not the one before.
+    step is the one set for it, not the one before. With a `decay` it is an exponential moving average, in which the
+    newest weights count for 1 - decay; at first for more, as in a mean, so that it does not begin with random weights.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, decay: float = 0.0) -> None:
         self.model = copy.deepcopy(model)
         self.steps = 0
+        self._newest = 1 - decay if decay else 0.0  # the least share of the newest weights
 
     @torch.no_grad()
     def update(self, model: LanguageModel) -> None:
         """Take the weights after one more step into the mean."""
         self.steps += 1
         for mean, now in zip(self.model.parameters(), model.parameters(), strict=True):
-            mean.lerp_(now, 1 / self.steps)
+            mean.lerp_(now, max(self._newest, 1 / self.steps))
 
 
 class PlateauRate:
@@ -128,6 +130,14 @@ class PlateauRate:
         if self.stale >= self._patience and self._factor > 1:
             self.learning_rate /= self._factor
             self.stale = 0
+
+
+def scheduled(config: TrainConfig, epochs: float) -> float:
+    """Return what the learning rate is multiplied by after so many epochs of training, parts of one included."""
+    share = min(1.0, epochs / config.warmup_epochs) if config.warmup_epochs else 1.0
+    if config.schedule == "cosine":
+        share *= (1 + math.cos(math.pi * min(1.0, epochs / config.epochs))) / 2
+    return share
 
 
 def improves(valid_losses: Sequence[float], newest: float) -> bool:

@@ -6,7 +6,7 @@ Shapes: T time, B batch, V vocabulary.
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,30 +14,38 @@ from torch import Tensor
 
 from lmsearch.config import RunConfig
 from lmsearch.errors import ConfigError
+from lmsearch.lm.adaptive import ranks_of
 from lmsearch.lm.batches import (
     Window,
+    as_indices,
     batchify,
     draw_windows,
     evaluation_blocks,
     shuffled_articles,
-    to_device,
 )
 from lmsearch.lm.evaluate import EvaluationState, begin_evaluation, evaluate_blocks
 from lmsearch.lm.events import Epoch, Event, Step, TrainState
 from lmsearch.lm.model import LanguageModel, States
-from lmsearch.lm.optimizers import Optimizer, PlateauRate, WeightAverage, improves, should_average
+from lmsearch.lm.optimizers import Optimizer, PlateauRate, WeightAverage, improves, scheduled, should_average
 from lmsearch.text.corpus import Corpus
-from lmsearch.text.vocabulary import UNK
+from lmsearch.text.vocabulary import EOS, UNK
 
 
-def train(config: RunConfig, corpus: Corpus, device: torch.device, state: TrainState | None = None) -> Iterator[Event]:
+def train(
+    config: RunConfig,
+    corpus: Corpus,
+    device: torch.device,
+    state: TrainState | None = None,
+    start: Callable[[LanguageModel], None] | None = None,
+) -> Iterator[Event]:
     """Train one model, giving a `Step` after every optimizer step and evaluation block, an `Epoch` after each.
 
     With `state` it resumes where that was taken, and on a CPU (same type, same number of threads) computes
-    exactly what the uninterrupted run would have. To stop is to stop iterating.
+    exactly what the uninterrupted run would have. `start` may change the random weights of a new model. To stop is
+    to stop iterating.
     """
     torch.set_num_threads(config.train.threads)
-    run = _Run(config, corpus, device)
+    run = _Run(config, corpus, device, start)
     if state is not None:
         run.restore(state)
     while not run.finished() or run.begin_finetuning():
@@ -52,7 +60,13 @@ _one_at_a_time = threading.Lock()
 class _Run:
     """The moving parts of one training run."""
 
-    def __init__(self, config: RunConfig, corpus: Corpus, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        corpus: Corpus,
+        device: torch.device,
+        start: Callable[[LanguageModel], None] | None = None,
+    ) -> None:
         self.config = config
         self.corpus = corpus
         self.device = device
@@ -60,25 +74,29 @@ class _Run:
         # The same weights on every device; PyTorch draws them from one generator, which threads would share.
         with _one_at_a_time, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = LanguageModel(config.model, len(corpus.vocabulary))
+            line_end = corpus.vocabulary.index.get(EOS, -1)
+            self.model = LanguageModel(config.model, len(corpus.vocabulary), _ranks(config, corpus), line_end)
+        if start is not None:
+            start(self.model)
         self.model.to(device)
         self.generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
         self.optimizer = Optimizer(self.model.parameters(), config.train, device)
         self.rate = PlateauRate(config.train)
-        self.average: WeightAverage | None = None
+        self.average = WeightAverage(self.model, config.train.ema) if config.train.ema else None
         self.valid_losses: list[float] = []
         self.finetune_from: int | None = None  # epochs before the second stage, once that has started
         self.steps = 0
         self.seconds = 0.0
         self.train_seconds = 0.0
         self._valid = evaluation_blocks(
-            to_device(corpus.valid.tokens, device),
+            as_indices(corpus.valid.tokens),
             config.train.eval_batch_size,
             config.train.bptt,
             config.train.eval_context,
+            device,
         )
         self._unknown = corpus.vocabulary.index.get(UNK, -1)
-        self._train_tokens = to_device(corpus.train.tokens, device)
+        self._train_tokens = as_indices(corpus.train.tokens)
         self._begin_epoch()
 
     # The order of an epoch: train, evaluate, end.
@@ -98,12 +116,13 @@ class _Run:
             return
         # Derived from seed and epoch, so that a state need not hold the order.
         rng = np.random.default_rng([self.config.train.seed, self.epoch])
-        tokens_TB = self._epoch_tokens(rng)
+        host_TB = self._epoch_tokens(rng)
+        tokens_TB = host_TB.to(self.device)
         windows = draw_windows(len(tokens_TB), self.config.train.bptt, self.config.train.variable_bptt, rng)
         self.model.train()
         for window in windows[self.block :]:
             started = time.perf_counter()
-            self._step(tokens_TB, window)
+            self._step(tokens_TB, window, host_TB, scheduled(self.config.train, self._epochs(len(windows))))
             self.block += 1
             self.steps += 1
             took = time.perf_counter() - started
@@ -116,20 +135,26 @@ class _Run:
         self.evaluation = begin_evaluation(self._evaluated(), self._valid)
 
     def _epoch_tokens(self, rng: np.random.Generator) -> Tensor:
+        """Return the columns of an epoch, on the host."""
         tokens_N = self._train_tokens
         setting = self.config.data.shuffle_articles
         if self.corpus.shuffle_articles if setting is None else setting:
-            tokens_N = to_device(shuffled_articles(self.corpus.train, rng), self.device)
+            tokens_N = as_indices(shuffled_articles(self.corpus.train, rng))
         return batchify(tokens_N, self.config.train.batch_size)
 
-    def _step(self, tokens_TB: Tensor, window: Window) -> None:
+    def _epochs(self, windows: int) -> float:
+        """Return the epochs that the next step completes, of which this one has so many windows."""
+        return self.epoch - 1 + (self.block + 1) / windows
+
+    def _step(self, tokens_TB: Tensor, window: Window, host_TB: Tensor | None = None, share: float = 1.0) -> None:
         settings = self.config.train
-        self.optimizer.learning_rate = self.rate.learning_rate * window.drawn / settings.bptt
+        self.optimizer.learning_rate = share * self.rate.learning_rate * window.drawn / settings.bptt
         rows = slice(window.start, window.start + window.length)
-        targets = tokens_TB[window.start + 1 : window.start + 1 + window.length]
+        following = slice(window.start + 1, window.start + 1 + window.length)
         states = [(hidden.detach(), cell.detach()) for hidden, cell in self.states]
         features = self.model.features(tokens_TB[rows], states, self.generator)
-        loss = self.model.loss(features.dropped_TBH, targets)
+        host = None if host_TB is None else host_TB[following]
+        loss = self.model.loss(features.dropped_TBH, tokens_TB[following], host)
         objective = loss
         if settings.activation_reg:
             objective = objective + settings.activation_reg * features.dropped_TBH.pow(2).mean()
@@ -161,7 +186,8 @@ class _Run:
         """Close the epoch: the only place where numbers are read from the device."""
         assert self.evaluation is not None
         self.seconds += self._wait_for_device()
-        number, tokens, rate = self.epoch, self.tokens, self.rate.learning_rate
+        number, tokens = self.epoch, self.tokens
+        rate = self.rate.learning_rate * scheduled(self.config.train, self.epoch - 0.5)
         train_loss = float(self.train_total) / self.train_rows
         found = self.evaluation.losses(self._valid.predictions)
         valid_loss = found.loss
@@ -195,7 +221,7 @@ class _Run:
     def _adjust(self, valid_loss: float) -> None:
         """Divide the learning rate on a plateau, or begin to average where NT-ASGD says so."""
         settings = self.config.train
-        if self.average is None:
+        if self.average is None or settings.ema:
             self.rate.see(improves(self.valid_losses, valid_loss))
             if settings.optimizer == "nt-asgd" and should_average(self.valid_losses, valid_loss, settings.nonmono):
                 self.average = WeightAverage(self.model)
@@ -284,7 +310,7 @@ class _Run:
         try:
             self.model.set_weights(_part(tensors, "model."))
             if progress["average_steps"] is not None:
-                self.average = WeightAverage(self.model)
+                self.average = WeightAverage(self.model, self.config.train.ema)
                 self.average.steps = progress["average_steps"]
                 self.average.model.set_weights(_part(tensors, "average."))
             self._restore_optimizer(state.tensors)
@@ -325,6 +351,11 @@ class _Run:
             number, slot = name.split(".")
             slots.setdefault(int(number), {})[slot] = tensor
         self.optimizer.restore(slots)
+
+
+def _ranks(config: RunConfig, corpus: Corpus) -> Tensor | None:
+    """Return the words' ranks by frequency in the train split alone, where the decoder needs them."""
+    return None if config.model.decoder == "full" else ranks_of(corpus.train.tokens, len(corpus.vocabulary))
 
 
 def _name_states(name: str, states: States) -> dict[str, Tensor]:

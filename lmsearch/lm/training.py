@@ -16,6 +16,9 @@ from lmsearch.folders import MODEL_CONFIG, MODEL_METRICS, check_new_name, make_f
 from lmsearch.lm.device import open_device
 from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.fit import TrainingFiles, alone, comparable, fit, read_state, started_with
+from lmsearch.lm.initial import Initial, initial_embeddings, initial_model
+from lmsearch.lm.model import LanguageModel
+from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.losses import perplexity
 from lmsearch.spelling import nearest
 from lmsearch.study.closed import config_tables
@@ -37,6 +40,7 @@ class TrainRequest:
     device: str = "auto"
     allow_pickle: bool = False  # for a corpus of object arrays
     folder: Path | None = None  # of the one model, where it is not to be one of runs/NAME
+    embeddings: Path | None = None  # a text file of embeddings to start from
 
     def resume_words(self) -> list[str]:
         """Return the command that resumes the training."""
@@ -47,7 +51,7 @@ class TrainRequest:
         words += [word for change in self.changes for word in ("--set", change)]
         words += [] if self.device == "auto" else ["--device", self.device]
         words += ["--allow-pickle"] if self.allow_pickle else []
-        return [*words, "--resume"]
+        return [*words, "--resume"]  # what it started from is in its state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +80,16 @@ class Training:
     files: TrainingFiles
     state: TrainState | None  # what it resumes from; None: it starts
     losses: list[float] = field(default_factory=list)  # validation losses, nats per token, by epoch
+    initial: Initial | None = None
 
     def run(self, stopped: Callable[[], bool], tell: Callable[[Step], None]) -> Iterator[Epoch]:
         """Train, giving each epoch; raises `TrainingStoppedError` where `stopped` said so, once it is saved."""
         make_folder(self.files.folder.parent)
         tables = config_tables(self.config, self.files.folder)
         with alone(self.files):
-            for epoch in fit(self.config, self.corpus, self.device, self.files, tables, self.state, stopped, tell):
+            for epoch in fit(
+                self.config, self.corpus, self.device, self.files, tables, self.state, stopped, tell, self.initial
+            ):
                 self.losses.append(epoch.valid_loss)
                 yield epoch
 
@@ -115,10 +122,16 @@ class Prepared:
     trainings: tuple[Training, ...]
     remarks: tuple[str, ...]  # what a person should know of the text
     recorded_perplexity: float | None  # what a best-config.json says that it reached
+    initial: Initial | None = None
 
 
-def prepare_training(request: TrainRequest, progress: Progress | None = None) -> Prepared:
-    """Check a request and open its corpus; raises `LmsearchError`, also before an earlier model is overwritten."""
+def prepare_training(
+    request: TrainRequest, progress: Progress | None = None, source: tuple[str, TrainedModel] | None = None
+) -> Prepared:
+    """Check a request and open its corpus; raises `LmsearchError`, also before an earlier model is overwritten.
+
+    `source` is a model to start from, with what it is called.
+    """
     first, recorded = load_config(request.config), _recorded_result(request.config)
     name = request.name or recorded.get("study") or request.config.stem
     check_new_name(name)
@@ -129,20 +142,42 @@ def prepare_training(request: TrainRequest, progress: Progress | None = None) ->
     device = open_device(request.device)
     corpus = open_corpus(closed.data, cache_folder(), allow_pickle=request.allow_pickle, progress=progress)
     check_lengths(corpus, closed.train)
+    closed.model.check_vocabulary(len(corpus.vocabulary))
+    initial = _initial(closed, request, corpus, source)
     trainings = []
     for number in range(request.seeds):
         config = replace(closed, train=replace(closed.train, seed=closed.train.seed + number))
         files = _files(name, request, config.train.seed)
         state = _state(files, config, corpus, request.resume)
         losses = [] if state is None else [float(loss) for loss in state.progress["valid_losses"]]
-        trainings.append(Training(config=config, corpus=corpus, device=device, files=files, state=state, losses=losses))
+        start = initial if state is None else None
+        training = Training(
+            config=config, corpus=corpus, device=device, files=files, state=state, losses=losses, initial=start
+        )
+        trainings.append(training)
     return Prepared(
         corpus=corpus,
         device=device,
         trainings=tuple(trainings),
         remarks=(*_another_text(recorded, corpus), *judge(corpus)),
-        recorded_perplexity=recorded.get("perplexity"),
+        recorded_perplexity=None if initial is not None else recorded.get("perplexity"),
+        initial=initial,
     )
+
+
+def _initial(
+    config: RunConfig, request: TrainRequest, corpus: Corpus, source: tuple[str, TrainedModel] | None
+) -> Initial | None:
+    """Return what a training is to start from. Raises `ConfigError` where it does not fit the config."""
+    if source is not None and request.embeddings is not None:
+        raise ConfigError("--from gives all weights, the embeddings too: leave --embeddings out")
+    if request.embeddings is not None:
+        return initial_embeddings(request.embeddings, config.model.embedding_size, corpus.vocabulary)
+    if source is None:
+        return None
+    with torch.device("meta"):
+        model = LanguageModel(config.model, len(corpus.vocabulary))
+    return initial_model(source[1], model, corpus.vocabulary, source[0])
 
 
 def summary(results: list[TrainResult]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from lmsearch.escapes import cell
 from lmsearch.files import draft_folder, remove_tree, replace_file
 from lmsearch.folders import (
     BEST_CONFIG,
-    EVALUATIONS,
     KEY,
     LOCK,
     MODEL,
@@ -31,7 +30,7 @@ from lmsearch.folders import (
     MODEL_FILES,
     MODEL_METRICS,
     MODELS,
-    POINTER,
+    OF_USE,
     RESULTS,
     RESULTS_OF,
     STUDY_FILE,
@@ -158,9 +157,9 @@ def _take(folder: Path, results: Results) -> str:
 
 
 def _set_aside(model: Path) -> Path | None:
-    """Keep a model with test evaluations or a pointer under another name; return that name, None for other models."""
+    """Keep a model with what its use has left under another name; return that name, None for other models."""
     metrics = read_document(model / MODEL_METRICS) or {}
-    if not is_model(model) or not any((model / name).exists() for name in (EVALUATIONS, POINTER)):
+    if not is_model(model) or not any((model / name).exists() for name in OF_USE):
         return None
     key = str(metrics.get("study_key", ""))[:SHORT]
     stem = f"{model.name}.{key if key.isalnum() else 'earlier'}-trial-{int(metrics.get('trial') or 0)}"
@@ -381,6 +380,4 @@ def _found_with(folder: Path, info: StudyInfo, trial: TrialRecord) -> dict[str, 
     found = next((candidate for candidate in candidates if is_best_model(candidate, info, trial)), None)
     if found is None:
         return {}
-    return {
-        name: (found / name).read_text(encoding="utf-8") for name in (EVALUATIONS, POINTER) if (found / name).is_file()
-    }
+    return {name: (found / name).read_text(encoding="utf-8") for name in OF_USE if (found / name).is_file()}

@@ -37,6 +37,22 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | N
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
+def difference_interval(
+    one: Sequence[float], other: Sequence[float], comparisons: int = 1, level: float = LEVEL
+) -> Interval:
+    """Return Welch's interval (1947) of the mean of `one` less that of `other`, two or more independent values each.
+
+    The intervals of so many comparisons hold together (Bonferroni).
+    """
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in (one, other)]
+    mean, spread = float(np.mean(one) - np.mean(other)), math.sqrt(sum(shares))
+    if not spread:
+        return Interval(mean=mean, low=mean, high=mean)
+    freedom = sum(shares) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(shares, (one, other), strict=True))
+    half = _quantile(freedom, 1 - (1 - level) / comparisons) * spread
+    return Interval(mean=mean, low=mean - half, high=mean + half)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Several configurations over the same seeds, and whether the best of them really is the best."""
@@ -80,7 +96,7 @@ def compare(values: Sequence[Sequence[float]], level: float = LEVEL, looks: int 
     return Comparison(order=(int(first), *map(int, others)), differences=tuple(differences))
 
 
-def _quantile(freedom: int, level: float) -> float:
+def _quantile(freedom: float, level: float) -> float:
     """Return the number of standard errors on each side of a mean that hold `level` of Student's distribution."""
     return float(_special().stdtrit(freedom, (1 + level) / 2))
 

@@ -109,6 +109,7 @@ def check_space(spec: StudySpec, corpus: Corpus) -> None:
     for point in spec.ends():
         config: RunConfig = spec.close(point, len(corpus.vocabulary))
         check_lengths(corpus, config.train)
+        config.model.check_vocabulary(len(corpus.vocabulary))
 
 
 def _check_same(info: StudyInfo, spec: StudySpec, corpus: Corpus) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lmsearch.config import RunConfig
-from lmsearch.lm.batches import evaluation_blocks, to_device
+from lmsearch.lm.batches import as_indices, evaluation_blocks
 from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import begin_evaluation, evaluate_blocks
 from lmsearch.lm.memory import begin_measuring, is_out_of_memory, peak_memory
@@ -66,8 +66,8 @@ def _evaluate(config: RunConfig, corpus: Corpus, device: torch.device) -> tuple[
     """Evaluate a few blocks; return how many of how many, and the seconds."""
     model = LanguageModel(config.model, len(corpus.vocabulary)).to(device)
     train = config.train
-    tokens_N = to_device(corpus.valid.tokens, device)
-    blocks = evaluation_blocks(tokens_N, train.eval_batch_size, train.bptt, train.eval_context)
+    tokens_N = as_indices(corpus.valid.tokens)
+    blocks = evaluation_blocks(tokens_N, train.eval_batch_size, train.bptt, train.eval_context, device)
     began = time.perf_counter()
     done = 0
     for done, _ in enumerate(evaluate_blocks(model, blocks, begin_evaluation(model, blocks), -1), 1):

@@ -9,13 +9,16 @@ from lmsearch.study.spec import StudySpec, default_value
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """Say, setting by setting, in which values two study files differ; strategies and budgets may."""
-    found = []
-    for path in FIELD_TYPES:
-        if _key(old, path) != _key(new, path):
-            before, after = _stated(old, path), _stated(new, path)
-            found.append(f"{path} = {before}, the file says {after}")
+    return [f"{path} = {before}, the file says {after}" for path, before, after in changed_settings(old, new)]
+
+
+def changed_settings(old: StudySpec, new: StudySpec) -> list[tuple[str, str, str]]:
+    """List the settings in which two study files differ, each with what the one and the other says."""
+    found = [
+        (path, _stated(old, path), _stated(new, path)) for path in FIELD_TYPES if _key(old, path) != _key(new, path)
+    ]
     if old.parameters != new.parameters:
-        found.append(f"model.parameters = {old.parameters}, the file says {new.parameters}")
+        found.append(("model.parameters", str(old.parameters), str(new.parameters)))
     return found
 
 

@@ -22,7 +22,7 @@ from lmsearch.folders import absolute, make_folder, read_document
 from lmsearch.formats import FORMATS, check_stamp, stamp
 from lmsearch.text.arrays import ArrayFolder
 from lmsearch.text.readers import PythonDocs, Reader, TextFile, open_reader
-from lmsearch.text.vocabulary import EOS, UNK, Vocabulary, build_vocabulary
+from lmsearch.text.vocabulary import EOS, UNK, Vocabulary, build_vocabulary, read_vocabulary
 
 _BLOCK_TOKENS = 1 << 20  # tokens between two notes of progress, and held at once
 _HEADER_BYTES = 128  # of a NumPy file with one dimension
@@ -98,8 +98,11 @@ def open_corpus(
     objects be read, which can run code. Raises `CorpusError` for a text that is missing, unreadable or too short.
     """
     reader = open_reader(config, corpus or config.corpus, cache, allow_pickle)
+    given = _given_vocabulary(config, corpus or config.corpus, reader)
     options = f"{FORMATS['encoded corpus']} {reader.digest()} {config.min_count} {config.max_vocabulary}"
     options += f" {config.normalize} {config.articles} {config.split if isinstance(reader, TextFile) else ''}"
+    if given is not None:
+        options += f" {hashlib.sha256(chr(10).join(given.words).encode()).hexdigest()}"
     folder = cache / "corpora" / hashlib.sha256(options.encode()).hexdigest()[:32]
     try:
         make_folder(folder.parent)
@@ -116,7 +119,7 @@ def open_corpus(
         opened = load_cached(folder, reader.describe())
         if opened is None:
             try:
-                _encode(reader, config, folder, progress or _no_progress)
+                _encode(reader, config, folder, progress or _no_progress, given)
             except OSError as error:  # the reader raises its own as CorpusError
                 raise CorpusError(
                     f"the encoded corpus cannot be kept in {cache}: {error}; free space there, or name another "
@@ -144,13 +147,24 @@ def check_lengths(corpus: Corpus, train: TrainConfig) -> None:
         )
 
 
-def _encode(reader: Reader | ArrayFolder, config: DataConfig, folder: Path, progress: Progress) -> None:
+def _given_vocabulary(config: DataConfig, corpus: str, reader: Reader | ArrayFolder) -> Vocabulary | None:
+    """Read the words that a config gives, from a file beside the text; None where it gives none."""
+    if config.vocabulary is None:
+        return None
+    if isinstance(reader, ArrayFolder):
+        raise ConfigError("a corpus of arrays has its words in vocab.npy: leave data.vocabulary out")
+    return read_vocabulary((Path(corpus) if Path(corpus).is_dir() else Path(corpus).parent) / config.vocabulary)
+
+
+def _encode(
+    reader: Reader | ArrayFolder, config: DataConfig, folder: Path, progress: Progress, given: Vocabulary | None
+) -> None:
     with draft_folder(folder) as draft:
         if isinstance(reader, ArrayFolder):
             vocabulary, facts = _copy_arrays(reader, draft), TextFacts()
         else:
             counts, facts = _count(reader, progress)
-            vocabulary = build_vocabulary(counts, config.min_count, config.max_vocabulary)
+            vocabulary = given or build_vocabulary(counts, config.min_count, config.max_vocabulary)
             _check_words(reader, counts, vocabulary)
             for split in reader.splits():
                 total = counts.total() if split == "train" else None

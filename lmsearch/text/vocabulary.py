@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+from lmsearch.errors import CorpusError
 
 UNK = "<unk>"
 EOS = "<eos>"
@@ -27,6 +30,22 @@ class Vocabulary:
         """Return the indices of words, unknown ones as that of `<unk>`."""
         index, unknown = self.index, self.index[UNK]
         return [index.get(word, unknown) for word in words]
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Read a file with a word a line; `<unk>` and `<eos>` come in front where it lacks them. Raises `CorpusError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"the vocabulary {path} cannot be read: {error}") from error
+    words = text.removesuffix("\n").split("\n")
+    for number, word in enumerate(words, 1):
+        if not word or word.split() != [word]:
+            raise CorpusError(f"line {number} of the vocabulary {path} is not one word: {word!r}")
+    twice = [word for word, count in Counter(words).items() if count > 1]
+    if twice:
+        raise CorpusError(f"the vocabulary {path} has {twice[0]!r} twice")
+    return Vocabulary((*(word for word in (UNK, EOS) if word not in words), *words))
 
 
 def build_vocabulary(counts: Counter[str], min_count: int | None, max_vocabulary: int) -> Vocabulary:

@@ -98,10 +98,10 @@ def test_the_best_model_is_that_of_the_best_trial(searched: Path, cli: Cli) -> N
             "-c",
             "import sys, math; from pathlib import Path\n"
             "from lmsearch.lm.use.model_folder import load_model; from lmsearch.lm.evaluate import evaluate\n"
-            "from lmsearch.lm.batches import to_device; from lmsearch.text.corpus import open_corpus, cache_folder\n"
+            "from lmsearch.lm.batches import as_indices; from lmsearch.text.corpus import open_corpus, cache_folder\n"
             "import torch; trained = load_model(Path(sys.argv[1]))\n"
             "corpus = open_corpus(trained.config.data, cache_folder())\n"
-            "tokens = to_device(corpus.valid.tokens, torch.device('cpu')); torch.set_num_threads(1)\n"
+            "tokens = as_indices(corpus.valid.tokens); torch.set_num_threads(1)\n"
             "print(repr(math.exp(evaluate(trained.model, tokens, 4, 8, 200).loss)))",
             str(folder),
         ],

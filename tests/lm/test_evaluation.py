@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lmsearch.errors import ConfigError
-from lmsearch.lm.batches import evaluation_blocks, to_device
+from lmsearch.lm.batches import as_indices, evaluation_blocks
 from lmsearch.lm.evaluate import begin_evaluation, evaluate, evaluate_blocks
 from lmsearch.lm.events import Epoch, Step, TrainState
 from lmsearch.lm.model import LanguageModel
@@ -20,6 +20,7 @@ from lmsearch.lm.use.generate import Sampling
 from lmsearch.lm.use.trained import TrainedModel
 from lmsearch.losses import json_text, perplexity
 from lmsearch.search.tune import tune
+from lmsearch.text.vocabulary import EOS
 from tests.factories import make_corpus, make_run
 
 CPU = torch.device("cpu")
@@ -200,4 +201,27 @@ def test_evaluation_blocks_on_meta_take_no_memory() -> None:
     state = begin_evaluation(model, blocks)
     done = list(itertools.islice(evaluate_blocks(model, blocks, state, 0), 12))
     assert len(done) == 12 and state.total.device.type == "meta"
-    assert to_device(make_corpus().valid.tokens, CPU).dtype == torch.int64
+    assert as_indices(make_corpus().valid.tokens).dtype == torch.int64
+
+
+def test_lines_are_scored_alone_each_as_if_it_were_the_whole_text(learnt: TrainedModel) -> None:
+    lines = ["w1 w2", "", "w3 " * 30, "unknown w1", *["w4 w5"] * 70]
+    scores = list(learnt.score(lines))
+    assert len(scores) == len(lines)
+    for line, score in zip(lines, scores, strict=True):
+        words = learnt.words(line) or [EOS]
+        assert score.words == tuple(words)
+        np.testing.assert_allclose(score.log_probabilities, learnt.log_probabilities(words), atol=1e-5)
+        assert score.perplexity == pytest.approx(math.exp(-score.log_probability / len(words)))
+    assert scores[3].unknown == 1
+    (long,) = learnt.score(["w1 " * 1_500])
+    assert len(long.words) == 1_501
+
+
+def test_states_and_embeddings_are_arrays_from_which_the_model_predicts(learnt: TrainedModel) -> None:
+    words = ["w1", "w2", "w3", "w4"]
+    states = learnt.states(words)
+    assert states.shape == (4, learnt.embeddings.shape[1]) and learnt.embeddings.shape[0] == 12
+    logits = learnt.model.decoder(torch.from_numpy(states)).log_softmax(-1)
+    following = learnt.log_probabilities([*words, "w5"])
+    assert float(logits[3, learnt.vocabulary.index["w5"]].detach()) == pytest.approx(following[4], abs=1e-5)

@@ -15,7 +15,7 @@ from lmsearch.errors import ConfigError
 from lmsearch.lm.batches import batchify, draw_windows, evaluation_blocks
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.events import Epoch, Step, TrainState
-from lmsearch.lm.layers import dropout, embed, weight_dropped_lstm
+from lmsearch.lm.layers import dropout, embed, run_lstm
 from lmsearch.lm.model import LanguageModel
 from lmsearch.lm.optimizers import PlateauRate, WeightAverage, improves, should_average
 from lmsearch.lm.train import _Run, train
@@ -276,7 +276,7 @@ def test_i8_one_mask_on_the_hidden_matrix_serves_all_steps_and_reaches_the_raw_w
     lstm: Any = nn.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     zeros = (torch.zeros(1, 3, 5), torch.zeros(1, 3, 5))
-    output, _ = weight_dropped_lstm(lstm, x, zeros, 0.5, generator(2))
+    output, _ = run_lstm(lstm, x, zeros, 0.5, None, generator(2))
     mask = torch.empty(20, 5).bernoulli_(0.5, generator=generator(2)) / 0.5
     raw = lstm.weight_hh_l0.detach().clone().requires_grad_()
     expected = reference_lstm(lstm, x, raw * mask)

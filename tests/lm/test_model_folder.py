@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lmsearch.errors import ConfigError, DeviceError
-from lmsearch.lm.batches import to_device
+from lmsearch.lm.batches import as_indices
 from lmsearch.lm.device import open_device
 from lmsearch.lm.evaluate import evaluate
 from lmsearch.lm.events import TrainState
@@ -35,7 +35,7 @@ def fit_small(folder: Path, **changes: object) -> list[float]:
 def test_a_saved_model_has_the_perplexity_of_its_best_epoch(tmp_path: Path, tied: bool) -> None:
     losses = fit_small(tmp_path / "model", model__tie_weights=tied, train__epochs=4, train__learning_rate=0.1)
     trained = load_model(tmp_path / "model")
-    tokens = to_device(make_corpus().valid.tokens, CPU)
+    tokens = as_indices(make_corpus().valid.tokens)
     assert evaluate(trained.model, tokens, 3, 7, trained.config.train.eval_context).loss == min(losses)
     assert trained.metrics["perplexity"] == math.exp(min(losses))
     assert trained.config == make_run(model__tie_weights=tied, train__epochs=4, train__learning_rate=0.1)

@@ -1,5 +1,7 @@
 """Configs, ranges, and what is refused."""
 
+import json
+
 import pytest
 
 from lmsearch.config import FIELD_TYPES, RunConfig, coerce, parse_budget
@@ -48,11 +50,13 @@ def test_articles_are_shuffled_by_default_only_where_there_are_many() -> None:
 
 
 def test_a_config_survives_its_tables() -> None:
-    config = make_run(model__num_layers=2, data__min_count=2)
-    tables = config.as_tables()
-    flat = {f"{section}.{name}": value for section, table in tables.items() for name, value in table.items()}
-    assert set(flat) == set(FIELD_TYPES)
-    assert RunConfig.from_paths(flat) == config
+    counted = make_run(model__num_layers=2, data__min_count=2, model__decoder="adaptive", model__cutoffs=(3, 7))
+    given = make_run(data__vocabulary="words.txt")
+    for config, missing in ((counted, {"data.vocabulary"}), (given, {"data.min_count", "model.cutoffs"})):
+        tables = json.loads(json.dumps(config.as_tables()))
+        flat = {f"{section}.{name}": value for section, table in tables.items() for name, value in table.items()}
+        assert set(flat) == set(FIELD_TYPES) - missing
+        assert RunConfig.from_paths(flat) == config
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_mutated_configs_are_refused_in_one_sentence_or_read(tmp_path: Path) -> 
 
 SAFE = [
     command for title in ("search", "look", "model", "text", "keep") for command in GROUPS[title]
-    if command.name not in ("run", "worker", "chaos", "dashboard", "train", "confirm", "pointer", "extend", "plan", "doctor")
+    if command.name not in ("run", "worker", "chaos", "dashboard", "train", "confirm", "pointer", "dynamic", "extend", "plan", "doctor")
 ]  # fmt: skip
 WORDS = [
     "", "x", "-1", "0", "99999999999999999999", "nan", "inf", "1e-40", "..", "/", "/dev/null", "/proc/x", "~nobody/x",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmsearch.config import DataConfig, TrainConfig
-from lmsearch.errors import CorpusError
+from lmsearch.errors import ConfigError, CorpusError
 from lmsearch.text.corpus import Corpus, Text, cache_folder, check_lengths, open_corpus
 from lmsearch.text.readers import SPLITS, PythonDocs, TextFolder
 from lmsearch.text.vocabulary import build_vocabulary
@@ -150,3 +150,23 @@ def test_the_reader_names_what_a_split_lacks(tmp_path: Path) -> None:
     write_corpus(tmp_path)
     (tmp_path / "test.txt").unlink()
     assert TextFolder(tmp_path, DataConfig(corpus="x")).splits() == ("train", "valid")
+
+
+def test_a_given_vocabulary_is_the_models_and_lies_beside_the_text(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus")
+    (folder / "words.txt").write_text("word3\nnever\nword1\n", encoding="utf-8")
+    config = DataConfig(corpus=str(folder), vocabulary="words.txt")
+    corpus = open_corpus(config, tmp_path / "cache")
+    assert corpus.vocabulary.words == ("<unk>", "<eos>", "word3", "never", "word1")
+    whole = open_corpus(DataConfig(corpus=str(folder)), tmp_path / "cache")
+    assert corpus.fingerprint != whole.fingerprint and len(corpus.train.tokens) == len(whole.train.tokens)
+    (folder / "words.txt").write_text("word3\nword1\nword2\n", encoding="utf-8")
+    assert open_corpus(config, tmp_path / "cache").vocabulary.words[2:] == ("word3", "word1", "word2")
+    for text, why in (("a b\n", "line 1 of .* is not one word"), ("a\n\nb\n", "line 2"), ("a\na\n", "has 'a' twice")):
+        (folder / "words.txt").write_text(text, encoding="utf-8")
+        with pytest.raises(CorpusError, match=why):
+            open_corpus(config, tmp_path / "cache")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        open_corpus(DataConfig(corpus=str(folder), vocabulary="missing.txt"), tmp_path / "cache")
+    with pytest.raises(ConfigError, match="leave data.min_count and data.max_vocabulary out"):
+        DataConfig(corpus="x", vocabulary="words.txt", min_count=2)

@@ -75,7 +75,27 @@ def test_searches_are_compared_with_the_spread_over_their_repetitions(url: str, 
         ["95.00", "±", "7.07", "104.00"],
         ["82.00", "±", "2.83", "103.00"],
     ]
-    assert "tpe-* against random" in (tmp_path / "page.html").read_text()
+    assert rows[-3] == [
+        "After",
+        "3",
+        "trials",
+        "tpe-*",
+        "has",
+        "found",
+        "82.00",
+        "±",
+        "2.83,",
+        "random",
+        "has",
+        "found",
+        "103.00.",
+    ]
+    assert "random ran once" in said.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "tpe-* against random" in page and "<strong>82.00 ± 2.83</strong><span>tpe-* after 3 trials, 2 studies" in page
+    )
+    assert "<td>tpe-2/3</td><td>random/2</td>" in page and "Where the study files differ" not in page
     # A confirmation is no repetition, and no search.
     again = confirmation_spec(read("tpe-1", url).record.info).text
     make_study(
@@ -101,6 +121,23 @@ def test_searches_that_cannot_be_compared_are_refused(url: str, cli: Cli) -> Non
     said = cli("compare", "one", "two", LMSEARCH_STORAGE=url)
     assert said.returncode == 2
     assert "one and two cannot be compared: trials of the one have 4 epochs, of the other 5" in said.stderr
+
+
+def test_a_comparison_says_whether_repeated_searches_differ_and_in_which_settings(
+    url: str, cli: Cli, tmp_path: Path
+) -> None:
+    wider = STUDY.replace("high = 0.6", "high = 0.8", 1)
+    assert wider != STUDY
+    for number, value in enumerate((70.0, 71.0, 72.0)):
+        make_study(url, [Made(params=some_trials(1)[0].params, perplexities=[value])], name=f"a-{number}")
+        make_study(url, [Made(params=some_trials(1)[0].params, perplexities=[value + 9])], f"b-{number}", wider)
+        make_study(url, [Made(params=some_trials(1)[0].params, perplexities=[value + 1])], name=f"c-{number}")
+    said = cli("compare", "a-*", "b-*", "c-*", "--report", "page.html", LMSEARCH_STORAGE=url)
+    assert said.returncode == 0, said.stderr
+    assert "a-* is better than b-* (difference 9.00, 95 % interval 6.15 to 11.85)." in said.stdout
+    assert "Between a-* and c-* there is no clear difference (difference 1.00" in said.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert "Where the study files differ" in page and "b-0" in page
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from lmsearch.results.statistics import Draws, compare, mean_interval
+from lmsearch.results.statistics import Draws, compare, difference_interval, mean_interval
 
 
 def test_the_interval_of_a_mean_is_students() -> None:
@@ -87,3 +88,13 @@ def test_the_band_covers_the_truth_in_half_of_all_cases_up_to_half_of_the_trials
 @pytest.mark.parametrize("budget", [0, 13, 24])
 def test_no_band_is_drawn_beyond_half_of_the_trials(budget: int) -> None:
     assert Draws(tuple(float(n) for n in range(24))).band(budget) is None
+
+
+def test_the_interval_of_a_difference_is_welchs() -> None:
+    one, other = [21.0, 22.5, 23.0], [20.0, 20.1, 20.4, 19.8, 20.2]
+    found = difference_interval(one, other)
+    wanted = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    apart = difference_interval(one, other, comparisons=2)
+    wanted = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.975)
+    assert (apart.low, apart.high) == pytest.approx((wanted.low, wanted.high))

@@ -45,15 +45,20 @@ def load_model(folder: Path) -> TrainedModel:
 def _build(config: RunConfig, vocabulary: Vocabulary, weights: dict[str, Tensor]) -> LanguageModel:
     """Make the model of a config with these weights, which are looked at before it takes any memory."""
     with torch.device("meta"):
-        wanted = {name: tensor.shape for name, tensor in LanguageModel(config.model, len(vocabulary)).weights().items()}
-    for name, shape in wanted.items():
+        wanted = LanguageModel(config.model, len(vocabulary), torch.empty(len(vocabulary), dtype=torch.int64)).weights()
+    for name, like in wanted.items():
         if name not in weights:
             raise ValueError(f"the weights lack {name}")
-        if weights[name].shape != shape:
-            raise ValueError(f"{name} is of shape {tuple(weights[name].shape)}, and its config wants {tuple(shape)}")
-        if not weights[name].is_floating_point() or not bool(weights[name].isfinite().all()):
+        if weights[name].shape != like.shape:
+            raise ValueError(
+                f"{name} is of shape {tuple(weights[name].shape)}, and its config wants {tuple(like.shape)}"
+            )
+        if not like.is_floating_point():
+            if not torch.equal(weights[name].sort().values, torch.arange(len(vocabulary))):
+                raise ValueError(f"{name} is not an order of the words")
+        elif not weights[name].is_floating_point() or not bool(weights[name].isfinite().all()):
             raise ValueError(f"{name} has values that are no finite numbers")
-    model = LanguageModel(config.model, len(vocabulary))
+    model = LanguageModel(config.model, len(vocabulary), weights.get("decoder.ranks"), vocabulary.index[EOS])
     model.set_weights(weights)
     model.eval()  # no dropout, unless somebody asks for it
     return model

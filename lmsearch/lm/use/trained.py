@@ -29,6 +29,8 @@ from lmsearch.text.vocabulary import EOS, UNK, Vocabulary
 
 _BLOCK = 512  # words that are run through the LSTM at once
 _CONTEXTS = 64  # contexts that are
+_LINES = 64  # lines that are scored at once
+_LONG = 1_000  # words of a line that is scored alone
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,25 @@ class TextResult:
     def known_perplexity(self) -> float:
         """Return exp(known_loss), over the words that the model knows."""
         return perplexity(self.known_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineScore:
+    """What a model makes of one line alone: each of its words, and the `<eos>` that ends it."""
+
+    words: tuple[str, ...]
+    log_probabilities: npt.NDArray[np.float64]  # natural logarithms, the first after an `<eos>`
+    unknown: int  # of the words, those that the model does not know
+
+    @property
+    def log_probability(self) -> float:
+        """Return the natural logarithm of the line's probability."""
+        return float(self.log_probabilities.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """Return the line's perplexity, over its words and its end."""
+        return perplexity(-self.log_probability / len(self.words))
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,6 +123,49 @@ class TrainedModel:
             found.append(self.model.losses(features.raw_TBH, block[1:])[:, 0])
         return -torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
 
+    @torch.no_grad()
+    def score(self, lines: Iterable[str]) -> Iterator[LineScore]:
+        """Yield the score of each line alone, as for the sentences of an n-best list: no line has another before it."""
+        split = NORMALIZE[self.config.data.normalize]
+        taken = iter([*split(line), EOS] for line in lines)
+        while batch := list(itertools.islice(taken, _LINES)):
+            longest = max(map(len, batch))
+            # A long line alone: others would be as long with it.
+            parts = [[words] for words in batch] if longest > _LONG else [batch]
+            for part in parts:
+                yield from self._score(part)
+
+    def _score(self, lines: Sequence[Sequence[str]]) -> Iterator[LineScore]:
+        if len(lines) == 1:
+            found = self.log_probabilities(lines[0])[:, None]
+        else:
+            end, longest = self.vocabulary.index[EOS], max(map(len, lines))
+            filled = [[end, *self.vocabulary.encode(words), *[end] * (longest - len(words))] for words in lines]
+            tokens_TB = torch.tensor(filled, device=self.device).t().contiguous()
+            self.model.eval()
+            features = self.model.features(tokens_TB[:-1], self.model.initial_states(len(lines)))
+            found = -self.model.losses(features.raw_TBH, tokens_TB[1:]).double().cpu().numpy()
+        for number, words in enumerate(lines):
+            unknown = sum(word not in self.vocabulary.index for word in words)
+            yield LineScore(words=tuple(words), log_probabilities=found[: len(words), number], unknown=unknown)
+
+    @torch.no_grad()
+    def states(self, words: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the last layer's output after each word of a text that begins after an `<eos>`, of shape (N, H).
+
+        Row n is what the model predicts the word after word n from.
+        """
+        tokens_T1 = self._encoded([EOS, *words])[:, None]
+        self.model.eval()
+        raw_TBH = self.model.features(tokens_T1, self.model.initial_states(1)).raw_TBH
+        return raw_TBH[1:, 0].float().cpu().numpy()
+
+    @property
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        """Return the embedding of each word, in the order of the vocabulary, of shape (V, E)."""
+        words = torch.arange(len(self.vocabulary), device=self.device)
+        return self.model.embedded(words).detach().float().cpu().numpy()
+
     def evaluate(self, lines: Iterable[str]) -> TextResult:
         """Return the exact perplexity of a text's lines; raises `CorpusError` where they have fewer than two tokens."""
         split = NORMALIZE[self.config.data.normalize]
@@ -114,8 +178,7 @@ class TrainedModel:
         if len(tokens_N) < 2:
             raise CorpusError("the text has fewer than two tokens, so there is nothing to predict")
         unknown = self.vocabulary.index[UNK]
-        tokens = torch.from_numpy(tokens_N.astype(np.int64)).to(self.device)
-        found = evaluate(self.model, tokens, 1, _BLOCK, unknown=unknown)
+        found = evaluate(self.model, torch.from_numpy(tokens_N.astype(np.int64)), 1, _BLOCK, unknown=unknown)
         return TextResult(found.loss, found.known_loss, len(tokens_N), int((tokens_N == unknown).sum()))
 
     def validation(self, tokens_N: npt.NDArray[np.integer[Any]]) -> TextResult | None:
