@@ -22,7 +22,7 @@ from lmsearch.cli.export import export
 from lmsearch.cli.extend import extend
 from lmsearch.cli.look import best, studies
 from lmsearch.cli.manage import delete, enqueue, fail, retry, stop
-from lmsearch.cli.model import evaluate, generate, predict, test
+from lmsearch.cli.model import evaluate, generate, onnx, predict, test
 from lmsearch.cli.plan import plan
 from lmsearch.cli.report import report
 from lmsearch.cli.run import run
@@ -40,7 +40,7 @@ from lmsearch.terminal.output import OutputGoneError, go_quiet, prepare, say, sa
 GROUPS: dict[str, tuple[click.Command, ...]] = {
     "search": (run, worker, enqueue, plan, confirm, extend, stop, retry, fail, delete, script),
     "look": (status, top, studies, trials, show, best, compare, report, export, dashboard),
-    "model": (train, test, evaluate, predict, generate, pointer, dynamic),
+    "model": (train, test, evaluate, predict, generate, pointer, dynamic, onnx),
     "text": (data,),
     "keep": (doctor, backup, chaos),
 }

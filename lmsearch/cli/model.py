@@ -338,3 +338,29 @@ def generate(model: str, prompt: str, words: int, seed: int, samples: int, devic
             say_data("\n" if word == EOS else word if fresh else f" {word}")
             fresh = word == EOS
         say()
+
+
+@click.command()
+@click.argument("model")
+@click.argument("output", type=_file)
+@storage_option
+@artifacts_option
+def onnx(model: str, output: Path, storage: str, store_timeout: float | None, artifacts: "Artifacts | None") -> None:
+    """Write a model as an ONNX file, for programs without PyTorch.
+
+    It reads word indices of shape (T, B) and the states before them, and gives log-probabilities of the next words,
+    (T, B, V), and the states after. The words are in the model's vocabulary.json, in the order of the indices. Needs
+    the package onnx: pip install 'lmsearch[onnx]'.
+
+    \b
+    Example:
+        lmsearch onnx default model.onnx
+    """
+    from lmsearch.lm.use.portable import names_of_states, write_onnx
+
+    folder, trained = open_model(model, "cpu", storage, store_timeout, artifacts)
+    write_onnx(trained, output)
+    inputs = ", ".join(["tokens", *names_of_states(trained.model)])
+    say(f"{output}: inputs {inputs}; its words are in {folder / 'vocabulary.json'}")
+    if trained.model.steps_alone:
+        say("this model takes its steps one by one: give it one word of each text at a time")

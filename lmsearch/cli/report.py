@@ -22,7 +22,10 @@ from lmsearch.losses import json_text
 from lmsearch.terminal.output import say, say_data
 
 if TYPE_CHECKING:
+    from lmsearch.results.commands import Command
+    from lmsearch.results.reading import Results
     from lmsearch.store.artifacts import Artifacts
+    from lmsearch.store.storage import FencedStorage
 
 
 @click.command()
@@ -63,8 +66,6 @@ def report(
     """
     from lmsearch.errors import ConfigError
     from lmsearch.files import replace_file
-    from lmsearch.report.figures import dashboard_figures
-    from lmsearch.report.publishing import Publisher
     from lmsearch.report.write import document, write_figure, write_report
     from lmsearch.results.epochs import epochs_csv
     from lmsearch.results.reading import read_any
@@ -97,12 +98,21 @@ def report(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, text)
-    if whole and ours and opened.is_read_only:
-        say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
-    elif whole and ours:
-        Publisher(storage=opened, command=command).publish(
-            results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
-        )
     say(path)
     if show:
         open_page(path.resolve().as_uri())
+    if whole and ours:
+        _publish(opened, results, folder, command)
+
+
+def _publish(opened: "FencedStorage", results: "Results", folder: Path, command: "Command") -> None:
+    """Update what the dashboard shows of a study, once the page is there: it takes as long with many trials."""
+    if opened.is_read_only:
+        say("note: the store is read-only, so the dashboard's notes and plots are not updated", err=True)
+        return
+    from lmsearch.report.figures import dashboard_figures
+    from lmsearch.report.publishing import Publisher
+
+    Publisher(storage=opened, command=command).publish(
+        results, folder, dashboard_figures(), most_notes=min(1_000, len(results.record.trials))
+    )

@@ -64,7 +64,8 @@ def run(study_file: str, storage: str, **options: Any) -> int:
     """Start or resume a study and run it until its trial budget is used up.
 
     STUDY_FILE is a file, the name of a study in the store, or of one that ships with lmsearch: default, tutorial,
-    tutorial-regularised, wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper.
+    tutorial-regularised, wikitext2-awd-lstm, penn-treebank-awd-lstm, lstm-wikitext2, asha-paper,
+    mogrifier-small, mogrifier-wikitext2.
 
     \b
     Examples:

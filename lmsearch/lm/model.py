@@ -67,6 +67,11 @@ class LanguageModel(nn.Module):
         features = config.layer_sizes()[-1][1]
         return AdaptiveDecoder(config.clusters(self.vocabulary_size), features, ranks_V, tied, config.init_range)
 
+    @property
+    def steps_alone(self) -> bool:
+        """Whether evaluation takes the time steps one by one, which PyTorch's fused LSTM does not."""
+        return self.config.cell != "lstm" or self.config.reset_states
+
     def initial_states(self, batch_size: int) -> States:
         """Return the states at the start of a text: zeros."""
         weight = self.embedding.weight

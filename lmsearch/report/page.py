@@ -110,7 +110,7 @@ def render_page(title: str, sections: Sequence[Section], about: str = "") -> str
 
     A section without anything in it is left out. `about` is a line below the title.
     """
-    there = [section for section in sections if section.plots or section.content != Content()]
+    there = [section for section in sections if section.plots or any(vars(section.content).values())]
     return _ENVIRONMENT.get_template("page.html.j2").render(
         title=title,
         about=about,
