@@ -80,11 +80,13 @@ def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
         check_name(name)
 
 
-def test_three_studies_travel_with_lmsearch() -> None:
+def test_nine_studies_travel_with_lmsearch() -> None:
     assert list(shipped_studies()) == [
         "asha-paper",
         "default",
         "lstm-wikitext2",
+        "mogrifier-small",
+        "mogrifier-wikitext2",
         "penn-treebank-awd-lstm",
         "tutorial",
         "tutorial-regularised",
