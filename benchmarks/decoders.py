@@ -5,7 +5,7 @@
 The same small LSTM (embedding and hidden 200, one layer, Adam with a cosine schedule) with either decoder, tied and
 untied, on one thread each; cut-offs are the default ones. Runs with the same seed and tying stand beside each other, so
 that a machine that drifts slows both. Printed are, as means over seeds with their standard deviation, tokens per second
-of training, the perplexity after the last epoch, and at equal seconds that of an adaptive model which has been given as
+of training, the perplexity of the best epoch, and at equal seconds that of an adaptive model which has been given as
 many epochs as fit into the full one's time (on the same schedule, over that many epochs). Results are kept
 in FILE as they finish, and not computed again. Let nothing else run.
 """
@@ -126,7 +126,7 @@ def show(results: Any, epochs: int, longer: dict[bool, int]) -> None:
             found = results(decoder, tied, count)
             if not found:
                 continue
-            last = [one["perplexities"][-1] for one in found]
+            last = [min(one["perplexities"]) for one in found]
             spread = statistics.stdev(last) if len(last) > 1 else float("nan")
             means = [statistics.mean(one[name] for one in found) for name in ("tokens_per_second", "memory")]
             seconds = statistics.mean(one["seconds"][-1] for one in found)

@@ -44,35 +44,30 @@ def cut(words: int, features: int, tied: bool, cutoffs: Sequence[int] | None) ->
     A tied tail is as wide as the embedding, whose rows it shares; an untied one is narrower from tail to tail.
     """
     if cutoffs is None:
-        cutoffs = _least_work(words, features, tied)
+        cutoffs = _least_work(words)
     if cutoffs[-1] >= words:
         raise ConfigError(f"model.cutoffs must be below the vocabulary's {words:,} words, got {list(cutoffs)}")
-    return Clusters(ends=(*cutoffs, words), widths=_widths(features, tied, len(cutoffs)))
-
-
-def _widths(features: int, tied: bool, tails: int) -> tuple[int, ...]:
-    return tuple(features if tied else max(1, features // _NARROWER ** (number + 1)) for number in range(tails))
+    widths = (features if tied else max(1, features // _NARROWER ** (n + 1)) for n in range(len(cutoffs)))
+    return Clusters(ends=(*cutoffs, words), widths=tuple(widths))
 
 
 @functools.lru_cache
-def _least_work(words: int, features: int, tied: bool) -> tuple[int, ...]:
-    """Return the cut-offs with the fewest products for a prediction, if words are distributed by Zipf's law.
+def _least_work(words: int) -> tuple[int, ...]:
+    """Return the cut-offs with the fewest logits for a prediction, if words are distributed by Zipf's law.
 
-    They depend on the sizes alone and not on the device, so that all workers of a study have the same model.
+    They depend on the vocabulary's size alone and not on the device, so that all workers of a study have one model; nor
+    on the widths of untied tails, whose small products would leave a shortlist of a few words.
     """
     if words < 2:
         raise ConfigError("an adaptive decoder needs a vocabulary of at least 2 words")
     steps = [words ** (number / _MARKS) for number in range(1, _MARKS)]
     marks = sorted({min(words - 1, max(1, round(step))) for step in steps})
     choices = [chosen for tails in range(1, _MOST_TAILS + 1) for chosen in itertools.combinations(marks, tails)]
-    return min(choices, key=lambda chosen: _work(words, features, tied, chosen))
+    return min(choices, key=lambda chosen: _work(words, chosen))
 
 
-def _work(words: int, features: int, tied: bool, cutoffs: tuple[int, ...]) -> float:
-    """Return the products that a prediction takes on average."""
-    work = float((cutoffs[0] + len(cutoffs)) * features)
-    widths = _widths(features, tied, len(cutoffs))
-    for (first, end), width in zip(itertools.pairwise((*cutoffs, words)), widths, strict=True):
-        share = math.log(end / first) / (math.log(words) + 0.5772)  # harmonic numbers; Euler's constant
-        work += share * width * (features + end - first)
-    return work
+def _work(words: int, cutoffs: tuple[int, ...]) -> float:
+    """Return the logits that a prediction takes on average."""
+    harmonic = math.log(words) + 0.5772  # Euler's constant
+    tails = itertools.pairwise((*cutoffs, words))
+    return cutoffs[0] + len(cutoffs) + sum((end - first) * math.log(end / first) / harmonic for first, end in tails)
