@@ -135,7 +135,7 @@ class ModelConfig:
     )
     cutoffs: tuple[int, ...] | None = setting(
         None,
-        "`adaptive`: ranks by frequency at which tails begin, such as `[1000, 4000]`; by default those of the fewest logits",
+        "`adaptive`: ranks by frequency at which tails begin, such as `[1000, 4000]`; by default for the fewest logits",
         closed=_NOT_COMPARABLE,
     )
 
