@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -27,6 +26,8 @@ pytestmark = pytest.mark.heavy
     ],
 )
 def test_the_file_gives_the_same_probabilities(changes: dict[str, Any], tmp_path: Path) -> None:
+    import onnxruntime  # an extra
+
     torch.manual_seed(1)
     corpus = make_corpus()
     config = make_run(model__init_range=0.8, **changes)
