@@ -74,7 +74,7 @@ def read_groups(storage: FencedStorage, patterns: Sequence[str]) -> list[Group]:
         infos = [info for info in infos if not info.confirms]
         if not infos:
             raise StudyError(f"there is no study {pattern!r} in the store{nearest(pattern, known)}")
-        records = tuple(read_study(storage, info) for info in infos)
+        records = tuple(read_study(storage, info, epochs=True) for info in infos)
         for record in records:
             first = first or record
             _check_comparable(first, record)

@@ -138,6 +138,7 @@ def test_a_comparison_says_whether_repeated_searches_differ_and_in_which_setting
     assert "Between a-* and c-* there is no clear difference (difference 1.00" in said.stdout
     page = (tmp_path / "page.html").read_text()
     assert "Where the study files differ" in page and "b-0" in page
+    assert "<td>training and evaluation</td><td>30s</td>" in page  # three epochs of ten seconds
 
 
 @pytest.mark.slow
