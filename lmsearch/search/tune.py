@@ -15,7 +15,7 @@ from lmsearch.losses import perplexity
 _THETAS = (1e-2, 10.0)
 _SHORTEST = 20  # positions
 _LONGEST = 4_000
-_RATES = (1e-6, 3e-3)  # of dynamic evaluation
+_RATES = (1e-5, 3e-2)  # of dynamic evaluation
 _DECAYS = (1e-4, 3e-1)
 
 Tell = Callable[[int, float], None]
